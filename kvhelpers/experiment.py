@@ -1,0 +1,100 @@
+"""Experiments as data: a YAML file names objective, model, task, sizes and a grid of presses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvhelpers.config import CellConfig, make_config
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.paths import REPOSITORY, relative, results_dir, write_atomic
+
+GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
+
+
+class Experiment(BaseModel):
+    """An experiment file.
+
+    ``parameters`` are `CellConfig` fields shared by all cells; each ``grid`` entry adds its own. ``command`` is what runs the
+    experiment; it is noted when the file is loaded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    objective: str
+    parameters: dict[str, Any] = {}
+    grid: list[dict[str, Any]] = Field(min_length=1)
+    next_steps: str = ""
+    command: str = ""
+
+    def configs(self) -> list[CellConfig]:
+        """The cells' configurations, checked. Raises InputError for the first bad one, or two that write to one place."""
+        configs = []
+        for entry in self.grid:
+            for key in entry:
+                if key not in GRID_KEYS:
+                    raise unknown_name("grid key", key, GRID_KEYS)
+            configs.append(make_config({**self.parameters, **entry, "experiment": self.name}))
+        places = [(config.press, config.stem()) for config in configs]
+        for place in places:
+            if places.count(place) > 1:
+                raise InputError(f"grid has two cells that write to {'/'.join(place)}; change or drop one")
+        return configs
+
+
+def load_experiment(path: Path, name: str | None = None, overrides: dict[str, Any] | None = None) -> Experiment:
+    """Read an experiment file, with parameters overridden under a name of its own.
+
+    Raises
+    ------
+    InputError : unreadable or malformed file, unknown key, overrides without a new name.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"experiment file {str(path)!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"experiment file {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"experiment file {str(path)!r} holds no mapping; it needs {', '.join(Experiment.model_fields)}")
+    for key in data:
+        if key not in Experiment.model_fields:
+            raise unknown_name(f"experiment file {str(path)!r}: key", key, Experiment.model_fields)
+    if overrides and (name is None or name == data.get("name")):
+        raise InputError("overrides need a new experiment name, so that nothing is overwritten; give --name")
+    try:
+        data["parameters"] = {**data.get("parameters", {}), **(overrides or {})}
+        data.setdefault("command", _command(path, name, overrides))
+        return Experiment(**{**data, "name": name or data["name"]})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"experiment file {str(path)!r}: {key} {first['input']!r} is not allowed: {first['msg']}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"experiment file {str(path)!r} lacks or garbles {error}") from error
+
+
+def _command(path: Path, name: str | None, overrides: dict[str, Any] | None) -> str:
+    parts = ["python -m kvhelpers run", relative(path)]
+    parts += [f"--name {name}"] if name else []
+    parts += ["--set", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
+    return " ".join(parts)
+
+
+def save_experiment(experiment: Experiment) -> Path:
+    """Keep the experiment, overrides applied, beside its results, for the log."""
+    path = results_dir(experiment.name) / "experiment.yaml"
+    text = yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True)
+    return write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def find_experiment(name: str) -> Experiment | None:
+    """The experiment that was run under this name, or the repository's file of that name, or None."""
+    for path in (results_dir(name) / "experiment.yaml", REPOSITORY / "experiments" / f"{name}.yaml"):
+        if path.is_file():
+            return load_experiment(path)
+    return None

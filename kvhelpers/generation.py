@@ -1,0 +1,218 @@
+"""Greedy generation from compressed caches: many prompts at once, each exactly as if it were alone.
+
+Each prompt is prefilled on its own under its press and then joins a batch that decodes with true positions. A row leaves
+when it ends and the next prompt takes its place. In float32 the tokens are those of ``model.generate`` for that prompt
+alone inside ``with press(model):``; in half precision rounding depends on the batch and some runs part ways.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import kvpress
+import numpy as np
+import torch
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from kvhelpers.errors import InputError
+from kvhelpers.models import LanguageModel
+from kvhelpers.prefill import CacheReport, prefill
+from kvhelpers.signals import LISTS, SCALARS, entropy_change, token_signals
+from kvhelpers.slotcache import SlotCache
+
+EOS, STOP_STRING, MAX_NEW_TOKENS, TIMEOUT, ERROR = "eos", "stop_string", "max_new_tokens", "timeout", "error"
+STOP_REASONS = (EOS, STOP_STRING, MAX_NEW_TOKENS, TIMEOUT, ERROR)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One prompt's run.
+
+    ``token_ids`` include the end token when there is one; ``signals`` map each name of `signals` to an array ``[T]`` or
+    ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with stop reason ``error`` failed.
+    """
+
+    index: int
+    token_ids: list[int]
+    stop_reason: str
+    signals: dict[str, np.ndarray]
+    cache: CacheReport | None
+    seconds: float
+    error: str | None = None
+
+
+@dataclass
+class _Row:
+    index: int
+    prompt: Sequence[int]
+    cache: CacheReport
+    started: float
+    tokens: list[int] = field(default_factory=list)
+    steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    stop_reason: str | None = None
+    error: str | None = None
+
+    def finish(self) -> Generation:
+        arrays = [np.stack(column) for column in zip(*self.steps, strict=True)] if self.steps else None
+        signals = _named(*arrays) if arrays else {}
+        return Generation(
+            self.index, self.tokens, self.stop_reason, signals, self.cache, time.monotonic() - self.started, self.error
+        )
+
+
+def _named(scalars: np.ndarray, logprobs: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
+    named = {name: scalars[:, column] for column, name in enumerate(SCALARS)}
+    named["entropy_change"] = entropy_change(named["entropy"])
+    return named | dict(zip(LISTS, (logprobs, ids.astype(np.int32)), strict=True))
+
+
+class _Chooser:
+    """Turns logits into each row's next token, its signals, and the reason to stop if there is one."""
+
+    def __init__(self, lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s):
+        self.lm, self.max_new_tokens, self.stop_strings, self.timeout_s = lm, max_new_tokens, tuple(stop_strings), timeout_s
+        penalized = repetition_penalty != 1.0
+        self.penalty = RepetitionPenaltyLogitsProcessor(repetition_penalty) if penalized else None
+        self.longest = max((len(lm.tokenizer.encode(s, add_special_tokens=False)) for s in self.stop_strings), default=0)
+
+    @torch.inference_mode()
+    def __call__(self, rows: list[_Row], logits: torch.Tensor) -> None:
+        """Append one token to each row from raw float32 logits ``[rows, V]``."""
+        processed = logits
+        if self.penalty is not None:
+            processed = torch.cat(
+                [
+                    self.penalty(torch.tensor([[*row.prompt, *row.tokens]], device=logits.device), logits[i : i + 1])
+                    for i, row in enumerate(rows)
+                ]
+            )
+        chosen = processed.argmax(-1)
+        columns = [part.cpu().numpy() for part in token_signals(logits, chosen)]
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if not np.isfinite(columns[0][i]).all():
+                row.stop_reason, row.error = ERROR, f"logits are not finite at new token {len(row.tokens)}"
+                continue
+            row.tokens.append(token)
+            row.steps.append(tuple(part[i] for part in columns))
+            row.stop_reason = self._reason(row, token)
+
+    def _reason(self, row: _Row, token: int) -> str | None:
+        if token in self.lm.stop_ids:
+            return EOS
+        if self.stop_strings and self._ends_in_stop_string(row.tokens):
+            return STOP_STRING
+        if len(row.tokens) >= self.max_new_tokens:
+            return MAX_NEW_TOKENS
+        if self.timeout_s is not None and time.monotonic() - row.started > self.timeout_s:
+            return TIMEOUT
+        return None
+
+    def _ends_in_stop_string(self, tokens: list[int]) -> bool:
+        # twice the string's own tokens: the model may spell it in smaller pieces
+        tail = self.lm.tokenizer.decode(tokens[-2 * self.longest - 2 :])
+        return any(string in tail for string in self.stop_strings)
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    press_for: Callable[[int], kvpress.BasePress | None],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seeds: Sequence[int],
+    stop_strings: Sequence[str] = (),
+    repetition_penalty: float = 1.0,
+    timeout_s: float | None = None,
+) -> Iterator[Generation]:
+    """Generate greedily for each prompt, yielding runs as they end (not in the prompts' order).
+
+    Parameters
+    ----------
+    lm : the model, from `models.load_model`.
+    prompts : token ids of each prompt.
+    press_for : gives the press for a prompt of so many tokens, or None.
+    max_new_tokens : limit per prompt.
+    batch_size : rows decoded together; halved whenever memory runs out.
+    seeds : one per prompt, for presses that draw random numbers.
+    stop_strings : texts that end an answer; the run's text includes the one found.
+    repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
+    timeout_s : seconds a prompt may take from its prefill on; None is no limit.
+
+    Raises
+    ------
+    InputError : a prompt and its new tokens exceed the model's context.
+    """
+    _check_context(lm, prompts, max_new_tokens)
+    choose = _Chooser(lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s)
+    waiting, rows, cache = deque(range(len(prompts))), [], SlotCache(lm.model)
+    while waiting or rows:
+        out_of_memory = None
+        try:
+            if waiting and len(rows) < batch_size:
+                index = waiting[0]
+                row, prefilled = _start(lm, index, prompts[index], press_for, seeds[index])
+                if prefilled is not None:
+                    choose([row], prefilled.logits[None])
+                if row.stop_reason is None:
+                    cache.join(prefilled.cache, prefilled.hidden)
+                    rows.append(row)
+                waiting.popleft()
+                if row.stop_reason is not None:
+                    yield row.finish()
+                continue
+            positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+            choose(rows, cache.step(lm.model, [row.tokens[-1] for row in rows], positions))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            out_of_memory = str(error).splitlines()[0]
+        if out_of_memory is not None:  # outside the handler, so that the failed step's tensors are free
+            again = [row.index for row in rows]
+            if not again or (len(again) == 1 and batch_size == 1):
+                index = again[0] if again else waiting.popleft()
+                yield Generation(index, [], ERROR, {}, None, 0.0, f"out of memory: {out_of_memory}")
+                again = []
+            batch_size = max(1, (len(again) or batch_size) // 2)
+            waiting.extendleft(reversed(again))
+            rows, cache = [], SlotCache(lm.model)
+            continue
+        for slot in reversed(range(len(rows))):
+            if rows[slot].stop_reason is not None:
+                row, rows[slot] = rows[slot], rows[-1]
+                rows.pop()
+                cache.leave(slot)
+                yield row.finish()
+
+
+def _start(lm, index, prompt, press_for, seed):
+    started = time.monotonic()
+    try:
+        prefilled, report = prefill(lm, list(prompt), press_for(len(prompt)), seed)
+    except (AssertionError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, InputError) or _is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__} in the prefill: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        return _Row(index, prompt, None, started, stop_reason=ERROR, error=reason), None
+    return _Row(index, prompt, report, started), prefilled
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def _check_context(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
+    limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise InputError(
+            f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context of {limit}; "
+            f"choose at most {limit - longest}"
+        )

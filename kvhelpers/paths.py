@@ -1,0 +1,66 @@
+"""Where everything lies. No other module spells out a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def output_root() -> Path:
+    """Folder that receives ``data/results``, ``experiments`` and ``figures``.
+
+    The repository, unless the environment variable ``KVHELPERS_OUTPUT`` names another folder.
+    """
+    return Path(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)).resolve()
+
+
+def results_dir(experiment: str) -> Path:
+    """Folder of an experiment's cells."""
+    return output_root() / "data" / "results" / experiment
+
+
+def figures_dir(experiment: str) -> Path:
+    """Folder of an experiment's figures."""
+    return output_root() / "figures" / experiment
+
+
+def log_path(experiment: str) -> Path:
+    """The experiment's log."""
+    return output_root() / "experiments" / f"{experiment}.md"
+
+
+def notebook_path(name: str) -> Path:
+    """A notebook of the repository."""
+    return REPOSITORY / "notebooks" / f"{name}.ipynb"
+
+
+def cache_dir() -> Path:
+    """Folder for converted weights: ``KVHELPERS_CACHE``, or ``kvhelpers`` below the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kvhelpers"
+    return Path(os.environ.get("KVHELPERS_CACHE", default))
+
+
+def relative(path: Path) -> str:
+    """``path`` as seen from the output folder, for messages and logs."""
+    path = Path(path).resolve()
+    return path.relative_to(output_root()).as_posix() if path.is_relative_to(output_root()) else str(path)
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write(temporary)`` make the file, then rename it to ``path``: there is never half a file.
+
+    The temporary name keeps the suffix, since some writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,142 @@
+"""Presses by name: what a cell asks for, made into a kvpress object for one prompt.
+
+``compression_ratio`` is the fraction of key-value pairs *removed* from the prompt's cache, as in kvpress; ``budget`` is
+the number of tokens *kept* instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import kvpress
+
+from kvhelpers.errors import InputError, unknown_name
+
+PRESSES = {
+    "streaming_llm": "StreamingLLMPress",
+    "snapkv": "SnapKVPress",
+    "observed_attention": "ObservedAttentionPress",
+    "expected_attention": "ExpectedAttentionPress",
+    "knorm": "KnormPress",
+    "tova": "TOVAPress",
+    "random": "RandomPress",
+}
+NONE = "none"
+EAGER = ("ObservedAttentionPress",)
+UNSUPPORTED = {
+    "DecodingPress": "it compresses while decoding",
+    "CompressionRatioDecodingPress": "it compresses while decoding",
+    "PrefillDecodingPress": "it compresses while decoding",
+    "DMSPress": "it compresses while decoding",
+    "KVzipPress": "it replays the context in several passes of its own",
+    "FastKVzipPress": "it needs gates from a model hub",
+    "KVzapPress": "it needs a scorer from a model hub",
+    "QFilterPress": "it needs filters from a model hub",
+    "DuoAttentionPress": "it needs attention patterns from the network",
+    "ExpectedAttentionStatsPress": "it needs statistics from a model hub",
+    "FinchPress": "it needs a delimiter token between context and question",
+    "RestoreKVPress": "it needs positions of its own when decoding",
+}
+ABSTRACT = ("BasePress", "ScorerPress")
+
+
+def press_classes() -> dict[str, type]:
+    """Every press class of the installed kvpress, by class name, short names first."""
+    found = {
+        name: value
+        for name, value in vars(kvpress).items()
+        if inspect.isclass(value) and issubclass(value, kvpress.BasePress) and name not in ABSTRACT
+    }
+    return {short: found[name] for short, name in PRESSES.items()} | found
+
+
+@dataclass(frozen=True)
+class PressSpec:
+    """A press by name, with its ratio or its budget. `check` says whether it can be built.
+
+    ``name`` is ``none``, a short name of `PRESSES` or a kvpress class name. Exactly one of ``ratio`` (in [0, 1)) and
+    ``budget`` (tokens) is set, except for ``none``. ``kwargs`` are the press's own fields; for a wrapping press, give
+    the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``.
+    """
+
+    name: str
+    ratio: float | None = None
+    budget: int | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise InputError unless this press can be built for some prompt."""
+        if self.name == NONE:
+            if self.ratio:
+                raise InputError(f"ratio {self.ratio} makes no sense with press 'none'; leave it out or choose a press")
+            if self.budget is not None:
+                raise InputError(f"budget {self.budget} makes no sense with press 'none'; leave it out or choose a press")
+            if self.kwargs:
+                raise InputError(f"press_kwargs {self.kwargs} make no sense with press 'none'; leave them out")
+            return
+        if self.ratio is not None and self.budget is not None:
+            raise InputError(f"ratio {self.ratio} and budget {self.budget} exclude each other; give one of them")
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(f"ratio {self.ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"budget {self.budget} is below 1; it is the number of tokens kept")
+        self._build(self.ratio if self.ratio is not None else 0.5)
+
+    def for_prompt(self, n_tokens: int) -> kvpress.BasePress | None:
+        """The press for a prompt of ``n_tokens``; None for ``none``. Raises InputError when the budget is above it."""
+        if self.name == NONE:
+            return None
+        if self.budget is None:
+            return self._build(self.ratio)
+        if self.budget > n_tokens:
+            raise InputError(f"budget {self.budget} is above the prompt's {n_tokens} tokens; choose at most {n_tokens}")
+        # kvpress keeps int(n * (1 - ratio)); half a token of slack keeps rounding away from the edge
+        ratio = 0.0 if self.budget == n_tokens else 1 - (self.budget + 0.5) / n_tokens
+        return self._build(ratio)
+
+    def attention(self) -> str:
+        """Attention implementation that the prefill needs: ``eager`` where the press reads attention weights."""
+        return "eager" if any(name in EAGER for name in self._class_names()) else "sdpa"
+
+    def _class_names(self) -> list[str]:
+        if self.name == NONE:
+            return []
+        press, names = self._build(0.5), []
+        while press is not None:
+            names.append(type(press).__name__)
+            press = getattr(press, "press", None)
+        return names
+
+    def _build(self, ratio: float) -> kvpress.BasePress:
+        press = _make(self.name, self.kwargs, "press")
+        try:
+            press.compression_ratio = ratio
+        except AttributeError as error:
+            raise InputError(f"press {self.name!r} takes no compression ratio of its own: {error}") from error
+        return press
+
+
+def _make(name: str, kwargs: dict[str, Any], parameter: str) -> kvpress.BasePress:
+    classes = press_classes()
+    if name not in classes:
+        raise unknown_name(parameter, name, (NONE, *classes))
+    cls = classes[name]
+    if cls.__name__ in UNSUPPORTED:
+        raise InputError(f"{parameter} {name!r} is not supported: {UNSUPPORTED[cls.__name__]}")
+    fields = {item.name for item in dataclasses.fields(cls) if item.init} - {"compression_ratio"}
+    for key in kwargs:
+        if key not in fields:
+            raise unknown_name(f"press_kwargs of press {name!r}: key", key, sorted(fields))
+    made = {
+        key: _make(value["name"], {k: v for k, v in value.items() if k != "name"}, f"press_kwargs {key}")
+        if isinstance(value, dict) and "name" in value
+        else value
+        for key, value in kwargs.items()
+    }
+    try:
+        return cls(**made)
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise InputError(f"{parameter} {name!r} cannot be built with press_kwargs {kwargs}: {error}") from error

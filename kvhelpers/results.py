@@ -1,0 +1,151 @@
+"""Results of a cell on disk: one JSON (config, versions, machine, summary, a record per prompt) and one parquet of signals.
+
+``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``. While a cell runs, each finished prompt
+lies in ``<stem>.<hash>.partial/<index>.parquet``, signals and record together, so that a killed cell goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kvhelpers.config import SCHEMA_VERSION, CellConfig
+from kvhelpers.errors import InputError
+from kvhelpers.paths import relative, results_dir, write_atomic
+from kvhelpers.signals import LISTS, SCALARS
+
+FLOATS = (*SCALARS, "entropy_change")
+SIGNALS_SCHEMA = pa.schema(
+    [("prompt_index", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32())]
+    + [(name, pa.float32()) for name in FLOATS]
+    + [(LISTS[0], pa.list_(pa.float32())), (LISTS[1], pa.list_(pa.int32()))]
+)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A finished cell: its JSON as a dictionary, and where its files lie."""
+
+    data: dict[str, Any]
+    path: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.data["config"]
+
+    @property
+    def label(self) -> str:
+        return self.data["label"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.data["summary"]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.data["records"]
+
+    def signals(self) -> pd.DataFrame:
+        """Per-token signals, one row per new token; columns as in `signals`, with prompt_index, step and token_id."""
+        path = self.path.with_suffix(".parquet")
+        try:
+            return pq.read_table(path).to_pandas()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(
+                f"signals file {relative(path)} cannot be read ({error}); delete it and run the cell again"
+            ) from error
+
+
+def cell_path(config: CellConfig) -> Path:
+    """The cell's JSON file."""
+    return results_dir(config.experiment) / config.press / f"{config.stem()}.json"
+
+
+def find_finished(config: CellConfig) -> CellResult | None:
+    """The cell's result if it is already there, recognized by the configuration's hash.
+
+    Raises
+    ------
+    InputError : the file belongs to another configuration or schema; nothing is ever overwritten.
+    """
+    path = cell_path(config)
+    if not path.exists():
+        return None
+    result = read_cell(path)
+    if result.data["config_hash"] != config.hash():
+        old, new = result.data["identity"], config.identity()
+        changed = ", ".join(f"{k} {old.get(k)!r} → {new.get(k)!r}" for k in new if old.get(k) != new.get(k))
+        raise InputError(
+            f"experiment {config.experiment!r} already holds {relative(path)} with another configuration ({changed}); "
+            "choose another experiment name or delete that file"
+        )
+    return result
+
+
+def read_cell(path: Path) -> CellResult:
+    """Read a cell's JSON. Raises InputError if it is unreadable or of another schema version."""
+    try:
+        data = json.loads(path.read_text())
+        version = data["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"results file {relative(path)} is no readable cell result ({error!r}); delete it") from error
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"results file {relative(path)} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
+            "delete it or choose another experiment name"
+        )
+    return CellResult(data, path)
+
+
+def read_experiment(experiment: str) -> list[CellResult]:
+    """All finished cells of an experiment, ``none`` first, then by press, ratio and file name."""
+    cells = [read_cell(path) for path in sorted(results_dir(experiment).glob("*/*.json"))]
+    return sorted(cells, key=lambda c: (c.config["press"] != "none", c.config["press"], c.config["ratio"] or 0, c.path.name))
+
+
+class Checkpoint:
+    """Finished prompts of a cell that is not finished yet."""
+
+    def __init__(self, config: CellConfig):
+        path = cell_path(config)
+        self.folder = path.with_name(f"{path.stem}.{config.hash()[:12]}.partial")
+
+    def save(self, record: dict[str, Any], token_ids: list[int], signals: dict[str, np.ndarray]) -> None:
+        """Write one prompt's record and signals as one file."""
+        columns = {
+            "prompt_index": np.full(len(token_ids), record["prompt_index"]),
+            "step": np.arange(len(token_ids)),
+            "token_id": np.asarray(token_ids, dtype=np.int32),
+        }
+        for name in SIGNALS_SCHEMA.names[3:]:
+            columns[name] = list(signals[name]) if name in signals else []
+        table = pa.table(columns, schema=SIGNALS_SCHEMA).replace_schema_metadata({"record": json.dumps(record)})
+        write_atomic(self.folder / f"{record['prompt_index']:05d}.parquet", lambda path: pq.write_table(table, path))
+
+    def load(self) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+        """Records and signals saved so far, by prompt index."""
+        for path in sorted(self.folder.glob("[0-9]*.parquet")):
+            table = pq.read_table(path)
+            yield json.loads(table.schema.metadata[b"record"]), table.replace_schema_metadata(None)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_cell(config: CellConfig, data: dict[str, Any], signals: list[pa.Table]) -> CellResult:
+    """Write a finished cell, signals first: the JSON's presence means that both are there."""
+    path = cell_path(config)
+    table = pa.concat_tables(signals)
+    write_atomic(path.with_suffix(".parquet"), lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, lambda temporary: temporary.write_text(text + "\n"))
+    return CellResult(data, path)

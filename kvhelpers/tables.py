@@ -1,0 +1,102 @@
+"""Tidy tables of an experiment's cells, for notebooks and logs."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kvhelpers.results import CellResult
+from kvhelpers.summary import RATES
+from kvhelpers.validity import baseline_is_weak
+
+RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
+
+
+def rate_text(rate: dict[str, Any]) -> str:
+    """``45 % [26, 66]``: a rate with its Wilson 95 % interval."""
+    return f"{rate['rate']:.0%} [{rate['low'] * 100:.0f}, {rate['high'] * 100:.0f}]".replace("%", " %")
+
+
+def cell_flags(cell: CellResult, baseline: CellResult | None) -> dict[str, int]:
+    """The cell's flags with the number of runs they concern; a weak baseline concerns all runs."""
+    flags = dict(cell.summary["flags"])
+    if baseline is not None and baseline_is_weak(baseline.summary["accuracy"]["count"]):
+        flags["weak_baseline"] = cell.summary["n"]
+    return flags
+
+
+def find_baseline(cells: Sequence[CellResult]) -> CellResult | None:
+    """The uncompressed cell, if there is one."""
+    return next((cell for cell in cells if cell.config["press"] == "none"), None)
+
+
+def _amount(cell: CellResult) -> str:
+    config = cell.config
+    extra = "".join(f", {key}={value}" for key, value in config["press_kwargs"].items())
+    return (f"{config['ratio']:g}" if config["budget"] is None else f"budget {config['budget']}") + extra
+
+
+def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:
+    """One row per cell: rates with Wilson 95 % intervals, n, tokens, and validity flags with the runs they concern."""
+    baseline = find_baseline(cells)
+    rows = []
+    for cell in cells:
+        summary = cell.summary
+        kept = summary["kept_tokens"]
+        flags = cell_flags(cell, baseline)
+        rows.append(
+            {"Press": cell.config["press"], "Ratio": _amount(cell)}
+            | {title: rate_text(summary[name]) for name, title in RATE_COLUMNS.items()}
+            | {
+                "Avg tokens": f"{summary['avg_tokens']:.1f}",
+                "Kept tokens": "–" if kept is None else f"{kept:.0f} of {summary['prompt_tokens']:.0f}",
+                "n": summary["n"],
+                "Flags": ", ".join(f"{name} {count}/{summary['n']}" for name, count in flags.items()) or "–",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
+    """One row per cell: signals averaged over runs (nats and probabilities)."""
+
+    def text(value):
+        return "–" if value is None else f"{value:.2f}"
+
+    return pd.DataFrame(
+        [
+            {
+                "Press": cell.config["press"],
+                "Ratio": _amount(cell),
+                "Mean entropy": text(cell.summary["mean_entropy"]),
+                "Max entropy": text(cell.summary["max_entropy"]),
+                "Min top-1 prob": text(cell.summary["min_top1_prob"]),
+                "n": cell.summary["n"],
+            }
+            for cell in cells
+        ]
+    )
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table as GitHub Markdown; pipes in cells are escaped."""
+
+    def line(values):
+        return "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
+
+    return "\n".join([line(table.columns), line("---" for _ in table.columns), *map(line, table.itertuples(index=False))])
+
+
+def side_by_side(texts: Mapping[str, str], width: int = 56, lines: int = 16) -> str:
+    """Texts in columns of plain characters under their titles, cut after so many lines."""
+    columns = []
+    for title, text in texts.items():
+        wrapped = [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        cut = [*wrapped[:lines], "[…]"] if len(wrapped) > lines else wrapped
+        columns.append([title, "-" * width, *cut])
+    rows = itertools.zip_longest(*columns, fillvalue="")
+    return "\n".join("  ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)

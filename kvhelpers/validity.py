@@ -1,0 +1,28 @@
+"""Reasons not to take a number at face value. They stand next to the number they concern."""
+
+from __future__ import annotations
+
+FLAGS = {
+    "kept_within_window": "kept tokens ≤ the press's observation window: the press chose nothing, it kept part of its window",
+    "prompt_within_window": "prompt ≤ the press's observation window: the press cannot score anything",
+    "sink_evicted": "the attention sink (first token) was evicted in most heads",
+    "not_compressed": "compression did not happen: as many tokens kept as the prompt has",
+    "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as before",
+    "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
+}
+INVALIDATING = ("kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")
+SIGNIFICANCE = 0.05
+
+
+def baseline_is_weak(correct: int) -> bool:
+    """Whether even the loss of every solved prompt could not be significant.
+
+    If compression broke all ``correct`` prompts and mended none, McNemar's exact test on these discordant pairs would give
+    p = 2 * 0.5 ** correct; above .05 no outcome of the compressed run can show a drop. That is the case below 6.
+    """
+    return min(1.0, 2 * 0.5**correct) > SIGNIFICANCE
+
+
+def worst_flags(per_run: list[list[str]]) -> dict[str, int]:
+    """In how many runs each flag is raised, in the order of `FLAGS`."""
+    return {name: count for name in FLAGS if (count := sum(name in flags for flags in per_run))}

@@ -1,0 +1,40 @@
+"""Independent references: what transformers and kvpress do with one prompt alone."""
+
+import contextlib
+import dataclasses
+
+import torch
+from transformers import DynamicCache
+
+from kvhelpers.slotcache import attention_implementation
+
+
+def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
+    """New tokens of ``model.generate`` for one prompt inside ``with press(model):``."""
+    torch.manual_seed(seed)
+    ids = torch.tensor([prompt])
+    with attention_implementation(lm.model, lm.attn), press(lm.model) if press else contextlib.nullcontext():
+        out = lm.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(lm.stop_ids),
+            pad_token_id=2,
+            **kwargs,
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+def kvpress_kept(lm, prompt, press, seed):
+    """Tokens that kvpress itself leaves in the cache of one prompt."""
+    torch.manual_seed(seed)
+    cache = DynamicCache()
+    with torch.no_grad(), attention_implementation(lm.model, lm.attn), press(lm.model):
+        lm.model(torch.tensor([prompt]), past_key_values=cache)
+    return cache.get_seq_length()
+
+
+def with_attention(lm, spec):
+    """The same model with the prefill attention that the press needs."""
+    return dataclasses.replace(lm, attn=spec.attention())

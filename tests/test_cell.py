@@ -1,0 +1,154 @@
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from kvhelpers import cell, generation
+from kvhelpers.config import make_config
+from kvhelpers.errors import InputError
+from kvhelpers.results import Checkpoint, cell_path, find_finished, read_cell, read_experiment
+from kvhelpers.signals import SCALARS
+
+SMALL = {"n_prompts": 4, "n_fewshot": 1, "max_new_tokens": 16, "ratio": 0.5, "device": "cpu"}
+TIMES = ("seconds", "finished")
+
+
+def small(**changes):
+    return make_config(SMALL | changes)
+
+
+def without_times(data):
+    data = copy.deepcopy(data)
+    records = [{k: v for k, v in record.items() if k != "seconds"} for record in data["records"]]
+    return {k: v for k, v in data.items() if k not in TIMES} | {"records": records}
+
+
+def assert_same(first, second):
+    first_data, second_data = without_times(first.data), without_times(second.data)
+    for name in ("mean_entropy", "max_entropy", "min_top1_prob"):
+        assert first_data["summary"].pop(name) == pytest.approx(second_data["summary"].pop(name), abs=1e-4)
+    assert first_data == second_data
+    pd.testing.assert_frame_equal(first.signals(), second.signals(), rtol=0, atol=1e-4)
+
+
+def test_a_cell_is_written_whole_and_read_back(output, embedded):
+    result = cell.run_cell(small(), embedded)
+    assert result.path == output / "data/results/scratch/streaming_llm/smollm2-135m_0.5_4p.json"
+    read = read_cell(result.path)
+    assert read.data == json.loads(json.dumps(result.data)) and len(read.records) == 4
+    signals = read.signals()
+    assert set(SCALARS) < set(signals.columns) and len(signals) == sum(r["n_tokens"] for r in read.records)
+    assert signals.groupby("prompt_index")["entropy_change"].first().notna().all()
+    assert np.isnan(signals["entropy_change"][signals["step"] == 0]).all()
+    assert all(len(row) == 20 for row in signals["top20_logprob"])
+    assert [p.name for p in result.path.parent.iterdir() if p.suffix not in (".json", ".parquet")] == []
+    assert [c.label for c in read_experiment("scratch")] == ["streaming_llm 0.5"]
+
+
+def test_a_finished_cell_is_not_run_again(output, embedded, monkeypatch):
+    first = cell.run_cell(small(), embedded)
+    monkeypatch.setattr(cell, "load_for", lambda config: pytest.fail("the model was loaded for a finished cell"))
+    assert cell.run_cell(small(batch_size=2)).data == first.data
+
+
+def test_another_configuration_never_overwrites(output, embedded):
+    path = cell.run_cell(small(), embedded).path
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"already holds .* \(max_new_tokens 16 → 8\); choose another experiment name"):
+        cell.run_cell(small(max_new_tokens=8), embedded)
+    assert path.read_bytes() == before
+
+
+def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
+    path = cell.run_cell(small(), embedded).path
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"schema_version": 99}))
+    with pytest.raises(InputError, match="has schema version 99; this version reads 1"):
+        find_finished(small())
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(InputError, match="is no readable cell result"):
+        find_finished(small())
+    path.write_text(json.dumps(data))
+    signals = path.with_suffix(".parquet")
+    signals.write_bytes(signals.read_bytes()[:200])
+    with pytest.raises(InputError, match="signals file .* cannot be read"):
+        read_cell(path).signals()
+
+
+def test_an_interrupted_cell_goes_on_and_repeats_no_finished_prompt(output, embedded, monkeypatch):
+    whole = cell.run_cell(small(experiment="whole"), embedded)
+    config, generated = small(batch_size=2), []
+    real = generation.generate
+
+    def interrupted(lm, prompts, *args, **kwargs):
+        generated.append(len(prompts))
+        for count, run in enumerate(real(lm, prompts, *args, **kwargs)):
+            if len(generated) == 1 and count == 2:
+                raise KeyboardInterrupt
+            yield run
+
+    monkeypatch.setattr(cell, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cell.run_cell(config, embedded)
+    assert not cell_path(config).exists() and len(list(Checkpoint(config).load())) == 2
+    resumed = cell.run_cell(config, embedded)
+    assert generated == [4, 2]
+    resumed.data["config"]["experiment"], resumed.data["config"]["batch_size"] = "whole", 32
+    assert_same(resumed, whole)
+    assert not Checkpoint(config).folder.exists()
+
+
+RUN = "from kvhelpers.cell import run_cell; from kvhelpers.config import make_config; run_cell(make_config({!r}))"
+
+
+def test_kill_9_in_the_middle_changes_nothing(output, embedded):
+    """A process is killed once some prompts are finished; a second one ends with an undisturbed run's results."""
+    values = SMALL | {"press": "streaming_llm", "ratio": 0.75, "n_prompts": 8, "batch_size": 2}
+    undisturbed = cell.run_cell(make_config(values | {"experiment": "undisturbed"}), embedded)
+    config = make_config(values | {"experiment": "killed"})
+    process = subprocess.Popen([sys.executable, "-c", RUN.format(config.model_dump())], env=dict(os.environ))
+    folder = Checkpoint(config).folder
+    deadline = time.monotonic() + 120
+    while len(finished := sorted(folder.glob("[0-9]*.parquet"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not cell_path(config).exists()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.parquet")}
+    assert 2 <= len(finished) <= len(stamps) < 8
+    kept = shutil.copytree(folder, output / "kept")
+    resumed = cell.run_cell(config, embedded)
+    resumed.data["config"]["experiment"] = "undisturbed"
+    assert_same(resumed, undisturbed)
+    for path in kept.glob("[0-9]*.parquet"):  # the finished prompts' own records are in the result, times included
+        record = json.loads(pq.read_schema(path).metadata[b"record"])
+        assert record in resumed.records
+
+
+def test_a_budget_above_the_prompt_is_refused_before_anything_is_written(output, embedded):
+    with pytest.raises(InputError, match="budget 4000 is above the prompt's"):
+        cell.run_cell(small(ratio=None, budget=4000), embedded)
+    assert list(output.iterdir()) == []
+
+
+def test_failed_prompts_stay_in_the_denominator(output, embedded):
+    result = cell.run_cell(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
+    assert result.summary["accuracy"] | {"low": 0, "high": 0} == {"count": 0, "n": 4, "rate": 0, "low": 0, "high": 0}
+    assert result.summary["stop_reasons"] == {"error": 4} and result.summary["kept_tokens"] is None
+    assert result.summary["flags"] == {"prompt_within_window": 4}
+    assert result.summary["cfr"]["count"] == 4
+
+
+def test_uncompressed_answer_is_the_none_cell_s(output, embedded):
+    bare = cell.run_cell(make_config(SMALL | {"press": "none", "ratio": 0}), embedded)
+    assert cell.uncompressed_answer(small(), embedded, 2) == bare.records[2]["text"]

@@ -1,0 +1,104 @@
+import pytest
+
+from kvhelpers.config import CellConfig, make_config
+from kvhelpers.errors import InputError
+from kvhelpers.notebook import assigned_names, cell_from_parameters
+
+BAD = [
+    ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
+    ({"press": "DecodingPress"}, "press 'DecodingPress' is not supported: it compresses while decoding"),
+    ({"press": "ThinKPress", "ratio": 0.5}, "press 'ThinKPress' takes no compression ratio"),
+    ({"ratio": 1.0}, "ratio 1.0 is outside [0, 1)"),
+    ({"ratio": 1}, "ratio 1 is outside [0, 1)"),
+    ({"ratio": -0.1}, "ratio -0.1 is outside [0, 1)"),
+    ({"ratio": float("nan")}, "ratio nan is outside [0, 1)"),
+    ({"ratio": "abc"}, "ratio 'abc' is not allowed: Input should be a valid number"),
+    ({"press": "none", "ratio": 0.5}, "ratio 0.5 makes no sense with press 'none'"),
+    ({"press": "none", "budget": 5}, "budget 5 makes no sense with press 'none'"),
+    ({"press": "none", "press_kwargs": {"n_sink": 4}}, "press_kwargs {'n_sink': 4} make no sense with press 'none'"),
+    ({"ratio": 0.5, "budget": 10}, "ratio 0.5 and budget 10 exclude each other"),
+    ({"budget": 0}, "budget 0 is not allowed"),
+    ({"budget": 2.5}, "budget 2.5 is not allowed"),
+    ({"press_kwargs": {"sinks": 4}}, "press_kwargs of press 'streaming_llm': key 'sinks' is unknown; did you mean 'n_sink'?"),
+    ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
+    ({"press_kwargs": [1]}, "press_kwargs [1] is not allowed"),
+    ({"press": "AdaKVPress", "press_kwargs": {}}, "press 'AdaKVPress' cannot be built"),
+    ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": "knrm"}}}, "press_kwargs press 'knrm' is unknown"),
+    ({"n_prompt": 4}, "parameter 'n_prompt' is unknown; did you mean 'n_prompts'?"),
+    ({"n_prompts": "4"}, "n_prompts '4' is not allowed: Input should be a valid integer"),
+    ({"n_prompts": True}, "n_prompts True is not allowed"),
+    ({"n_prompts": 0}, "n_prompts 0 is not allowed"),
+    ({"n_fewshot": -1}, "n_fewshot -1 is not allowed"),
+    ({"max_new_tokens": 0}, "max_new_tokens 0 is not allowed"),
+    ({"multiturn": "true"}, "multiturn 'true' is not allowed: Input should be a valid boolean"),
+    ({"experiment": "../x"}, "experiment '../x' is not allowed"),
+    ({"experiment": ""}, "experiment '' is not allowed"),
+    ({"task": "gsm9k"}, "task 'gsm9k' is unknown; did you mean 'gsm8k'?"),
+    ({"data_file": "x.jsonl"}, "data_file 'x.jsonl' is only for task 'gsm8k'"),
+    ({"task": "gsm8k", "data_file": "/no/x.jsonl"}, "data_file '/no/x.jsonl' cannot be read"),
+    ({"model": "nothing-here"}, "model 'nothing-here' is no existing folder"),
+    ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ({"dtype": "float"}, "dtype 'float' is unknown"),
+    ({"attn": "flash"}, "attn 'flash' is not allowed"),
+    ({"repetition_penalty": 0}, "repetition_penalty 0 is not allowed"),
+    ({"timeout_s": 0}, "timeout_s 0 is not allowed"),
+    ({"batch_size": 0}, "batch_size 0 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), BAD, ids=[str(values) for values, _ in BAD])
+def test_bad_input_gets_one_sentence(values, sentence):
+    with pytest.raises(InputError) as caught:
+        make_config(values)
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_ratio_defaults():
+    assert make_config({}).ratio == 0.875 and make_config({}).press != "none"
+    assert make_config({"press": "none"}).ratio == 0
+    assert make_config({"budget": 12}).ratio is None
+    assert make_config({"ratio": 0}).ratio == 0
+
+
+def test_press_kwargs_may_be_json_text():
+    assert make_config({"press": "snapkv", "press_kwargs": '{"window_size": 16}'}).press_kwargs == {"window_size": 16}
+
+
+def test_hash_follows_what_determines_the_tokens():
+    base = make_config({}).hash()
+    for same in ({"batch_size": 3}, {"experiment": "other"}, {"device": "cpu"}, {"dtype": "float32"}, {"attn": "sdpa"}):
+        assert make_config({"device": "cpu", **same}).hash() == base
+    for other in ({"seed": 1}, {"ratio": 0.5}, {"max_new_tokens": 9}, {"dtype": "bfloat16"}, {"multiturn": False}):
+        assert make_config({"device": "cpu", **other}).hash() != base
+
+
+def test_file_names_tell_cells_apart():
+    assert make_config({"ratio": 0.5}).stem() == "smollm2-135m_0.5_20p"
+    assert make_config({"budget": 64}).stem() == "smollm2-135m_b64_20p"
+    stem = make_config({"press": "snapkv", "press_kwargs": {"window_size": 16}}).stem()
+    assert stem == "smollm2-135m_0.875_20p_window-size-16"
+    assert make_config({"model": "Qwen/Qwen2.5-3B-Instruct"}).stem() == "Qwen2.5-3B-Instruct_0.875_20p"
+
+
+def test_eager_attention_is_arranged_for_the_presses_that_read_weights():
+    assert make_config({"press": "observed_attention"}).prefill_attention == "eager"
+    wrapped = {"press": "ChunkPress", "press_kwargs": {"press": {"name": "observed_attention"}}}
+    assert make_config(wrapped).prefill_attention == "eager"
+    assert make_config({"press": "snapkv"}).prefill_attention == "sdpa"
+
+
+def test_only_parameters_cells_are_checked():
+    defaults = CellConfig().model_dump()
+    own = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in defaults.items())
+    injected = "# Parameters\nratio = 0.5"
+    names = defaults | {"ratio": 0.5, "anything": 3}
+    config = cell_from_parameters({"In": ["", own, injected, "check", "anything = 3", "check"], **names})
+    assert config == make_config({"ratio": 0.5})
+    with pytest.raises(InputError, match="parameter 'ratoi' is unknown; did you mean 'ratio'"):
+        cell_from_parameters({"In": [own, "# Parameters\nratoi = 0.9"], "ratoi": 0.9, **names})
+    misspelt = own.replace("ratio =", "ratoi =")
+    with pytest.raises(InputError, match="parameter 'ratoi' is unknown"):
+        cell_from_parameters({"In": [own, misspelt], "ratoi": 0.9, **names})
+    mended = cell_from_parameters({"In": [misspelt, "check", own, "check"], **names})
+    assert mended == cell_from_parameters({"In": [misspelt, own, "check"], **names}) == config
+    assert assigned_names("a = 1\nb: int = 2\nprint(a)") == ["a", "b"]

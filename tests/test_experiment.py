@@ -1,0 +1,122 @@
+import pytest
+import yaml
+
+from kvhelpers import runner
+from kvhelpers.__main__ import main
+from kvhelpers.errors import InputError
+from kvhelpers.experiment import find_experiment, load_experiment, save_experiment
+from kvhelpers.paths import REPOSITORY, log_path, results_dir
+
+SMALL = {
+    "name": "small",
+    "objective": "See that it runs.",
+    "parameters": {"n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 12, "device": "cpu"},
+    "grid": [{"press": "none"}, {"press": "knorm", "ratio": 0.5}],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes):
+        path = tmp_path / "experiment.yaml"
+        path.write_text(yaml.safe_dump(SMALL | changes))
+        return path
+
+    return write
+
+
+def test_the_original_grid_is_experiment_001():
+    experiment = load_experiment(REPOSITORY / "experiments" / "001-reproduce-failures.yaml")
+    labels = [config.label() for config in experiment.configs()]
+    assert labels == ["none", "streaming_llm 0.5", "streaming_llm 0.875", "snapkv 0.875"]
+    assert {config.n_prompts for config in experiment.configs()} == {20}
+
+
+def test_overrides_need_a_name_of_their_own(write):
+    with pytest.raises(InputError, match="overrides need a new experiment name"):
+        load_experiment(write(), overrides={"seed": 1})
+    experiment = load_experiment(write(), "other", {"seed": 1})
+    assert experiment.name == "other" and {config.seed for config in experiment.configs()} == {1}
+    assert all(config.experiment == "other" for config in experiment.configs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gird": []}, "key 'gird' is unknown; did you mean 'grid'"),
+        ({"grid": []}, "grid .* is not allowed"),
+        ({"grid": [{"pres": "knorm"}]}, "grid key 'pres' is unknown; did you mean 'press'"),
+        ({"grid": [{"press": "knorm", "ratio": 2}]}, "ratio 2 is outside"),
+        ({"grid": [{"press": "knorm", "ratio": 0.5}] * 2}, "grid has two cells that write to knorm/smollm2-135m_0.5_2p"),
+        ({"parameters": {"n_prompt": 2}}, "parameter 'n_prompt' is unknown"),
+        ({"parameters": [1]}, "lacks or garbles"),
+        ({"name": 5}, "name 5 is not allowed"),
+        ({"name": "a/b"}, "experiment 'a/b' is not allowed"),
+    ],
+)
+def test_bad_files_get_one_sentence_and_leave_nothing(write, output, capsys, changes, sentence):
+    path = write(**changes)
+    before = sorted(output.rglob("*"))
+    assert main(["run", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert pytest.importorskip("re").search(sentence, error) and error.count("\n") == 1
+    assert sorted(output.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a: [", "is no YAML"),
+        (b"\xff\xfe\x00", "is no YAML"),
+        (b"- 1", "holds no mapping"),
+        (b"objective: x", "lacks or garbles 'name'"),
+    ],
+)
+def test_files_that_are_no_experiment(tmp_path, content, sentence):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        load_experiment(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_experiment(tmp_path / "missing.yaml")
+
+
+def test_bad_command_lines(capsys, output):
+    assert main(["run", "x.yaml", "--name", "n", "--set", "novalue"]) == 2
+    assert "--set 'novalue' is no key=value" in capsys.readouterr().err
+    assert main(["log", "nothing-there"]) == 2
+
+
+def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
+    path = write()
+    assert main(["run", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "experiments/small.md" in told and log_path("small").exists()
+    executed = sorted(p.relative_to(results_dir("small")).as_posix() for p in results_dir("small").rglob("*.ipynb"))
+    assert executed == ["knorm/smollm2-135m_0.5_2p.ipynb", "none/smollm2-135m_0_2p.ipynb"]
+    log = log_path("small").read_text()
+    assert "See that it runs." in log and log.index("| none |") < log.index("| knorm |")
+    monkeypatch.setattr(runner, "execute", lambda config: pytest.fail("a finished cell ran again"))
+    assert main(["run", str(path)]) == 0
+    assert log_path("small").read_text() == log
+    assert find_experiment("small").objective == "See that it runs."
+
+
+def test_one_failing_cell_is_named_and_the_others_go_on(write, output, capsys, monkeypatch):
+    real = runner.execute
+
+    def execute(config):
+        if config.press == "none":
+            raise RuntimeError("kernel died")
+        return real(config)
+
+    monkeypatch.setattr(runner, "execute", execute)
+    assert main(["run", str(write())]) == 2
+    assert "1 of 2 cells failed: none: RuntimeError: kernel died" in capsys.readouterr().err
+    assert "**Not finished:** none." in log_path("small").read_text()
+
+
+def test_saved_experiments_keep_their_overrides(write, output):
+    save_experiment(load_experiment(write(), "other", {"seed": 5}))
+    assert find_experiment("other").parameters["seed"] == 5
+    assert find_experiment("unheard-of") is None

@@ -1,0 +1,167 @@
+import pytest
+import torch
+from reference import alone, kvpress_kept, with_attention
+
+from kvhelpers.errors import InputError
+from kvhelpers.generation import generate
+from kvhelpers.presses import PRESSES, PressSpec
+from kvhelpers.tasks import build_prompts, load_problems
+
+RATIOS = (0.25, 0.75)
+MATRIX = [("none", 0.0), *((name, ratio) for name in PRESSES for ratio in RATIOS)]
+HEADWISE = {"press": {"name": "knorm"}}
+
+
+def random_prompts(n, longest=120):
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 300, (70 + (longest - 70) * i // n,), generator=draw).tolist() for i in range(n)]
+
+
+def run(lm, prompts, spec, max_new_tokens, batch_size=4, **kwargs):
+    runs = generate(
+        lm, prompts, spec.for_prompt, max_new_tokens=max_new_tokens, batch_size=batch_size, seeds=range(len(prompts)), **kwargs
+    )
+    return sorted(runs, key=lambda run: run.index)
+
+
+def assert_exact(lm, prompts, spec, max_new_tokens, batch_size):
+    lm = with_attention(lm, spec)
+    for prompt, result in zip(prompts, run(lm, prompts, spec, max_new_tokens, batch_size), strict=True):
+        press = spec.for_prompt(len(prompt))
+        assert result.token_ids == alone(lm, prompt, press, result.index, max_new_tokens)
+        if press is not None:
+            assert result.cache.kept_tokens == kvpress_kept(lm, prompt, press, result.index)
+            assert result.cache.cache_bytes * result.cache.prompt_tokens == result.cache.full_bytes * result.cache.kept_tokens
+
+
+@pytest.mark.parametrize(("name", "ratio"), MATRIX)
+def test_tokens_and_kept_tokens_are_those_of_generate_alone(tiny, name, ratio):
+    assert_exact(tiny, random_prompts(6), PressSpec(name, ratio), max_new_tokens=24, batch_size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", (0.5, 0.875))
+@pytest.mark.parametrize("name", PRESSES)
+def test_embedded_model_is_exact_on_16_prompts(embedded, name, ratio):
+    prompts = [p.token_ids for p in build_prompts(*load_problems("onestep", 16, 4, seed=42), embedded.tokenizer)]
+    assert_exact(embedded, prompts, PressSpec(name, ratio), max_new_tokens=64, batch_size=16)
+
+
+@pytest.mark.parametrize("name", ("none", "snapkv", "random"))
+def test_embedded_model_is_exact(embedded, name):
+    prompts = [p.token_ids for p in build_prompts(*load_problems("onestep", 3, 1, seed=42), embedded.tokenizer)]
+    assert_exact(embedded, prompts, PressSpec(name, 0.0 if name == "none" else 0.3), max_new_tokens=24, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("AdaKVPress", HEADWISE), ("PyramidKVPress", {"window_size": 8}), ("ThinKPress", None)]
+)
+def test_presses_that_differ_by_head_or_layer_are_exact_too(tiny, name, kwargs):
+    if name == "ThinKPress":
+        with pytest.raises(InputError, match="compression ratio"):
+            PressSpec(name, 0.5).check()
+        return
+    spec = PressSpec(name, 0.5, kwargs=kwargs)
+    for result, prompt in zip(run(tiny, random_prompts(4), spec, 16), random_prompts(4), strict=True):
+        assert result.token_ids == alone(tiny, prompt, spec.for_prompt(len(prompt)), result.index, 16)
+        assert result.cache.kept_tokens < result.cache.prompt_tokens
+
+
+def test_batch_size_does_not_matter(tiny):
+    spec, prompts = PressSpec("knorm", 0.5), random_prompts(7)
+    one, three, seven = ([r.token_ids for r in run(tiny, prompts, spec, 20, size)] for size in (1, 3, 7))
+    assert one == three == seven
+
+
+def test_repetition_penalty_is_that_of_generate_and_signals_stay_raw(tiny):
+    prompts = random_prompts(3)
+    plain = run(tiny, prompts, PressSpec("none", 0.0), 12)
+    for result, raw, prompt in zip(
+        run(tiny, prompts, PressSpec("none", 0.0), 12, repetition_penalty=1.3), plain, prompts, strict=True
+    ):
+        assert result.token_ids == alone(tiny, prompt, None, 0, 12, repetition_penalty=1.3)
+        assert result.signals["entropy"][0] == raw.signals["entropy"][0]
+
+
+def test_stop_string_ends_the_run_as_in_generate(embedded):
+    prompt = build_prompts(*load_problems("onestep", 1, 1, seed=3), embedded.tokenizer)[0].token_ids
+    (result,) = run(embedded, [prompt], PressSpec("none", 0.0), 40, stop_strings=("In total",))
+    assert result.stop_reason == "stop_string"
+    assert result.token_ids == alone(embedded, prompt, None, 0, 40, stop_strings=["In total"], tokenizer=embedded.tokenizer)
+
+
+def test_stop_reasons_are_kept_apart(tiny):
+    prompts = random_prompts(2)
+    (first, _) = run(tiny, prompts, PressSpec("none", 0.0), 5)
+    assert first.stop_reason == "max_new_tokens" and len(first.token_ids) == 5
+    timed_out = run(tiny, prompts, PressSpec("none", 0.0), 400, timeout_s=1e-9)
+    assert {r.stop_reason for r in timed_out} == {"timeout"}
+    (failed, _) = run(tiny, prompts, PressSpec("snapkv", 0.5, kwargs={"window_size": 400}), 5)
+    assert failed.stop_reason == "error" and "AssertionError in the prefill" in failed.error and failed.token_ids == []
+
+
+def test_end_token_ends_the_run(tiny):
+    prompt = random_prompts(1)[0]
+    expected = alone(tiny, prompt, None, 0, 8)
+    stopping = type(tiny)(**{**vars(tiny), "stop_ids": frozenset({expected[3]})})
+    (result,) = run(stopping, [prompt], PressSpec("none", 0.0), 8)
+    assert result.stop_reason == "eos"
+    assert result.token_ids == expected[: expected.index(expected[3]) + 1]
+
+
+def test_out_of_memory_halves_the_batch(tiny, monkeypatch):
+    from kvhelpers.slotcache import SlotCache
+
+    prompts, spec, sizes = random_prompts(5), PressSpec("none", 0.0), []
+    expected = [r.token_ids for r in run(tiny, prompts, spec, 10)]
+    step = SlotCache.step
+
+    def limited(self, model, tokens, positions):
+        sizes.append(len(tokens))
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("no memory for more than two rows")
+        return step(self, model, tokens, positions)
+
+    monkeypatch.setattr(SlotCache, "step", limited)
+    assert [r.token_ids for r in run(tiny, prompts, spec, 10, batch_size=5)] == expected
+    assert max(sizes) == 5 and sizes[-1] <= 2
+
+
+def test_a_prompt_that_never_fits_becomes_an_error(tiny, monkeypatch):
+    from kvhelpers.slotcache import SlotCache
+
+    def never(self, model, tokens, positions):
+        raise torch.OutOfMemoryError("none at all")
+
+    monkeypatch.setattr(SlotCache, "step", never)
+    results = run(tiny, random_prompts(3), PressSpec("none", 0.0), 10, batch_size=2)
+    assert [r.stop_reason for r in results] == ["error"] * 3 and "out of memory" in results[0].error
+
+
+def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch):
+    from kvhelpers.slotcache import SlotCache
+
+    step, calls = SlotCache.step, []
+
+    def poisoned(self, model, tokens, positions):
+        logits = step(self, model, tokens, positions).clone()
+        calls.append(1)
+        if len(calls) == 3:
+            logits[0, 5] = float("nan")
+        return logits
+
+    monkeypatch.setattr(SlotCache, "step", poisoned)
+    first, second = run(tiny, random_prompts(2), PressSpec("none", 0.0), 10)
+    assert first.stop_reason == "error" and first.error == "logits are not finite at new token 3"
+    assert len(first.token_ids) == 3 and second.stop_reason == "max_new_tokens"
+
+
+def test_context_overflow_is_refused(tiny):
+    with pytest.raises(InputError, match="max_new_tokens 500 .* context of 512"):
+        run(tiny, random_prompts(1), PressSpec("none", 0.0), 500)
+
+
+def test_budget_keeps_exactly_so_many_tokens(tiny):
+    for budget in (1, 7, 33, 70):
+        results = run(tiny, random_prompts(3), PressSpec("knorm", budget=budget), 2)
+        assert [r.cache.kept_tokens for r in results] == [budget] * 3

@@ -1,0 +1,176 @@
+"""The log's sentences follow the data: the same cells with other outcomes give the opposite sentences."""
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvhelpers import conclusions, log, tables
+from kvhelpers.errors import InputError
+from kvhelpers.results import CellResult
+from kvhelpers.summary import summarize
+from kvhelpers.tables import markdown_table, results_table, side_by_side
+
+
+def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entropy=None):
+    """A cell with given outcomes; ``onsets`` maps prompts to loop onsets, ``entropy`` to 30 values each."""
+    onsets = dict(onsets)
+    records, frames = [], []
+    for index, right in enumerate(correct):
+        looping = index in onsets
+        records.append(
+            {
+                "prompt_index": index,
+                "prompt_id": f"p/{index}",
+                "question": "q",
+                "reference": "1",
+                "text": text,
+                "n_tokens": 30,
+                "prompt_tokens": 100,
+                "stop_reason": "max_new_tokens" if looping else "eos",
+                "error": None,
+                "correct": right,
+                "cache": {"kept_tokens": 100 * (1 - ratio), "cache_bytes": 1000},
+                "flags": list(flags),
+                "failures": {
+                    "non_termination": looping,
+                    "looping": looping,
+                    "wrong_answer": not right,
+                    "catastrophic": looping or not right,
+                    "loop_onset": onsets.get(index),
+                },
+            }
+        )
+        values = np.linspace(1, 0, 30) if entropy is None else entropy
+        frames.append(pd.DataFrame({"prompt_index": index, "step": range(30), "entropy": values, "top1_prob": 0.5}))
+    signals = pd.concat(frames)
+    data = {
+        "label": "none" if press == "none" else f"{press} {ratio}",
+        "config": {"experiment": "made", "model": "m", "task": "onestep", "press": press, "ratio": ratio, "budget": None}
+        | {"press_kwargs": {}, "n_fewshot": 1, "multiturn": True, "n_prompts": len(records), "seed": 1}
+        | {"repetition_penalty": 1.0, "max_new_tokens": 30},
+        "identity": {"attn": "sdpa", "model_source": "random", "data": "generated"},
+        "machine": {"dtype": "float32", "device": "cpu", "system": "Linux", "processor": "x", "cores": 2},
+        "versions": {"torch": "2"},
+        "config_hash": "0" * 64,
+        "summary": summarize(records, signals),
+        "records": records,
+    }
+
+    class Made(CellResult):
+        def signals(self):
+            return signals
+
+    return Made(data, log.log_path("made"))
+
+
+def sentences(*cells):
+    return " ".join(conclusions.accuracy_sentences(cells) + conclusions.looping_sentences(cells))
+
+
+def test_accuracy_sentences_turn_around():
+    all_right, none_right = [True] * 10, [False] * 10
+    drop = sentences(make_cell("none", 0.0, all_right), make_cell("knorm", 0.5, none_right))
+    assert "`knorm 0.5`, keeping 50 of 100 prompt tokens, 0 of 10 (0 % [0, 28]) prompts are solved: lower than" in drop
+    assert "10 prompts lost, 0 gained" in drop
+    mixed = [True] * 8 + [False] * 8
+    rise = sentences(make_cell("none", 0.0, mixed), make_cell("knorm", 0.5, [True] * 16))
+    assert "higher than without compression" in rise and "lower" not in rise
+    same = sentences(make_cell("none", 0.0, all_right), make_cell("knorm", 0.5, [*all_right[:9], False]))
+    assert "not distinguishable from no compression" in same
+
+
+def test_a_weak_baseline_takes_the_meaning_out_of_the_differences():
+    weak = make_cell("none", 0.0, [True] * 5 + [False] * 5)
+    assert "too few to show a drop" in sentences(weak, make_cell("knorm", 0.5, [False] * 10))
+    table = results_table([weak, make_cell("knorm", 0.5, [False] * 10)])
+    assert table["Flags"].tolist() == ["weak_baseline 10/10"] * 2
+
+
+def test_looping_sentences_turn_around():
+    right = [True] * 12
+    quiet, loud = {}, {index: 3 for index in range(12)}
+    first = sentences(
+        make_cell("none", 0.0, right), make_cell("snapkv", 0.5, right, loud), make_cell("tova", 0.5, right, quiet)
+    )
+    assert "`snapkv 0.5` loops more often than `tova 0.5`" in first
+    second = sentences(
+        make_cell("none", 0.0, right), make_cell("snapkv", 0.5, right, quiet), make_cell("tova", 0.5, right, loud)
+    )
+    assert "`tova 0.5` loops more often than `snapkv 0.5`" in second
+    third = sentences(make_cell("none", 0.0, right), make_cell("snapkv", 0.5, right, loud), make_cell("tova", 0.5, right, loud))
+    assert "do not differ detectably in looping" in third
+    assert "No run loops." in sentences(make_cell("none", 0.0, right))
+
+
+def test_a_flag_stands_beside_every_number_it_concerns():
+    right = [True] * 12
+    flagged = make_cell("snapkv", 0.5, right, {i: 3 for i in range(12)}, flags=["kept_within_window"])
+    told = sentences(make_cell("none", 0.0, right), flagged, make_cell("tova", 0.5, right))
+    assert told.count("Not valid as evidence about") == 2
+    noted = make_cell("knorm", 0.5, right, flags=["sink_evicted"])
+    told = sentences(make_cell("none", 0.0, right), noted)
+    assert "Note: the attention sink" in told and "Not valid" not in told
+
+
+def test_spike_sentences_turn_around():
+    right, onsets = [True] * 20, {index: 15 for index in range(20)}
+    before = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(1, 0, 30))])
+    assert "In 20 of 20 (100 % [84, 100])" in before[0] and "usually precedes" in before[0]
+    after = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(0, 1, 30))])
+    assert "In 0 of 20" in after[0] and "usually does not precede" in after[0]
+    immediate = conclusions.spike_sentences([make_cell("knorm", 0.5, right, {0: 0, 1: 0})])
+    assert immediate == ["2 looping runs loop from their first token: nothing can precede those."]
+    assert "nothing can be said" in conclusions.spike_sentences([make_cell("knorm", 0.5, right)])[0]
+
+
+def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
+    first, second = make_cell("none", 0.0, [True] * 9 + [False]), make_cell("knorm", 0.5, [False] * 8 + [True, True])
+    lost, gained, p, pairs = conclusions.paired(first, second, lambda record: record["correct"])
+    assert (lost, gained, pairs) == (8, 1, 10)
+    assert p == pytest.approx(2 * (1 + 9) / 2**9)
+
+
+def test_failed_runs_are_named():
+    cell = make_cell("knorm", 0.5, [False, True])
+    cell.records[0].update(stop_reason="error", error="RuntimeError in the prefill: broken")
+    assert conclusions.cut_sentences([cell]) == ["`knorm 0.5`, prompt p/0: error, RuntimeError in the prefill: broken."]
+
+
+def test_model_output_cannot_break_the_log():
+    hostile = "````\n# heading\n<script>alert(1)</script> | a | b |\n```"
+    cells = [make_cell("none", 0.0, [True] * 6), make_cell("knorm", 0.5, [False] * 6, {0: 4}, text=hostile)]
+    text = log.render(cells, None, {}, {})
+    start = text.index("`````text\n")
+    assert text[start:].startswith("`````text\n" + hostile + "\n`````\n")
+    assert markdown_table(pd.DataFrame({"a": ["x|y"]})).splitlines()[-1] == "| x\\|y |"
+
+
+def test_written_prose_survives_and_nothing_else(output, monkeypatch):
+    cells = [make_cell("none", 0.0, [True] * 6), make_cell("knorm", 0.5, [False] * 6, {0: 4})]
+    monkeypatch.setattr(log, "read_experiment", lambda experiment: copy.copy(cells))
+    path = log.write_log("made")
+    first = path.read_text()
+    assert (output / "figures/made/outcomes.svg").exists() and (output / "figures/made/trace.png").exists()
+    assert log.write_log("made").read_text() == first
+    edited = first.replace("<!-- prose:notes -->\n", "<!-- prose:notes -->\nMine, with \\1 and $.\n")
+    path.write_text(edited.replace("prompts are solved", "prompts are unsolved"))
+    assert log.write_log("made").read_text() == edited
+
+
+def test_no_cell_no_log(output):
+    with pytest.raises(InputError, match="experiment 'nothing' has no finished cell"):
+        log.write_log("nothing")
+    assert list(output.iterdir()) == []
+
+
+def test_side_by_side_wraps_and_cuts():
+    told = side_by_side({"a": "one two three", "b": "x\n\ny"}, width=8, lines=2)
+    assert told.splitlines() == ["a         b", "--------  --------", "one two   x", "three", "          […]"]
+
+
+def test_rates_read_as_percent_with_interval():
+    assert tables.rate_text({"rate": 0.05, "low": 0.0089, "high": 0.236}) == "5 % [1, 24]"
+    assert json.dumps(results_table([make_cell("none", 0.0, [True] * 6)]).to_dict("records"))

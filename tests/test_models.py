@@ -1,0 +1,72 @@
+import pytest
+import torch
+from conftest import tiny_llama
+
+from kvhelpers.errors import InputError
+from kvhelpers.models import load_model, model_source, resolve_device, resolve_dtype
+
+
+@pytest.fixture
+def folder(tmp_path, embedded):
+    tiny_llama().save_pretrained(tmp_path)
+    embedded.tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_local_folder_in_half_precision(folder):
+    lm = load_model(str(folder), dtype="bfloat16", attn="eager")
+    assert lm.model.dtype == torch.bfloat16 and lm.dtype == "bfloat16" and lm.source == f"folder:{folder}"
+    assert lm.model.config._attn_implementation == "eager"
+
+
+def test_pickled_weights_are_not_loaded(folder):
+    state = tiny_llama().state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(str(folder))
+
+
+def test_model_without_chat_template_is_refused(folder):
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    config = folder / "tokenizer_config.json"
+    config.write_text("\n".join(line for line in config.read_text().splitlines() if '"chat_template"' not in line))
+    with pytest.raises(InputError, match="has no chat template"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ("./missing", "/no/such/folder", "missing.gguf", "smollm", "a/b/c"), ids=("folder", "path", "gguf", "bare", "deep")
+)
+def test_missing_models_are_named(name):
+    with pytest.raises(InputError, match=f"model '{name}'"):
+        model_source(name)
+
+
+def test_a_hub_id_that_cannot_be_reached_is_named(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("We couldn't connect to the hub\nand more")
+
+    monkeypatch.setattr("kvhelpers.models.AutoTokenizer.from_pretrained", unreachable)
+    with pytest.raises(InputError, match=r"model 'a/b' \(hub:a/b\) cannot be loaded: We couldn't connect to the hub$"):
+        load_model("a/b", device="cpu")
+
+
+def test_devices_and_dtypes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(InputError, match="device 'cuda' is not available"):
+        resolve_device("cuda")
+    with pytest.raises(InputError, match="device 'gpu' is unknown"):
+        resolve_device("gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == "cuda"
+    assert [resolve_dtype("auto", device) for device in ("cpu", "cuda", "mps")] == ["float32", "float16", "float16"]
+    with pytest.raises(InputError, match=r"dtype 'float' is unknown; did you mean 'float(16|32)'"):
+        resolve_dtype("float", "cpu")
+    with pytest.raises(InputError, match="attn 'flash' is unknown"):
+        load_model("smollm2-135m", device="cpu", attn="flash")
