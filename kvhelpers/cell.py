@@ -114,6 +114,7 @@ def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, conf
     correct = run.error is None and answer.is_correct(prompt.reference)
     failures = find_failures(run.token_ids, run.stop_reason, correct)
     compresses = config.press != NONE and config.ratio != 0
+    onset = failures.loop_onset
     return {
         "prompt_index": index,
         "prompt_id": prompt.id,
@@ -127,6 +128,7 @@ def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, conf
         "answer": asdict(answer) | {"value": answer.value},
         "correct": correct,
         "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
+        "loop_onset_char": None if onset is None else len(answer_text(run.token_ids[:onset], lm)),
         "cache": asdict(run.cache) if run.cache else None,
         "flags": run.cache.flags(compresses) if run.cache else _failed_flags(len(prompt.token_ids), config),
         "seconds": round(run.seconds, 3),

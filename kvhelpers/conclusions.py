@@ -46,13 +46,16 @@ def accuracy_sentences(cells: Sequence[CellResult]) -> list[str]:
             verdict = "lower than without compression" if lost > gained else "higher than without compression"
         else:
             verdict = "not distinguishable from no compression"
-        kept = cell.summary["kept_tokens"]
-        held = f", keeping {kept:.0f} of {cell.summary['prompt_tokens']:.0f} prompt tokens," if kept is not None else ""
         sentences.append(
-            f"With `{cell.label}`{held} {_solved(cell.summary['accuracy'])}: {verdict} "
+            f"{_outcome(cell)}: {verdict} "
             f"({lost} prompts lost, {gained} gained, McNemar's exact p = {p:.2g}, {pairs} pairs).{_caveat(cell)}"
         )
     return sentences
+
+
+def cell_sentence(cell: CellResult) -> str:
+    """One cell by itself."""
+    return f"{_outcome(cell)}; {_of(cell.summary['cfr'])} fail catastrophically.{_caveat(cell)}"
 
 
 def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
@@ -62,7 +65,8 @@ def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
     if not looping:
         return ["No run loops."]
     listed = "; ".join(f"`{cell.label}` {_of(cell.summary['looping'])}" for cell in looping)
-    sentences.append(f"Looping runs: {listed}; none in the other {len(cells) - len(looping)} cells.")
+    others = f"; none in the other {len(cells) - len(looping)} cells" if len(looping) < len(cells) else ""
+    sentences.append(f"Looping runs: {listed}{others}.")
     compressed = [cell for cell in cells if cell.config["press"] != "none" and cell.config["ratio"]]
     for index, first in enumerate(compressed):
         for second in compressed[index + 1 :]:
@@ -136,6 +140,12 @@ def _of(rate) -> str:
 
 def _solved(rate) -> str:
     return f"{_of(rate)} prompts are solved"
+
+
+def _outcome(cell: CellResult) -> str:
+    kept = cell.summary["kept_tokens"]
+    held = f", keeping {kept:.0f} of {cell.summary['prompt_tokens']:.0f} prompt tokens," if kept is not None else ""
+    return f"With `{cell.label}`{held} {_solved(cell.summary['accuracy'])}"
 
 
 def _caveat(cell: CellResult) -> str:

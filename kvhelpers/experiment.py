@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.paths import REPOSITORY, relative, results_dir, write_atomic
+from kvhelpers.paths import REPOSITORY, results_dir, write_atomic
 
 GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
 
@@ -79,7 +79,7 @@ def load_experiment(path: Path, name: str | None = None, overrides: dict[str, An
 
 
 def _command(path: Path, name: str | None, overrides: dict[str, Any] | None) -> str:
-    parts = ["python -m kvhelpers run", relative(path)]
+    parts = ["python -m kvhelpers run", str(path)]
     parts += [f"--name {name}"] if name else []
     parts += ["--set", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
     return " ".join(parts)

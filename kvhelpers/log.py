@@ -11,12 +11,13 @@ from kvhelpers import conclusions, figures
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import Experiment, find_experiment
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
+from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult, read_experiment
 from kvhelpers.summary import most_interesting
 from kvhelpers.tables import cell_flags, find_baseline, markdown_table, results_table, signals_table
 from kvhelpers.validity import FLAGS
 
-EXCERPT = 400
+EXCERPT = 400  # characters; of a looping run, half of them before the onset
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
 MODES = {
     "Looping": lambda f, stop: f["looping"],
@@ -104,8 +105,8 @@ def _setup(cell: CellResult) -> str:
     config, identity, machine, versions = (cell.data[key] for key in ("config", "identity", "machine", "versions"))
     prompting = "multi-turn" if config["multiturn"] else "single-message"
     told = {
-        "Model": f"`{config['model']}` ({identity['model_source'].replace(str(Path.home()), '~')[:60]})",
-        "Task": f"{config['task']} ({identity['data']}), {config['n_fewshot']}-shot, {prompting} chat",
+        "Model": f"`{config['model']}` ({identity['model_source'].replace(str(Path.home()), '~')})",
+        "Task": f"{config['task']} ({identity['data'][:19]}), {config['n_fewshot']}-shot, {prompting} chat",
         "Prompts": f"{config['n_prompts']}, chosen by seed {config['seed']}",
         "Decoding": f"greedy, raw logits, repetition penalty {config['repetition_penalty']:g}, "
         f"at most {config['max_new_tokens']} new tokens",
@@ -146,7 +147,8 @@ def _flags(cells: Sequence[CellResult]) -> str:
 def _failure_modes(cells: Sequence[CellResult]) -> list[str]:
     parts = []
     for mode, holds in MODES.items():
-        found = [(c, r) for c in cells for r in c.records if holds(r["failures"], r["stop_reason"])]
+        compressed_first = sorted(cells, key=lambda cell: cell.config["press"] == NONE)
+        found = [(c, r) for c in compressed_first for r in c.records if holds(r["failures"], r["stop_reason"])]
         per_cell = ", ".join(
             f"`{cell.label}` {count} of {cell.summary['n']}"
             for cell in cells
@@ -161,9 +163,12 @@ def _failure_modes(cells: Sequence[CellResult]) -> list[str]:
 
 
 def _excerpt(cell: CellResult, record: dict[str, Any]) -> str:
-    text = record["text"] if len(record["text"]) <= EXCERPT else record["text"][:EXCERPT] + " […]"
-    onset = record["failures"]["loop_onset"]
-    where = f"; the loop starts at token {onset}" if onset is not None and record["failures"]["looping"] else ""
+    text, onset = record["text"], record["loop_onset_char"]
+    where, first = "", 0
+    if onset is not None:
+        where = f"; the loop starts at token {record['failures']['loop_onset']}, here after ⟦loop⟧"
+        text, first = f"{text[:onset]}⟦loop⟧{text[onset:]}", max(0, onset - EXCERPT // 2)
+    text = ("[…] " if first else "") + text[first : first + EXCERPT] + (" […]" if len(text) > first + EXCERPT else "")
     return (
         f"`{cell.label}`, prompt {record['prompt_id']}, right answer {record['reference']}, "
         f"{record['n_tokens']} tokens, stop reason `{record['stop_reason']}`{where}:\n\n{_quote(text)}"

@@ -34,6 +34,7 @@ def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entr
                 "correct": right,
                 "cache": {"kept_tokens": 100 * (1 - ratio), "cache_bytes": 1000},
                 "flags": list(flags),
+                "loop_onset_char": 4 if looping else None,
                 "failures": {
                     "non_termination": looping,
                     "looping": looping,
@@ -144,8 +145,16 @@ def test_model_output_cannot_break_the_log():
     cells = [make_cell("none", 0.0, [True] * 6), make_cell("knorm", 0.5, [False] * 6, {0: 4}, text=hostile)]
     text = log.render(cells, None, {}, {})
     start = text.index("`````text\n")
-    assert text[start:].startswith("`````text\n" + hostile + "\n`````\n")
+    assert text[start:].startswith("`````text\n" + hostile[:4] + "⟦loop⟧" + hostile[4:] + "\n`````\n")
     assert markdown_table(pd.DataFrame({"a": ["x|y"]})).splitlines()[-1] == "| x\\|y |"
+
+
+def test_a_looping_excerpt_shows_the_loop():
+    text = "x" * 1000 + "loop " * 300
+    cell = make_cell("knorm", 0.5, [False] * 6, {0: 4}, text=text)
+    cell.records[0]["loop_onset_char"] = 1000
+    shown = log._excerpt(cell, cell.records[0])
+    assert "[…] " + "x" * 200 + "⟦loop⟧loop loop" in shown and shown.endswith(" […]\n```") and len(shown) < 700
 
 
 def test_written_prose_survives_and_nothing_else(output, monkeypatch):
