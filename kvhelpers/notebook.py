@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvhelpers.config import CellConfig, make_config
-from kvhelpers.errors import unknown_name
+from kvhelpers.errors import InputError, unknown_name
 
 MARK = "# Parameters"
 
@@ -30,7 +30,7 @@ def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
     ----------
     namespace : the notebook's ``globals()``, with IPython's history ``In``. Parameters cells start with ``# Parameters``, as
         papermill's injected one does; a name that one of them assigns and that is no parameter is refused (papermill itself
-        only warns).
+        only warns). Runners that keep no history (nbval) inject nothing either.
 
     Raises
     ------
@@ -40,7 +40,10 @@ def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
     for name in names:
         if name not in CellConfig.model_fields:
             raise unknown_name("parameter", name, CellConfig.model_fields)
-    return make_config({name: namespace[name] for name in names})
+    missing = [name for name in CellConfig.model_fields if name not in namespace]
+    if missing:
+        raise InputError(f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names")
+    return make_config({name: namespace[name] for name in CellConfig.model_fields})
 
 
 def _latest_parameters(executed: Sequence[str]) -> list[str]:

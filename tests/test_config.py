@@ -96,6 +96,9 @@ def test_only_parameters_cells_are_checked():
     assert config == make_config({"ratio": 0.5})
     with pytest.raises(InputError, match="parameter 'ratoi' is unknown; did you mean 'ratio'"):
         cell_from_parameters({"In": [own, "# Parameters\nratoi = 0.9"], "ratoi": 0.9, **names})
+    assert cell_from_parameters({"In": [""], **names}) == config
+    with pytest.raises(InputError, match="parameter 'seed' is missing"):
+        cell_from_parameters({"In": [own], **{name: value for name, value in names.items() if name != "seed"}})
     misspelt = own.replace("ratio =", "ratoi =")
     with pytest.raises(InputError, match="parameter 'ratoi' is unknown"):
         cell_from_parameters({"In": [own, misspelt], "ratoi": 0.9, **names})
