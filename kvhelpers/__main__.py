@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="run an experiment file, cell by cell, and write its log")
     run.add_argument("file", help="experiments/*.yaml")
     run.add_argument("--name", help="run it under another experiment name")
-    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override parameters (needs --name)")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters (needs --name)")
     log = commands.add_parser("log", help="render the log of an experiment's finished cells")
     log.add_argument("experiment")
     options = parser.parse_args(arguments)

@@ -59,6 +59,7 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
     shortest = min(len(prompt.token_ids) for prompt in prompts)
     config.press_spec.for_prompt(shortest)  # a budget above the shortest prompt is refused before anything runs
     checkpoint = Checkpoint(config)
+    checkpoint.forget_failed()
     done = {record["prompt_index"] for record, _ in checkpoint.load()}
     missing = [index for index in range(len(prompts)) if index not in done]
     started = time.monotonic()
@@ -130,14 +131,14 @@ def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, conf
         "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
         "loop_onset_char": None if onset is None else len(answer_text(run.token_ids[:onset], lm)),
         "cache": asdict(run.cache) if run.cache else None,
-        "flags": run.cache.flags(compresses) if run.cache else _failed_flags(len(prompt.token_ids), config),
+        "flags": run.cache.flags(compresses) if run.error is None else _failed_flags(len(prompt.token_ids), config),
         "seconds": round(run.seconds, 3),
     }
 
 
 def _failed_flags(n_tokens: int, config: CellConfig) -> list[str]:
     window = observation_window(config.press_spec.for_prompt(n_tokens))
-    return ["prompt_within_window"] if window is not None and n_tokens <= window else []
+    return ["run_failed", *(["prompt_within_window"] if window is not None and n_tokens <= window else [])]
 
 
 def _cell_data(

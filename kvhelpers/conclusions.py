@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 from scipy.stats import binomtest
 
+from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
 from kvhelpers.summary import wilson
-from kvhelpers.tables import find_baseline, rate_text
-from kvhelpers.validity import FLAGS, INVALIDATING, SIGNIFICANCE, baseline_is_weak
+from kvhelpers.tables import find_baseline, is_invalid, rate_text
+from kvhelpers.validity import FLAGS, SIGNIFICANCE, baseline_is_weak
 
 
 def paired(first: CellResult, second: CellResult, key) -> tuple[int, int, float, int]:
@@ -58,69 +61,94 @@ def cell_sentence(cell: CellResult) -> str:
     return f"{_outcome(cell)}; {_of(cell.summary['cfr'])} fail catastrophically.{_caveat(cell)}"
 
 
+def catastrophe_sentences(cells: Sequence[CellResult]) -> list[str]:
+    """Catastrophic failure, and the share of it that is non-termination."""
+    baseline = find_baseline(cells)
+    listed = "; ".join(
+        f"`{cell.label}` {_of(cell.summary['cfr'])}, of which {cell.summary['non_termination']['count']} do not terminate"
+        + _mark(cell, baseline)
+        for cell in cells
+    )
+    return [f"Catastrophic failures: {listed}."]
+
+
 def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
-    """Which cells loop, and whether two presses at the same ratio differ in it."""
-    sentences = []
+    """Which cells loop, and whether two presses that remove the same share (or keep the same budget) differ in it."""
+    baseline = find_baseline(cells)
     looping = [cell for cell in cells if cell.summary["looping"]["count"]]
     if not looping:
         return ["No run loops."]
-    listed = "; ".join(f"`{cell.label}` {_of(cell.summary['looping'])}" for cell in looping)
+    listed = "; ".join(f"`{cell.label}` {_of(cell.summary['looping'])}{_mark(cell, baseline)}" for cell in looping)
     others = f"; none in the other {len(cells) - len(looping)} cells" if len(looping) < len(cells) else ""
-    sentences.append(f"Looping runs: {listed}{others}.")
-    compressed = [cell for cell in cells if cell.config["press"] != "none" and cell.config["ratio"]]
-    for index, first in enumerate(compressed):
-        for second in compressed[index + 1 :]:
-            if first.config["ratio"] != second.config["ratio"] or first.config["press"] == second.config["press"]:
-                continue
-            a, b, p, pairs = paired(first, second, lambda record: record["failures"]["looping"])
-            more, less = (first, second) if a > b else (second, first)
-            verdict = (
-                f"`{more.label}` loops more often than `{less.label}`"
-                if p < SIGNIFICANCE
-                else f"`{first.label}` and `{second.label}` do not differ detectably in looping"
-            )
-            suspect = [f"`{c.label}`" for c in (first, second) if any(name in INVALIDATING for name in c.summary["flags"])]
-            caveat = f" Not valid as evidence about presses: {' and '.join(suspect)} is flagged above." if suspect else ""
-            sentences.append(
-                f"{verdict} ({a} prompts loop only with `{first.label}`, {b} only with `{second.label}`; "
-                f"McNemar's exact p = {p:.2g}, {pairs} pairs).{caveat}"
-            )
+    sentences = [f"Looping runs: {listed}{others}."]
+    compressed = [cell for cell in cells if cell.config["press"] != NONE]
+    for first, second in itertools.combinations(compressed, 2):
+        if any(first.config[key] != second.config[key] for key in ("ratio", "budget")):
+            continue
+        a, b, p, pairs = paired(first, second, lambda record: record["failures"]["looping"])
+        more, less = (first, second) if a > b else (second, first)
+        verdict = (
+            f"`{more.label}` loops more often than `{less.label}`"
+            if p < SIGNIFICANCE
+            else f"`{first.label}` and `{second.label}` do not differ detectably in looping"
+        )
+        suspect = [f"`{cell.label}`" for cell in (first, second) if is_invalid(cell, baseline)]
+        caveat = f" Not valid as evidence about presses: see the flags of {' and '.join(suspect)}." if suspect else ""
+        sentences.append(
+            f"{verdict} ({a} prompts loop only with `{first.label}`, {b} only with `{second.label}`; "
+            f"McNemar's exact p = {p:.2g}, {pairs} pairs, not corrected for the number of comparisons).{caveat}"
+        )
     return sentences
 
 
 def spike_sentences(cells: Sequence[CellResult]) -> list[str]:
-    """Whether the largest entropy of a looping run comes before its loop."""
-    before, after, immediate = 0, 0, 0
+    """Whether a looping run's largest entropy comes before its loop more often than a random token would.
+
+    A uniformly placed token lies before the onset with probability onset / length, so the number of runs whose entropy
+    maximum does is, under the null hypothesis, a sum of unequal coin flips (Poisson-binomial); the p-value is two-sided.
+    Cells whose flags invalidate them are left out.
+    """
+    baseline = find_baseline(cells)
+    sentences, immediate, before, chances = [], 0, 0, []
+    left_out = [cell for cell in cells if is_invalid(cell, baseline) and cell.summary["looping"]["count"]]
     for cell in cells:
+        if cell in left_out or not cell.summary["looping"]["count"]:
+            continue
         entropy = cell.signals().set_index("prompt_index")["entropy"]
         for record in cell.records:
-            onset = record["failures"]["loop_onset"]
             if not record["failures"]["looping"]:
                 continue
+            onset = record["failures"]["loop_onset"]
             if onset == 0:
                 immediate += 1
-            elif entropy.loc[record["prompt_index"]].to_numpy().argmax() < onset:
-                before += 1
-            else:
-                after += 1
-    if before + after + immediate == 0:
-        return ["No run loops, so nothing can be said about entropy before loops."]
-    sentences = []
+                continue
+            before += int(entropy.loc[record["prompt_index"]].to_numpy().argmax() < onset)
+            chances.append(onset / record["n_tokens"])
+    if left_out:
+        sentences.append(f"Left out here, because of their flags: {', '.join(f'`{cell.label}`' for cell in left_out)}.")
     if immediate:
         sentences.append(f"{immediate} looping runs loop from their first token: nothing can precede those.")
-    if before + after:
-        rate = wilson(before, before + after)
-        if rate["low"] > 0.5:
-            verdict = "the largest entropy usually precedes the loop"
-        elif rate["high"] < 0.5:
-            verdict = "the largest entropy usually does not precede the loop"
-        else:
-            verdict = "whether the largest entropy usually precedes the loop stays open"
-        sentences.append(
-            f"In {_of(rate)} looping runs with a token before the onset, the run's largest entropy comes before the onset: "
-            f"{verdict}. This says nothing yet about prediction: healthy runs have a largest entropy too."
-        )
+    if not chances:
+        return [*sentences, "No other run loops, so nothing can be said about entropy before loops."]
+    expected, p = sum(chances), poisson_binomial_p(before, chances)
+    if p >= SIGNIFICANCE:
+        verdict = "no more and no less often than chance would have it"
+    else:
+        verdict = "more often than chance would have it" if before > expected else "less often than chance would have it"
+    sentences.append(
+        f"In {_of(wilson(before, len(chances)))} looping runs with a token before the onset, the run's largest entropy comes "
+        f"before the onset; a token placed at random would in {expected:.1f}: {verdict} (p = {p:.2g}). This says nothing yet "
+        "about prediction: healthy runs have a largest entropy too."
+    )
     return sentences
+
+
+def poisson_binomial_p(count: int, chances: Sequence[float]) -> float:
+    """Two-sided p-value of ``count`` successes in independent trials with unequal ``chances``: twice the smaller tail."""
+    mass = np.ones(1)
+    for chance in chances:
+        mass = np.convolve(mass, [1 - chance, chance])
+    return float(min(1.0, 2 * min(mass[: count + 1].sum(), mass[count:].sum())))
 
 
 def cut_sentences(cells: Sequence[CellResult]) -> list[str]:
@@ -148,10 +176,13 @@ def _outcome(cell: CellResult) -> str:
     return f"With `{cell.label}`{held} {_solved(cell.summary['accuracy'])}"
 
 
+def _mark(cell: CellResult, baseline: CellResult | None) -> str:
+    return " (not valid, see its flags)" if is_invalid(cell, baseline) else ""
+
+
 def _caveat(cell: CellResult) -> str:
-    """What to hold against a cell's numbers; invalidating flags say that they are no evidence about the press."""
-    flags = cell.summary["flags"]
-    told = "; ".join(f"{FLAGS[name]} ({count} of {cell.summary['n']} runs)" for name, count in flags.items())
-    if any(name in INVALIDATING for name in flags):
+    """What to hold against a cell's numbers, whatever the baseline; invalid ones are no evidence about the press."""
+    told = "; ".join(f"{FLAGS[name]} ({count} of {cell.summary['n']} runs)" for name, count in cell.summary["flags"].items())
+    if is_invalid(cell, None):
         return f" **Not valid as evidence about `{cell.config['press']}`:** {told}."
     return f" Note: {told}." if told else ""

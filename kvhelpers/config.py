@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from kvhelpers.tasks import TASKS, data_fingerprint
 
 SCHEMA_VERSION = 1
 DEFAULT_RATIO = 0.875
+GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
 
 
 def _as_mapping(value: Any) -> Any:
@@ -80,12 +82,17 @@ class CellConfig(BaseModel):
         device = resolve_device(self.device)
         return kept | {
             "schema_version": SCHEMA_VERSION,
+            **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},
             "model_source": model_source(self.model),
             "data": data_fingerprint(self.task, self.data_file),
             "dtype": resolve_dtype(self.dtype, device),
             "attn": self.prefill_attention,
             "timeout_s": self.timeout_s,
         }
+
+    def shared_identity(self) -> dict[str, Any]:
+        """The part of `identity` that all cells of an experiment must have in common: all but the press."""
+        return {key: value for key, value in self.identity().items() if key not in (*GRID_KEYS, "attn")}
 
     def hash(self) -> str:
         """Hex SHA-256 of `identity`; a finished cell is recognized by it."""
@@ -95,7 +102,7 @@ class CellConfig(BaseModel):
         """File name of the cell's results: ``<model>_<ratio>_<n>p``, with a budget or press_kwargs spelt out."""
         amount = f"{self.ratio:g}" if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
-        parts = [self.model.removesuffix(".gguf").rsplit("/", 1)[-1], amount, f"{self.n_prompts}p", extra]
+        parts = [self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1], amount, f"{self.n_prompts}p", extra]
         return "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
 
     def label(self) -> str:
@@ -127,6 +134,9 @@ def make_config(values: dict[str, Any]) -> CellConfig:
         name = ".".join(map(str, first["loc"])) or "parameters"
         raise InputError(f"{name} {first['input']!r} is not allowed: {first['msg']}") from error
     config.press_spec.check()
+    needed = config.press_spec.attention()
+    if needed == "eager" and config.attn not in ("auto", needed):
+        raise InputError(f"attn {config.attn!r} does not fit {config.press!r}, which reads attention weights: use 'eager'")
     if config.task not in TASKS:
         raise unknown_name("task", config.task, TASKS)
     if config.task != "gsm8k" and config.data_file:

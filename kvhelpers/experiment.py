@@ -8,11 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kvhelpers.config import CellConfig, make_config
+from kvhelpers.config import GRID_KEYS, CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.paths import REPOSITORY, results_dir, write_atomic
-
-GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
 
 
 class Experiment(BaseModel):
@@ -64,6 +62,9 @@ def load_experiment(path: Path, name: str | None = None, overrides: dict[str, An
     for key in data:
         if key not in Experiment.model_fields:
             raise unknown_name(f"experiment file {str(path)!r}: key", key, Experiment.model_fields)
+    for key in overrides or {}:
+        if key in (*GRID_KEYS, "experiment"):
+            raise InputError(f"--set {key} has no effect on a grid; edit a copy of the experiment file, or use --name")
     if overrides and (name is None or name == data.get("name")):
         raise InputError("overrides need a new experiment name, so that nothing is overwritten; give --name")
     try:

@@ -46,8 +46,8 @@ class PeriodicLoop:
 class Failures:
     """The failures of one run. Positions count new tokens from 0; None where there is nothing to point at.
 
-    ``loop_onset`` is the periodic stretch's start, or the repeated window's first occurrence where the repetition is not
-    contiguous. ``loop_detected`` is the earliest token at which either detector, reading left to right, knows.
+    ``loop_onset`` and ``loop_detected`` are the start and the detection of whichever loop a left-to-right reader is sure of
+    first, the periodic one in a tie.
     """
 
     non_termination: bool
@@ -72,13 +72,13 @@ def find_failures(token_ids: Sequence[int], stop_reason: str, correct: bool) -> 
     wrong_answer: the extracted answer is not the reference; a run that failed has no answer.
     """
     window, periodic = find_window_loop(token_ids), find_periodic_loop(token_ids)
-    starts = periodic or window
+    first = min((loop for loop in (periodic, window) if loop), key=lambda loop: loop.detected, default=None)
     return Failures(
         non_termination=stop_reason in (MAX_NEW_TOKENS, TIMEOUT),
         looping=window is not None,
         wrong_answer=not correct or stop_reason == ERROR,
-        loop_onset=starts.start if starts else None,
-        loop_detected=min(loop.detected for loop in (window, periodic) if loop) if starts else None,
+        loop_onset=first.start if first else None,
+        loop_detected=first.detected if first else None,
         window_loop=window,
         periodic_loop=periodic,
     )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kvhelpers.paths import write_atomic
 from kvhelpers.results import CellResult
+from kvhelpers.tables import find_baseline, is_invalid
 
 COLOURS = sns.color_palette("colorblind")
 STYLE = {"svg.hashsalt": "kvhelpers", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
@@ -19,6 +20,7 @@ STYLE = {"svg.hashsalt": "kvhelpers", "svg.fonttype": "none", "axes.spines.top":
 
 def outcomes(cells: Sequence[CellResult]) -> Figure:
     """Accuracy and catastrophic failure rate of each cell, dots with Wilson 95 % intervals."""
+    baseline = find_baseline(cells)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 0.55 * len(cells) + 1.3), layout="constrained")
         axes = figure.subplots()
@@ -30,15 +32,15 @@ def outcomes(cells: Sequence[CellResult]) -> Figure:
             spread = [[r["rate"] - r["low"] for r in rates], [r["high"] - r["rate"] for r in rates]]
             place = [index + offset for index in range(len(cells))]
             axes.errorbar(rate, place, xerr=spread, fmt=marker, color=colour, capsize=3, label=title, clip_on=False)
-        axes.set_yticks(range(len(cells)), [_cell_name(cell) for cell in cells])
+        axes.set_yticks(range(len(cells)), [_cell_name(cell, baseline) for cell in cells])
         axes.set(ylim=(len(cells) - 0.5, -0.5), xlim=(0, 1), xlabel="share of runs, with Wilson 95 % interval")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
-def _cell_name(cell: CellResult) -> str:
-    return f"{cell.label}\n(n = {cell.summary['n']}{', flagged' if cell.summary['flags'] else ''})"
+def _cell_name(cell: CellResult, baseline: CellResult | None) -> str:
+    return f"{cell.label}\n(n = {cell.summary['n']}{', not valid' if is_invalid(cell, baseline) else ''})"
 
 
 def trace(runs: Sequence[tuple[str, pd.DataFrame]], onset: int | None = None) -> Figure:

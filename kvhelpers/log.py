@@ -63,7 +63,7 @@ def render(cells: Sequence[CellResult], spec: Experiment | None, images: dict[st
         "## Objective",
         spec.objective if spec else "A run of single cells, without an experiment file.",
         *([f"**Not finished:** {', '.join(missing)}."] if missing else []),
-        _prose("notes", prose, ""),
+        _prose("notes", prose),
         "## Setup",
         _setup(first) + (f"\n- **Command:** `{spec.command}`" if spec else ""),
         "## Compression configurations",
@@ -77,7 +77,8 @@ def render(cells: Sequence[CellResult], spec: Experiment | None, images: dict[st
         "## Result files",
         "\n".join(f"- `{relative(cell.path)}` and `.parquet` (config `{cell.data['config_hash'][:12]}`)" for cell in cells),
         "## Signal analysis",
-        "Averages over runs: of the run's mean entropy, of its largest entropy (nats), of its smallest top-1 probability.",
+        "Averages over runs: of the run's mean entropy, of its largest entropy (nats), of its smallest top-1 probability. A "
+        "longer run has more chances of an extreme value: compare extremes only with the average tokens in mind.",
         markdown_table(signals_table(cells)),
         *conclusions.spike_sentences(cells),
         _image(images, "trace", "Entropy and top-1 probability of the run with most tokens before its failure"),
@@ -87,18 +88,21 @@ def render(cells: Sequence[CellResult], spec: Experiment | None, images: dict[st
         "\n".join(
             f"{number}. {sentence}"
             for number, sentence in enumerate(
-                conclusions.accuracy_sentences(cells) + conclusions.looping_sentences(cells), start=1
+                conclusions.accuracy_sentences(cells)
+                + conclusions.catastrophe_sentences(cells)
+                + conclusions.looping_sentences(cells),
+                start=1,
             )
         ),
         "## Next steps",
-        _prose("next-steps", prose, spec.next_steps if spec else ""),
+        spec.next_steps.strip() if spec else "",
+        _prose("next-steps", prose),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _prose(name: str, prose: dict[str, str], default: str) -> str:
-    text = prose.get(name, default.strip() + "\n" if default else "")
-    return f"<!-- prose:{name} -->\n{text}<!-- /prose -->"
+def _prose(name: str, prose: dict[str, str]) -> str:
+    return f"<!-- prose:{name} -->\n{prose.get(name, '')}<!-- /prose -->"
 
 
 def _setup(cell: CellResult) -> str:
@@ -122,7 +126,8 @@ def _configurations(cells: Sequence[CellResult]) -> str:
     for cell in cells:
         summary = cell.summary
         attention = cell.data["identity"]["attn"]
-        eager = "; eager attention in the prefill, which this press needs" if attention == "eager" else ""
+        eager = "; eager attention in the prefill" if attention == "eager" else ""
+        eager += ", which this press needs" if eager and cell.config["attn"] == "auto" else ""
         if summary["kept_tokens"] is None:
             lines.append(f"- `{cell.label}`: no prompt could be prefilled{eager}")
             continue

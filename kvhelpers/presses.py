@@ -31,6 +31,11 @@ UNSUPPORTED = {
     "CompressionRatioDecodingPress": "it compresses while decoding",
     "PrefillDecodingPress": "it compresses while decoding",
     "DMSPress": "it compresses while decoding",
+    "CAMPress": "it compresses while decoding",
+    "ComposedPress": "it takes a list of presses",
+    "KVComposePress": "it needs attention of its own when decoding",
+    "KVgradPress": "it needs a file from a model hub",
+    "LUKVPress": "it needs parameters that fit one model",
     "KVzipPress": "it replays the context in several passes of its own",
     "FastKVzipPress": "it needs gates from a model hub",
     "KVzapPress": "it needs a scorer from a model hub",
@@ -130,6 +135,13 @@ def _make(name: str, kwargs: dict[str, Any], parameter: str) -> kvpress.BasePres
     for key in kwargs:
         if key not in fields:
             raise unknown_name(f"press_kwargs of press {name!r}: key", key, sorted(fields))
+    defaults = {item.name: item.default for item in dataclasses.fields(cls)}
+    for key, value in kwargs.items():
+        kind = type(defaults[key])
+        if kind in (int, float, bool) and (type(value) is not kind and not (kind is float and type(value) is int)):
+            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is no {kind.__name__}")
+        if kind is int and value < 0:
+            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is below 0")
     made = {
         key: _make(value["name"], {k: v for k, v in value.items() if k != "name"}, f"press_kwargs {key}")
         if isinstance(value, dict) and "name" in value

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from kvhelpers.config import SCHEMA_VERSION, CellConfig
 from kvhelpers.errors import InputError
+from kvhelpers.generation import ERROR
 from kvhelpers.paths import relative, results_dir, write_atomic
 from kvhelpers.signals import LISTS, SCALARS
 
@@ -71,24 +72,31 @@ def cell_path(config: CellConfig) -> Path:
 
 
 def find_finished(config: CellConfig) -> CellResult | None:
-    """The cell's result if it is already there, recognized by the configuration's hash.
+    """The cell's result if it is already there. Cells of an experiment differ in their press only.
 
     Raises
     ------
-    InputError : the file belongs to another configuration or schema; nothing is ever overwritten.
+    InputError : the file, or another cell of the experiment, belongs to another configuration or schema; nothing is ever
+        overwritten or mixed.
     """
+    for other in read_experiment(config.experiment):
+        _refuse_unless_same(config, other, config.shared_identity())
     path = cell_path(config)
     if not path.exists():
         return None
     result = read_cell(path)
-    if result.data["config_hash"] != config.hash():
-        old, new = result.data["identity"], config.identity()
-        changed = ", ".join(f"{k} {old.get(k)!r} → {new.get(k)!r}" for k in new if old.get(k) != new.get(k))
+    _refuse_unless_same(config, result, config.identity())
+    return result
+
+
+def _refuse_unless_same(config: CellConfig, other: CellResult, wanted: dict[str, Any]) -> None:
+    found = other.data["identity"]
+    changed = ", ".join(f"{key} {found.get(key)!r} → {value!r}" for key, value in wanted.items() if found.get(key) != value)
+    if changed:
         raise InputError(
-            f"experiment {config.experiment!r} already holds {relative(path)} with another configuration ({changed}); "
+            f"experiment {config.experiment!r} already holds {relative(other.path)} with another configuration ({changed}); "
             "choose another experiment name or delete that file"
         )
-    return result
 
 
 def read_cell(path: Path) -> CellResult:
@@ -129,7 +137,16 @@ class Checkpoint:
         for name in SIGNALS_SCHEMA.names[3:]:
             columns[name] = list(signals[name]) if name in signals else []
         table = pa.table(columns, schema=SIGNALS_SCHEMA).replace_schema_metadata({"record": json.dumps(record)})
-        write_atomic(self.folder / f"{record['prompt_index']:05d}.parquet", lambda path: pq.write_table(table, path))
+        write_atomic(self._path(record["prompt_index"]), lambda path: pq.write_table(table, path))
+
+    def forget_failed(self) -> None:
+        """Drop prompts that ended in an error, so that a resumed cell tries them again."""
+        for record, _ in list(self.load()):
+            if record["stop_reason"] == ERROR:
+                self._path(record["prompt_index"]).unlink()
+
+    def _path(self, prompt_index: int) -> Path:
+        return self.folder / f"{prompt_index:05d}.parquet"
 
     def load(self) -> Iterator[tuple[dict[str, Any], pa.Table]]:
         """Records and signals saved so far, by prompt index."""

@@ -69,7 +69,8 @@ class SlotLayer(CacheLayerMixin):
         old_slots, groups, old_capacity, _ = self.keys.shape
         if slots <= old_slots and capacity <= old_capacity:
             return
-        slots, capacity = max(slots, old_slots), max(capacity, old_capacity)
+        slots = old_slots if slots <= old_slots else max(slots, 2 * old_slots)
+        capacity = max(capacity, old_capacity)
 
         def grown(old, *shape):
             new = old.new_zeros(*shape)  # zeros, since masked garbage times zero may be NaN
@@ -89,6 +90,7 @@ class SlotLayer(CacheLayerMixin):
         length = keys.shape[2]
         self.reserve(slot + 1, length)
         self.keys[slot, :, :length], self.values[slot, :, :length] = keys[0], values[0]
+        self.keys[slot, :, length:], self.values[slot, :, length:] = 0, 0  # a failed row may have left NaN, and 0 * NaN is NaN
         self.lengths[slot] = length
         if hidden is not None and self.hidden is None:
             self.hidden = torch.zeros(self.keys.shape[:3], dtype=torch.bool, device=self.keys.device)
@@ -103,11 +105,14 @@ class SlotLayer(CacheLayerMixin):
             if buffer is not None:
                 buffer[target] = buffer[source]
 
-    def begin_step(self, rows: int, longest: int) -> torch.Tensor:
-        """Mask ``[rows, 1 or G, 1, longest + 1]`` of what each row's next token may see, itself included."""
-        if longest + 1 > self.keys.shape[2]:
-            self.reserve(rows, max(longest + 1, self.keys.shape[2] * 3 // 2, 64))
-        self.width = longest + 1
+    def reserve_step(self, rows: int, width: int) -> None:
+        """Make room for one more token per row; ``width`` is how far the step's longest row reaches."""
+        if width > self.keys.shape[2]:
+            self.reserve(rows, max(width, self.keys.shape[2] * 3 // 2, 64))
+        self.width = width
+
+    def step_mask(self, rows: int) -> torch.Tensor:
+        """Mask ``[rows, 1 or G, 1, width]`` of what each row's next token may see, itself included."""
         position = torch.arange(self.width, device=self.keys.device)
         now = self.lengths[:rows, None]
         mask = position <= now
@@ -170,7 +175,14 @@ class SlotCache(Cache):
     def step(self, model: PreTrainedModel, tokens: list[int], positions: list[int]) -> torch.Tensor:
         """Feed each row its next token at its true position; return float32 raw logits ``[rows, V]``."""
         rows, device = len(self.lengths), model.device
-        masks = [layer.begin_step(rows, max(row[i] for row in self.lengths)) for i, layer in enumerate(self.layers)]
+        masks, shared = [], {}  # layers that hold the same lengths, as most presses leave them, share one mask
+        for i, layer in enumerate(self.layers):
+            held = tuple(row[i] for row in self.lengths)
+            layer.reserve_step(rows, max(held) + 1)
+            key = (held, layer.sliding_window, i if layer.hidden is not None else None)
+            if key not in shared:
+                shared[key] = layer.step_mask(rows)
+            masks.append(shared[key])
         with attention_implementation(model, SLOT_ATTENTION):
             out = model(
                 input_ids=torch.tensor(tokens, device=device)[:, None],

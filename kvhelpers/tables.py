@@ -11,7 +11,7 @@ import pandas as pd
 
 from kvhelpers.results import CellResult
 from kvhelpers.summary import RATES
-from kvhelpers.validity import baseline_is_weak
+from kvhelpers.validity import INVALIDATING, baseline_is_weak
 
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
 
@@ -34,6 +34,15 @@ def find_baseline(cells: Sequence[CellResult]) -> CellResult | None:
     return next((cell for cell in cells if cell.config["press"] == "none"), None)
 
 
+def is_invalid(cell: CellResult, baseline: CellResult | None) -> bool:
+    """Whether a flag takes away the meaning of at least half of the cell's runs."""
+    return any(name in INVALIDATING and 2 * count >= cell.summary["n"] for name, count in cell_flags(cell, baseline).items())
+
+
+def _flags_text(cell: CellResult, baseline: CellResult | None) -> str:
+    return ", ".join(f"{name} {count}/{cell.summary['n']}" for name, count in cell_flags(cell, baseline).items()) or "–"
+
+
 def _amount(cell: CellResult) -> str:
     config = cell.config
     extra = "".join(f", {key}={value}" for key, value in config["press_kwargs"].items())
@@ -47,7 +56,6 @@ def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:
     for cell in cells:
         summary = cell.summary
         kept = summary["kept_tokens"]
-        flags = cell_flags(cell, baseline)
         rows.append(
             {"Press": cell.config["press"], "Ratio": _amount(cell)}
             | {title: rate_text(summary[name]) for name, title in RATE_COLUMNS.items()}
@@ -55,14 +63,15 @@ def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:
                 "Avg tokens": f"{summary['avg_tokens']:.1f}",
                 "Kept tokens": "–" if kept is None else f"{kept:.0f} of {summary['prompt_tokens']:.0f}",
                 "n": summary["n"],
-                "Flags": ", ".join(f"{name} {count}/{summary['n']}" for name, count in flags.items()) or "–",
+                "Flags": _flags_text(cell, baseline),
             }
         )
     return pd.DataFrame(rows)
 
 
 def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
-    """One row per cell: signals averaged over runs (nats and probabilities)."""
+    """One row per cell: signals averaged over runs (nats and probabilities), average tokens, n and validity flags."""
+    baseline = find_baseline(cells)
 
     def text(value):
         return "–" if value is None else f"{value:.2f}"
@@ -75,7 +84,9 @@ def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
                 "Mean entropy": text(cell.summary["mean_entropy"]),
                 "Max entropy": text(cell.summary["max_entropy"]),
                 "Min top-1 prob": text(cell.summary["min_top1_prob"]),
+                "Avg tokens": f"{cell.summary['avg_tokens']:.1f}",
                 "n": cell.summary["n"],
+                "Flags": _flags_text(cell, baseline),
             }
             for cell in cells
         ]

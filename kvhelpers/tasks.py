@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kvhelpers.answers import STRICT, clean
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.onestep import onestep_problems
+from kvhelpers.onestep import DISTINCT, onestep_problems
 
 GSM8K_HUB = ("openai/gsm8k", "main")
 STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")  # lm-evaluation-harness's for GSM8K
@@ -102,6 +102,8 @@ def build_prompts(
 
 
 def _onestep(n_prompts, n_fewshot, seed, _) -> tuple[list[Problem], list[Problem]]:
+    if n_fewshot + n_prompts > DISTINCT:
+        raise InputError(f"n_prompts and n_fewshot ask for {n_fewshot + n_prompts} problems, but onestep has {DISTINCT}")
     made = [
         Problem(f"onestep/{seed}/{index}", question, solution, answer, asked=question)
         for index, (question, solution, answer) in enumerate(onestep_problems(n_fewshot + n_prompts, seed))

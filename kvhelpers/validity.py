@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FLAGS = {
+    "run_failed": "the run ended in an error: it counts as a failure, but not one of the model",
     "kept_within_window": "kept tokens ≤ the press's observation window: the press chose nothing, it kept part of its window",
     "prompt_within_window": "prompt ≤ the press's observation window: the press cannot score anything",
     "sink_evicted": "the attention sink (first token) was evicted in most heads",
@@ -10,7 +11,7 @@ FLAGS = {
     "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as before",
     "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
 }
-INVALIDATING = ("kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")
+INVALIDATING = ("run_failed", "kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")
 SIGNIFICANCE = 0.05
 
 

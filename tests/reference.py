@@ -1,10 +1,10 @@
-"""Independent references: what transformers and kvpress do with one prompt alone."""
+"""A tiny model, and independent references: what transformers and kvpress do with one prompt alone."""
 
 import contextlib
 import dataclasses
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from kvhelpers.slotcache import attention_implementation
 
@@ -38,3 +38,19 @@ def kvpress_kept(lm, prompt, press, seed):
 def with_attention(lm, spec):
     """The same model with the prefill attention that the press needs."""
     return dataclasses.replace(lm, attn=spec.attention())
+
+
+def tiny_llama(**changes) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "initializer_range": 0.3,
+        "max_position_embeddings": 512,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval()

@@ -15,8 +15,11 @@ import pytest
 from kvhelpers import cell, generation
 from kvhelpers.config import make_config
 from kvhelpers.errors import InputError
+from kvhelpers.log import write_log
 from kvhelpers.results import Checkpoint, cell_path, find_finished, read_cell, read_experiment
 from kvhelpers.signals import SCALARS
+from kvhelpers.tables import results_table
+from kvhelpers.tasks import STOP_STRINGS
 
 SMALL = {"n_prompts": 4, "n_fewshot": 1, "max_new_tokens": 16, "ratio": 0.5, "device": "cpu"}
 TIMES = ("seconds", "finished")
@@ -145,8 +148,58 @@ def test_failed_prompts_stay_in_the_denominator(output, embedded):
     result = cell.run_cell(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
     assert result.summary["accuracy"] | {"low": 0, "high": 0} == {"count": 0, "n": 4, "rate": 0, "low": 0, "high": 0}
     assert result.summary["stop_reasons"] == {"error": 4} and result.summary["kept_tokens"] is None
-    assert result.summary["flags"] == {"prompt_within_window": 4}
+    assert result.summary["flags"] == {"run_failed": 4, "prompt_within_window": 4}
     assert result.summary["cfr"]["count"] == 4
+
+
+def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):
+    result = cell.run_cell(small(press="snapkv", ratio=0.875), embedded)
+    assert result.summary["flags"] == {"kept_within_window": 4, "sink_evicted": 4}
+    assert "kept_within_window 4/4" in results_table([result])["Flags"][0]
+    log = write_log("scratch").read_text()
+    assert "**kept_within_window** in 4 of 4 runs" in log and "Not valid as evidence about `snapkv`" not in log
+    cell.run_cell(small(press="none", ratio=0), embedded)
+    assert "Not valid as evidence about `snapkv`" in write_log("scratch").read_text()
+
+
+def test_cells_of_an_experiment_differ_in_their_press_only(output, embedded):
+    cell.run_cell(small(), embedded)
+    with pytest.raises(InputError, match=r"already holds .* \(seed 42 → 1\)"):
+        cell.run_cell(small(press="knorm", seed=1), embedded)
+    with pytest.raises(InputError, match="n_prompts 4 → 3"):
+        cell.run_cell(small(n_prompts=3), embedded)
+
+
+def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
+    seen = {}
+
+    def spy(lm, prompts, press_for, **knobs):
+        seen.update(knobs, prompt=prompts[0], press=press_for(len(prompts[0])))
+        return iter(())
+
+    monkeypatch.setattr(cell, "generate", spy)
+    config = small(repetition_penalty=1.2, timeout_s=9.0, batch_size=3, multiturn=False, press_kwargs={"n_sink": 2})
+    prompts = cell.cell_prompts(config, embedded)
+    list(cell.generate_prompts(config, embedded, prompts))
+    assert (seen["repetition_penalty"], seen["timeout_s"], seen["batch_size"], seen["max_new_tokens"]) == (1.2, 9.0, 3, 16)
+    assert seen["stop_strings"] == STOP_STRINGS and len(set(seen["seeds"])) == 4
+    assert (seen["press"].n_sink, seen["press"].compression_ratio) == (2, 0.5)
+    assert [message["role"] for message in prompts[0].messages] == ["user"]
+
+
+def test_failed_prompts_are_tried_again_on_resume(output, embedded):
+    config = small()
+    Checkpoint(config).save({"prompt_index": 0, "stop_reason": "error"}, [], {})
+    result = cell.run_cell(config, embedded)
+    assert "error" not in result.summary["stop_reasons"] and len(result.records) == 4
+
+
+def test_a_looping_record_says_where_its_text_begins_to_loop(output, embedded):
+    result = cell.run_cell(small(press="snapkv", ratio=0.875, max_new_tokens=80), embedded)
+    looping = [record for record in result.records if record["failures"]["looping"]]
+    assert looping
+    for record in looping:
+        assert 0 <= record["loop_onset_char"] < len(record["text"])
 
 
 def test_uncompressed_answer_is_the_none_cell_s(output, embedded):

@@ -35,6 +35,8 @@ def test_the_original_grid_is_experiment_001():
 def test_overrides_need_a_name_of_their_own(write):
     with pytest.raises(InputError, match="overrides need a new experiment name"):
         load_experiment(write(), overrides={"seed": 1})
+    with pytest.raises(InputError, match="--set ratio has no effect on a grid"):
+        load_experiment(write(), "other", {"ratio": 0.1})
     experiment = load_experiment(write(), "other", {"seed": 1})
     assert experiment.name == "other" and {config.seed for config in experiment.configs()} == {1}
     assert all(config.experiment == "other" for config in experiment.configs())
@@ -85,6 +87,13 @@ def test_bad_command_lines(capsys, output):
     assert main(["run", "x.yaml", "--name", "n", "--set", "novalue"]) == 2
     assert "--set 'novalue' is no key=value" in capsys.readouterr().err
     assert main(["log", "nothing-there"]) == 2
+
+
+def test_every_set_counts(write, monkeypatch, output):
+    seen = {}
+    monkeypatch.setattr("kvhelpers.__main__.run_experiment", lambda experiment: seen.update(experiment.parameters) or output)
+    assert main(["run", str(write()), "--name", "other", "--set", "seed=1", "--set", "n_prompts=3", "n_fewshot=0"]) == 0
+    assert (seen["seed"], seen["n_prompts"], seen["n_fewshot"]) == (1, 3, 0)
 
 
 def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):

@@ -62,6 +62,13 @@ def test_detection_is_causal():
     assert not find_failures(until[:-1], "max_new_tokens", False).looping
 
 
+def test_the_onset_belongs_to_the_loop_that_is_detected_first():
+    window = fresh(20, 0)
+    tokens = window + fresh(9, 500) + window + fresh(9, 600) + window + fresh(40, 3000) + [1, 2, 3] * 20
+    judged = find_failures(tokens, "max_new_tokens", False)
+    assert judged.periodic_loop.start > judged.loop_detected >= judged.loop_onset == 0
+
+
 def test_kinds_of_failure():
     healthy = find_failures(fresh(30), "eos", True)
     assert not healthy.catastrophic and healthy.loop_onset is None

@@ -4,7 +4,7 @@ from reference import alone, kvpress_kept, with_attention
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation import generate
-from kvhelpers.presses import PRESSES, PressSpec
+from kvhelpers.presses import PRESSES, PressSpec, press_classes
 from kvhelpers.tasks import build_prompts, load_problems
 
 RATIOS = (0.25, 0.75)
@@ -154,6 +154,49 @@ def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch):
     first, second = run(tiny, random_prompts(2), PressSpec("none", 0.0), 10)
     assert first.stop_reason == "error" and first.error == "logits are not finite at new token 3"
     assert len(first.token_ids) == 3 and second.stop_reason == "max_new_tokens"
+
+
+def test_nan_left_in_a_slot_does_not_reach_the_next_prompt(tiny, monkeypatch):
+    """A failed row's NaN must not leak to the shorter prompt that takes its slot (0 * NaN is NaN)."""
+    from kvhelpers.slotcache import SlotCache
+
+    prompts, spec = [*random_prompts(2), list(range(3, 40))], PressSpec("none", 0.0)
+    expected = run(tiny, prompts, spec, 10)[2].token_ids
+    step, calls = SlotCache.step, []
+
+    def poisoned(self, model, tokens, positions):
+        logits = step(self, model, tokens, positions).clone()
+        calls.append(1)
+        if len(calls) == 2:
+            logits[1] = float("nan")
+            with torch.inference_mode():
+                for layer in self.layers:
+                    layer.values[1] = float("nan")
+        return logits
+
+    monkeypatch.setattr(SlotCache, "step", poisoned)
+    _, failed, healthy = run(tiny, prompts, spec, 10, batch_size=2)
+    assert failed.stop_reason == "error" and healthy.token_ids == expected
+
+
+def plain_presses():
+    """Every supported press class of the installed kvpress that needs no arguments and takes a ratio."""
+    for name in sorted({cls.__name__ for cls in press_classes().values()}):
+        try:
+            PressSpec(name, 0.5).check()
+        except InputError:
+            continue
+        yield name
+
+
+@pytest.mark.parametrize("name", plain_presses())
+def test_any_other_press_by_class_name_is_exact(tiny, name):
+    spec, prompts = PressSpec(name, 0.5), random_prompts(2)
+    lm = with_attention(tiny, spec)
+    for result, prompt in zip(run(lm, prompts, spec, 12), prompts, strict=True):
+        assert result.error is None
+        assert result.token_ids == alone(lm, prompt, spec.for_prompt(len(prompt)), result.index, 12)
+        assert result.cache.kept_tokens < result.cache.prompt_tokens
 
 
 def test_context_overflow_is_refused(tiny):

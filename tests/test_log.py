@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from kvhelpers import conclusions, log, tables
 from kvhelpers.errors import InputError
@@ -68,7 +69,8 @@ def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entr
 
 
 def sentences(*cells):
-    return " ".join(conclusions.accuracy_sentences(cells) + conclusions.looping_sentences(cells))
+    told = conclusions.accuracy_sentences(cells) + conclusions.catastrophe_sentences(cells)
+    return " ".join(told + conclusions.looping_sentences(cells))
 
 
 def test_accuracy_sentences_turn_around():
@@ -110,7 +112,7 @@ def test_a_flag_stands_beside_every_number_it_concerns():
     right = [True] * 12
     flagged = make_cell("snapkv", 0.5, right, {i: 3 for i in range(12)}, flags=["kept_within_window"])
     told = sentences(make_cell("none", 0.0, right), flagged, make_cell("tova", 0.5, right))
-    assert told.count("Not valid as evidence about") == 2
+    assert told.count("Not valid as evidence about") == 2 and told.count("(not valid, see its flags)") == 2
     noted = make_cell("knorm", 0.5, right, flags=["sink_evicted"])
     told = sentences(make_cell("none", 0.0, right), noted)
     assert "Note: the attention sink" in told and "Not valid" not in told
@@ -118,13 +120,24 @@ def test_a_flag_stands_beside_every_number_it_concerns():
 
 def test_spike_sentences_turn_around():
     right, onsets = [True] * 20, {index: 15 for index in range(20)}
-    before = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(1, 0, 30))])
-    assert "In 20 of 20 (100 % [84, 100])" in before[0] and "usually precedes" in before[0]
-    after = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(0, 1, 30))])
-    assert "In 0 of 20" in after[0] and "usually does not precede" in after[0]
+    first = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(1, 0, 30))])
+    assert "In 20 of 20 (100 % [84, 100])" in first[0] and "at random would in 10.0: more often than chance" in first[0]
+    last = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(0, 1, 30))])
+    assert "In 0 of 20" in last[0] and "less often than chance" in last[0]
+    late = {index: 29 for index in range(20)}  # nearly every token is before such an onset
+    chance = conclusions.spike_sentences([make_cell("knorm", 0.5, right, late, entropy=np.linspace(1, 0, 30))])
+    assert "no more and no less often than chance" in chance[0]
     immediate = conclusions.spike_sentences([make_cell("knorm", 0.5, right, {0: 0, 1: 0})])
-    assert immediate == ["2 looping runs loop from their first token: nothing can precede those."]
+    assert immediate[0] == "2 looping runs loop from their first token: nothing can precede those."
     assert "nothing can be said" in conclusions.spike_sentences([make_cell("knorm", 0.5, right)])[0]
+    flagged = make_cell("knorm", 0.5, right, onsets, flags=["kept_within_window"])
+    assert conclusions.spike_sentences([flagged])[0] == "Left out here, because of their flags: `knorm 0.5`."
+
+
+def test_poisson_binomial_is_the_binomial_for_equal_chances():
+    for count in range(11):
+        tails = min(binom.cdf(count, 10, 0.3), binom.sf(count - 1, 10, 0.3))
+        assert conclusions.poisson_binomial_p(count, [0.3] * 10) == pytest.approx(min(1, 2 * tails))
 
 
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
@@ -164,6 +177,11 @@ def test_written_prose_survives_and_nothing_else(output, monkeypatch):
     first = path.read_text()
     assert (output / "figures/made/outcomes.svg").exists() and (output / "figures/made/trace.png").exists()
     assert log.write_log("made").read_text() == first
+    for heading in ("Objective", "Setup", "Compression configurations", "Results", "Result files", "Signal analysis"):
+        assert f"\n## {heading}\n" in first
+    for heading in ("Failure modes", "Conclusions", "Next steps"):
+        assert f"\n## {heading}\n" in first
+    assert "looping runs with a token before the onset" in first and "keeps 50.0 of 100.0 prompt tokens" in first
     edited = first.replace("<!-- prose:notes -->\n", "<!-- prose:notes -->\nMine, with \\1 and $.\n")
     path.write_text(edited.replace("prompts are solved", "prompts are unsolved"))
     assert log.write_log("made").read_text() == edited

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import tiny_llama
+from reference import tiny_llama
 
 from kvhelpers.errors import InputError
 from kvhelpers.models import load_model, model_source, resolve_device, resolve_dtype
@@ -15,8 +15,15 @@ def folder(tmp_path, embedded):
 
 def test_local_folder_in_half_precision(folder):
     lm = load_model(str(folder), dtype="bfloat16", attn="eager")
-    assert lm.model.dtype == torch.bfloat16 and lm.dtype == "bfloat16" and lm.source == f"folder:{folder}"
+    assert lm.model.dtype == torch.bfloat16 and lm.dtype == "bfloat16" and lm.source == model_source(str(folder))
     assert lm.model.config._attn_implementation == "eager"
+
+
+def test_replaced_weights_are_other_weights(folder):
+    before = model_source(str(folder))
+    assert model_source(str(folder)) == before
+    tiny_llama(initializer_range=0.1).save_pretrained(folder)
+    assert model_source(str(folder)) != before
 
 
 def test_pickled_weights_are_not_loaded(folder):

@@ -80,3 +80,8 @@ def test_missing_file_and_hub_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(InputError, match="cannot load openai/gsm8k: no network; or name a local JSONL"):
         load_problems("gsm8k", 1, 0, seed=0)
+
+
+def test_onestep_has_an_end():
+    with pytest.raises(InputError, match="ask for 40004 problems, but onestep has 36864"):
+        load_problems("onestep", 40000, 4, seed=0)

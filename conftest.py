@@ -1,0 +1,15 @@
+"""For unit tests and notebooks alike: a temporary output folder, the CPU, and nothing compared that differs every time."""
+
+import os
+import tempfile
+
+# before any test, because notebook kernels inherit the environment
+os.environ["KVHELPERS_OUTPUT"] = tempfile.mkdtemp(prefix="kvhelpers-tests-")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items):
+    """Progress bars and warnings go to stderr and differ every time: nbval must not compare them."""
+    for item in items:
+        if hasattr(item.parent, "skip_compare") and "stderr" not in item.parent.skip_compare:
+            item.parent.skip_compare += ("stderr",)
