@@ -110,9 +110,10 @@ def spike_sentences(cells: Sequence[CellResult]) -> list[str]:
     """
     baseline = find_baseline(cells)
     sentences, immediate, before, chances = [], 0, 0, []
-    left_out = [cell for cell in cells if is_invalid(cell, baseline) and cell.summary["looping"]["count"]]
-    for cell in cells:
-        if cell in left_out or not cell.summary["looping"]["count"]:
+    looping = [cell for cell in cells if cell.summary["looping"]["count"]]
+    left_out = [cell for cell in looping if is_invalid(cell, baseline)]
+    for cell in looping:
+        if is_invalid(cell, baseline):
             continue
         entropy = cell.signals().set_index("prompt_index")["entropy"]
         for record in cell.records:

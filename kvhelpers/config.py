@@ -90,10 +90,6 @@ class CellConfig(BaseModel):
             "timeout_s": self.timeout_s,
         }
 
-    def shared_identity(self) -> dict[str, Any]:
-        """The part of `identity` that all cells of an experiment must have in common: all but the press."""
-        return {key: value for key, value in self.identity().items() if key not in (*GRID_KEYS, "attn")}
-
     def hash(self) -> str:
         """Hex SHA-256 of `identity`; a finished cell is recognized by it."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
@@ -112,6 +108,11 @@ class CellConfig(BaseModel):
         amount = f"{self.ratio:g}" if self.budget is None else f"budget {self.budget}"
         extra = ", ".join(f"{key}={value}" for key, value in self.press_kwargs.items())
         return f"{self.press} {amount}" + (f" ({extra})" if extra else "")
+
+
+def shared_identity(identity: dict[str, Any]) -> dict[str, Any]:
+    """The part of a cell's identity that all cells of an experiment have in common: all but the press."""
+    return {key: value for key, value in identity.items() if key not in (*GRID_KEYS, "attn")}
 
 
 def make_config(values: dict[str, Any]) -> CellConfig:

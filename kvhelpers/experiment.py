@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhelpers.config import GRID_KEYS, CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.paths import REPOSITORY, results_dir, write_atomic
+from kvhelpers.paths import experiment_file, results_dir, write_atomic
 
 
 class Experiment(BaseModel):
@@ -95,7 +95,7 @@ def save_experiment(experiment: Experiment) -> Path:
 
 def find_experiment(name: str) -> Experiment | None:
     """The experiment that was run under this name, or the repository's file of that name, or None."""
-    for path in (results_dir(name) / "experiment.yaml", REPOSITORY / "experiments" / f"{name}.yaml"):
+    for path in (results_dir(name) / "experiment.yaml", experiment_file(name)):
         if path.is_file():
             return load_experiment(path)
     return None

@@ -32,6 +32,11 @@ def log_path(experiment: str) -> Path:
     return output_root() / "experiments" / f"{experiment}.md"
 
 
+def experiment_file(name: str) -> Path:
+    """The repository's experiment file of that name."""
+    return REPOSITORY / "experiments" / f"{name}.yaml"
+
+
 def notebook_path(name: str) -> Path:
     """A notebook of the repository."""
     return REPOSITORY / "notebooks" / f"{name}.ipynb"

@@ -131,12 +131,10 @@ def _make(name: str, kwargs: dict[str, Any], parameter: str) -> kvpress.BasePres
     cls = classes[name]
     if cls.__name__ in UNSUPPORTED:
         raise InputError(f"{parameter} {name!r} is not supported: {UNSUPPORTED[cls.__name__]}")
-    fields = {item.name for item in dataclasses.fields(cls) if item.init} - {"compression_ratio"}
-    for key in kwargs:
-        if key not in fields:
-            raise unknown_name(f"press_kwargs of press {name!r}: key", key, sorted(fields))
-    defaults = {item.name: item.default for item in dataclasses.fields(cls)}
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.init and f.name != "compression_ratio"}
     for key, value in kwargs.items():
+        if key not in defaults:
+            raise unknown_name(f"press_kwargs of press {name!r}: key", key, sorted(defaults))
         kind = type(defaults[key])
         if kind in (int, float, bool) and (type(value) is not kind and not (kind is float and type(value) is int)):
             raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is no {kind.__name__}")

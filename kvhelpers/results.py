@@ -18,10 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvhelpers.config import SCHEMA_VERSION, CellConfig
+from kvhelpers.config import SCHEMA_VERSION, CellConfig, shared_identity
 from kvhelpers.errors import InputError
 from kvhelpers.generation import ERROR
 from kvhelpers.paths import relative, results_dir, write_atomic
+from kvhelpers.presses import NONE
 from kvhelpers.signals import LISTS, SCALARS
 
 FLOATS = (*SCALARS, "entropy_change")
@@ -79,14 +80,12 @@ def find_finished(config: CellConfig) -> CellResult | None:
     InputError : the file, or another cell of the experiment, belongs to another configuration or schema; nothing is ever
         overwritten or mixed.
     """
+    path, identity, finished = cell_path(config), config.identity(), None
     for other in read_experiment(config.experiment):
-        _refuse_unless_same(config, other, config.shared_identity())
-    path = cell_path(config)
-    if not path.exists():
-        return None
-    result = read_cell(path)
-    _refuse_unless_same(config, result, config.identity())
-    return result
+        if other.path == path:
+            finished = other
+        _refuse_unless_same(config, other, identity if other is finished else shared_identity(identity))
+    return finished
 
 
 def _refuse_unless_same(config: CellConfig, other: CellResult, wanted: dict[str, Any]) -> None:
@@ -116,8 +115,9 @@ def read_cell(path: Path) -> CellResult:
 
 def read_experiment(experiment: str) -> list[CellResult]:
     """All finished cells of an experiment, ``none`` first, then by press, ratio and file name."""
-    cells = [read_cell(path) for path in sorted(results_dir(experiment).glob("*/*.json"))]
-    return sorted(cells, key=lambda c: (c.config["press"] != "none", c.config["press"], c.config["ratio"] or 0, c.path.name))
+    paths = sorted(results_dir(experiment).glob("*/*.json"))
+    cells = [read_cell(path) for path in paths if not path.name.startswith(".")]  # a killed write leaves a hidden file
+    return sorted(cells, key=lambda c: (c.config["press"] != NONE, c.config["press"], c.config["ratio"] or 0, c.path.name))
 
 
 class Checkpoint:

@@ -16,7 +16,7 @@ from kvhelpers.config import CellConfig
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import Experiment, save_experiment
 from kvhelpers.log import write_log
-from kvhelpers.paths import notebook_path, relative
+from kvhelpers.paths import figures_dir, notebook_path, relative, results_dir
 from kvhelpers.results import Checkpoint, cell_path, find_finished
 
 NOTEBOOK = "01_reproduce"
@@ -95,5 +95,6 @@ def _reason(error: Exception) -> str:
 
 
 def where(path: Path, experiment: str) -> str:
-    """One line that says where the log, the figures and the results are."""
-    return f"log: {relative(path)}\nfigures: figures/{experiment}/\nresults and executed notebooks: data/results/{experiment}/"
+    """Lines that say where the log, the figures and the results are."""
+    figures, results = relative(figures_dir(experiment)), relative(results_dir(experiment))
+    return f"log: {relative(path)}\nfigures: {figures}/\nresults and executed notebooks: {results}/"

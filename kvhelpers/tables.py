@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
 from kvhelpers.summary import RATES
 from kvhelpers.validity import INVALIDATING, baseline_is_weak
@@ -31,7 +32,7 @@ def cell_flags(cell: CellResult, baseline: CellResult | None) -> dict[str, int]:
 
 def find_baseline(cells: Sequence[CellResult]) -> CellResult | None:
     """The uncompressed cell, if there is one."""
-    return next((cell for cell in cells if cell.config["press"] == "none"), None)
+    return next((cell for cell in cells if cell.config["press"] == NONE), None)
 
 
 def is_invalid(cell: CellResult, baseline: CellResult | None) -> bool:

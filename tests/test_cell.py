@@ -205,3 +205,12 @@ def test_a_looping_record_says_where_its_text_begins_to_loop(output, embedded):
 def test_uncompressed_answer_is_the_none_cell_s(output, embedded):
     bare = cell.run_cell(make_config(SMALL | {"press": "none", "ratio": 0}), embedded)
     assert cell.uncompressed_answer(small(), embedded, 2) == bare.records[2]["text"]
+
+
+def test_a_half_written_temporary_file_does_not_block_the_experiment(output, embedded):
+    path = cell_path(small())
+    path.parent.mkdir(parents=True)
+    path.with_name(f".999-{path.name}").write_text('{"half')
+    assert find_finished(small()) is None
+    assert cell.run_cell(small(), embedded).path == path
+    assert [c.path for c in read_experiment("scratch")] == [path]
