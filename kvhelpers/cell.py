@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from kvhelpers.answers import extract_answer
+from kvhelpers.batching import auto_batch_size
+from kvhelpers.cachereport import observation_window
 from kvhelpers.config import SCHEMA_VERSION, CellConfig
 from kvhelpers.failures import find_failures
 from kvhelpers.generation import Generation, generate
 from kvhelpers.models import LanguageModel, load_model
-from kvhelpers.prefill import observation_window
 from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult, Checkpoint, find_finished, write_cell
 from kvhelpers.summary import summarize
@@ -63,7 +64,8 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
     done = {record["prompt_index"] for record, _ in checkpoint.load()}
     missing = [index for index in range(len(prompts)) if index not in done]
     started = time.monotonic()
-    runs = generate_prompts(config, lm, [prompts[index] for index in missing])
+    batch_size = rows_together(config, lm, prompts)
+    runs = generate_prompts(config, lm, [prompts[index] for index in missing], batch_size)
     with tqdm(total=len(prompts), initial=len(done), desc=config.label(), unit="prompt") as bar:
         for run in runs:
             index = missing[run.index]
@@ -71,19 +73,26 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
             bar.update()
     seconds = time.monotonic() - started
     records, tables = map(list, zip(*checkpoint.load(), strict=True))
-    result = write_cell(config, _cell_data(config, lm, records, tables, seconds), tables)
+    result = write_cell(config, _cell_data(config, lm, records, tables, seconds, batch_size), tables)
     checkpoint.remove()
     return result
 
 
-def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt]):
+def rows_together(config: CellConfig, lm: LanguageModel, prompts: list[Prompt]) -> int:
+    """The cell's batch size, or what fits into memory."""
+    if config.batch_size != "auto":
+        return config.batch_size
+    return auto_batch_size(lm, max(len(prompt.token_ids) for prompt in prompts), config.max_new_tokens)
+
+
+def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt], batch_size: int):
     """Generate the answers of some prompts as the cell says; yields `generation.Generation`."""
     return generate(
         lm,
         [prompt.token_ids for prompt in prompts],
         config.press_spec.for_prompt,
         max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         seeds=[press_seed(config.seed, prompt.id) for prompt in prompts],
         stop_strings=STOP_STRINGS,
         repetition_penalty=config.repetition_penalty,
@@ -94,7 +103,7 @@ def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt
 def uncompressed_answer(config: CellConfig, lm: LanguageModel, prompt_index: int) -> str:
     """The cell's answer to one of its prompts, had its cache not been compressed."""
     bare = config.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
-    (run,) = generate_prompts(bare, lm, [cell_prompts(bare, lm)[prompt_index]])
+    (run,) = generate_prompts(bare, lm, [cell_prompts(bare, lm)[prompt_index]], batch_size=1)
     return answer_text(run.token_ids, lm)
 
 
@@ -142,7 +151,7 @@ def _failed_flags(n_tokens: int, config: CellConfig) -> list[str]:
 
 
 def _cell_data(
-    config: CellConfig, lm: LanguageModel, records: list[dict], tables: list[pa.Table], seconds: float
+    config: CellConfig, lm: LanguageModel, records: list[dict], tables: list[pa.Table], seconds: float, batch_size: int
 ) -> dict[str, Any]:
     signals: pd.DataFrame = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
     return {
@@ -159,6 +168,7 @@ def _cell_data(
             "torch_threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if lm.device == "cuda" else lm.device,
             "dtype": lm.dtype,
+            "batch_size": batch_size,
         },
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 1),

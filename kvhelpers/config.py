@@ -33,7 +33,8 @@ def _as_mapping(value: Any) -> Any:
 class CellConfig(BaseModel):
     """All parameters of a cell; the notebook's parameters cell has the same names.
 
-    ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
+    ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``. ``batch_size``
+    ``auto`` follows free memory; in float32 the tokens do not depend on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -53,7 +54,7 @@ class CellConfig(BaseModel):
     seed: int = Field(default=42, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
     timeout_s: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
     dtype: str = "auto"
     attn: Literal["auto", *ATTENTION] = "auto"
@@ -128,6 +129,9 @@ def make_config(values: dict[str, Any]) -> CellConfig:
             raise unknown_name("parameter", name, CellConfig.model_fields)
     if (ratio := values.get("ratio")) is not None and type(ratio) in (int, float) and not 0 <= ratio < 1:
         raise InputError(f"ratio {ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
+    batch_size = values.get("batch_size", "auto")
+    if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"batch_size {batch_size!r} is not allowed: give a whole number of prompts from 1 on, or 'auto'")
     try:
         config = CellConfig(**values)
     except ValidationError as error:

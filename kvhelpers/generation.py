@@ -1,8 +1,9 @@
 """Greedy generation from compressed caches: many prompts at once, each exactly as if it were alone.
 
-Each prompt is prefilled on its own under its press and then joins a batch that decodes with true positions. A row leaves
-when it ends and the next prompt takes its place. In float32 the tokens are those of ``model.generate`` for that prompt
-alone inside ``with press(model):``; in half precision rounding depends on the batch and some runs part ways.
+Each prompt is prefilled under its press and then joins a batch that decodes with true positions. A row leaves when it ends
+and the next prompt takes its place, long prompts first, so that rows of a like length stand together. In float32 the tokens
+are those of ``model.generate`` for that prompt alone inside ``with press(model):``; in half precision rounding depends on
+the batch and some runs part ways.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy as np
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from kvhelpers.cachereport import CacheReport
 from kvhelpers.errors import InputError
 from kvhelpers.models import LanguageModel
-from kvhelpers.prefill import CacheReport, prefill
+from kvhelpers.prefill import Prefilled, Prefiller, is_out_of_memory
+from kvhelpers.recording import recorder_for
 from kvhelpers.signals import LISTS, SCALARS, entropy_change, token_signals
 from kvhelpers.slotcache import SlotCache
 
@@ -48,7 +51,7 @@ class Generation:
 class _Row:
     index: int
     prompt: Sequence[int]
-    cache: CacheReport
+    cache: CacheReport | None
     started: float
     tokens: list[int] = field(default_factory=list)
     steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
@@ -148,62 +151,69 @@ def generate(
     """
     _check_context(lm, prompts, max_new_tokens)
     choose = _Chooser(lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s)
-    waiting, rows, cache = deque(range(len(prompts))), [], SlotCache(lm.model)
+    prefiller, recorder = Prefiller(lm, prompts), recorder_for(lm.device)
+    waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
+    slots = min(batch_size, len(prompts))
+    rows: list[_Row] = []
+    cache = SlotCache(lm.model, slots, recorder)
     while waiting or rows:
-        out_of_memory = None
+        joining, ended, out_of_memory = [], [], None
         try:
-            if waiting and len(rows) < batch_size:
-                index = waiting[0]
-                row, prefilled = _start(lm, index, prompts[index], press_for, seeds[index])
-                if prefilled is not None:
-                    choose([row], prefilled.logits[None])
-                if row.stop_reason is None:
-                    cache.join(prefilled.cache, prefilled.hidden)
-                    rows.append(row)
-                waiting.popleft()
-                if row.stop_reason is not None:
-                    yield row.finish()
-                continue
-            positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
-            choose(rows, cache.step(lm.model, [row.tokens[-1] for row in rows], positions))
+            if waiting and len(rows) < slots:
+                joining = _next_group(prefiller, waiting, slots - len(rows), prompts, press_for)
+                ended = _join(prefiller, choose, cache, rows, joining, prompts, press_for, seeds)
+            else:
+                positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+                choose(rows, cache.step(lm.model, [row.tokens[-1] for row in rows], positions))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             out_of_memory = str(error).splitlines()[0]
         if out_of_memory is not None:  # outside the handler, so that the failed step's tensors are free
-            again = [row.index for row in rows]
-            if not again or (len(again) == 1 and batch_size == 1):
-                index = again[0] if again else waiting.popleft()
-                yield Generation(index, [], ERROR, {}, None, 0.0, f"out of memory: {out_of_memory}")
-                again = []
-            batch_size = max(1, (len(again) or batch_size) // 2)
+            again = list(dict.fromkeys([*(row.index for row in rows), *joining]))
+            if slots == 1:
+                yield Generation(again.pop(), [], ERROR, {}, None, 0.0, f"out of memory: {out_of_memory}")
+            slots = max(1, min(slots, len(again)) // 2)
             waiting.extendleft(reversed(again))
-            rows, cache = [], SlotCache(lm.model)
+            rows, cache = [], SlotCache(lm.model, slots, recorder)
             continue
         for slot in reversed(range(len(rows))):
             if rows[slot].stop_reason is not None:
-                row, rows[slot] = rows[slot], rows[-1]
+                ended.append(rows[slot])
+                rows[slot] = rows[-1]
                 rows.pop()
                 cache.leave(slot)
-                yield row.finish()
+        for row in ended:
+            yield row.finish()
 
 
-def _start(lm, index, prompt, press_for, seed):
+def _next_group(prefiller, waiting, free, prompts, press_for) -> list[int]:
+    """Take the next prompts, at most ``free``, that are prefilled together."""
+    first = list(waiting)[:free]
+    size = prefiller.group_size([prompts[index] for index in first], press_for(len(prompts[first[0]])))
+    return [waiting.popleft() for _ in range(size)]
+
+
+def _join(prefiller, choose, cache, rows, joining, prompts, press_for, seeds) -> list[_Row]:
+    """Prefill a group and let it join ``rows``; return the rows that ended at once."""
     started = time.monotonic()
-    try:
-        prefilled, report = prefill(lm, list(prompt), press_for(len(prompt)), seed)
-    except (AssertionError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, InputError) or _is_out_of_memory(error):
-            raise
-        reason = f"{type(error).__name__} in the prefill: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        return _Row(index, prompt, None, started, stop_reason=ERROR, error=reason), None
-    return _Row(index, prompt, report, started), prefilled
+    group = [list(prompts[index]) for index in joining]
+    made = prefiller(group, [press_for(len(prompt)) for prompt in group], [seeds[index] for index in joining])
+    pairs = [(_started(index, prompt, one, started), one) for index, prompt, one in zip(joining, group, made, strict=True)]
+    alive = [(row, one) for row, one in pairs if row.stop_reason is None]
+    if alive:
+        choose([row for row, _ in alive], torch.stack([one.logits for _, one in alive]))
+    for row, one in alive:
+        if row.stop_reason is None:
+            cache.join(one.cache, one.hidden)
+            rows.append(row)
+    return [row for row, _ in pairs if row.stop_reason is not None]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
-    )
+def _started(index: int, prompt: list[int], made: Prefilled | str, started: float) -> _Row:
+    if isinstance(made, str):
+        return _Row(index, prompt, None, started, stop_reason=ERROR, error=made)
+    return _Row(index, prompt, made.report, started)
 
 
 def _check_context(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

@@ -1,7 +1,14 @@
-"""Prefill one prompt under a press, and measure what the press left of its cache."""
+"""Prefill prompts under their presses, many at once where that gives each prompt what it would get alone.
+
+Most presses look at a prompt's hidden states, keys and values once its forward pass is over. For them the prompts of a call
+share one pass over their common beginning (the worked examples of a few-shot prompt), their endings run together, and the
+press is applied to each prompt's own part afterwards, through the hooks that kvpress itself installs. Endings of different
+lengths are padded on the right, where a causal model cannot look. Other presses get one prompt at a time, as in kvpress.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -9,53 +16,202 @@ import kvpress
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
+from kvhelpers.cachereport import CacheReport, measure
+from kvhelpers.errors import InputError
 from kvhelpers.models import LanguageModel
+from kvhelpers.presses import acts_afterwards
 from kvhelpers.slotcache import attention_implementation
 
-
-@dataclass(frozen=True)
-class CacheReport:
-    """What one prompt's cache holds after its prefill.
-
-    ``kept_tokens`` is the mean over layers and key-value heads, so head-wise and layer-wise presses are measured too;
-    ``cache_bytes`` are bytes really held, which head-wise masking does not shrink. ``sink_kept`` is the share of heads
-    (first layer aside, whose values do not depend on position) that still hold the prompt's first token, the attention
-    sink (Xiao et al. 2024, https://arxiv.org/abs/2309.17453). ``window`` is the press's observation window, or None.
-    """
-
-    prompt_tokens: int
-    kept_tokens: float
-    cache_bytes: int
-    full_bytes: int
-    sink_kept: float
-    window: int | None
-
-    def flags(self, compresses: bool) -> list[str]:
-        """Names of `validity.FLAGS` that this cache raises; ``compresses``: the press was asked to remove something."""
-        raised = {
-            "kept_within_window": self.window is not None and self.kept_tokens <= self.window,
-            "prompt_within_window": self.window is not None and self.prompt_tokens <= self.window,
-            "sink_evicted": self.sink_kept < 0.5,
-            "not_compressed": self.kept_tokens >= self.prompt_tokens,
-            "cache_not_shrunk": self.kept_tokens < self.prompt_tokens and self.cache_bytes >= self.full_bytes,
-        }
-        return [name for name, on in raised.items() if on] if compresses else []
+SHARED_AT_LEAST = 16  # tokens; a shorter common beginning is not worth a pass of its own
+GROUP_TOKENS = 8192  # padded tokens, beginnings included, whose caches one pass fills
+GROUP_LOGITS = 256  # rows of logits in one pass
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Next-token logits ``[V]`` (float32, from full attention), the compressed cache, and masked positions per layer."""
+    """Next-token logits ``[V]`` (float32, from full attention), the compressed cache, masked positions by layer, a report."""
 
     logits: torch.Tensor
     cache: DynamicCache
     hidden: list[torch.Tensor | None]
+    report: CacheReport
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a forward pass leaves by layer: keys and values ``[B, G, N, D]`` and, if watched, attention inputs ``[B, N, d]``."""
+
+    cache: DynamicCache
+    inputs: list[torch.Tensor]
+    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cosines and sines of the positions, [1, N, D]
+    logits: torch.Tensor | None
+
+
+class Prefiller:
+    """Prefills the prompts of one call of `generation.generate`."""
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]]):
+        self.lm, self.modules = lm, attention_modules(lm.model)
+        self.plain_layers = all(type(layer) is DynamicLayer for layer in DynamicCache(config=lm.model.config).layers)
+        common = _common_beginning(prompts) if len(prompts) > 1 else []
+        self.beginning = common if len(common) >= SHARED_AT_LEAST else []
+        self.beginning_pass: _Pass | None = None
+
+    def group_size(self, prompts: Sequence[Sequence[int]], press: kvpress.BasePress | None) -> int:
+        """How many of ``prompts``, the first of which has ``press``, should be prefilled in one call."""
+        if not self.together(press):
+            return 1
+        lengths: set[int] = set()
+        for count, prompt in enumerate(prompts):
+            lengths.add(len(prompt))
+            if count and ((count + 1) * max(lengths) > GROUP_TOKENS or (count + 1) * len(lengths) > GROUP_LOGITS):
+                return count
+        return len(prompts)
+
+    def together(self, press: kvpress.BasePress | None) -> bool:
+        """Whether prompts under this press can share a forward pass on this model."""
+        return self.plain_layers and acts_afterwards(press)
+
+    @torch.inference_mode()
+    def __call__(
+        self, prompts: Sequence[list[int]], presses: Sequence[kvpress.BasePress | None], seeds: Sequence[int]
+    ) -> list[Prefilled | str]:
+        """Prefill a group; a prompt on which the model or the press fails gives a sentence instead.
+
+        Torch's generators are seeded for each prompt, so that a press that draws random numbers gives the same cache
+        whichever group the prompt is in. Running out of memory raises.
+        """
+        if not all(map(self.together, presses)):
+            return [
+                _or_reason(self._alone, prompt, press, seed)
+                for prompt, press, seed in zip(prompts, presses, seeds, strict=True)
+            ]
+        ran = _or_reason(self._run_group, prompts, any(press is not None for press in presses))
+        if isinstance(ran, str):
+            return [ran] * len(prompts)
+        return [
+            _or_reason(self._compress, ran, row, len(prompt), press, seed)
+            for row, (prompt, press, seed) in enumerate(zip(prompts, presses, seeds, strict=True))
+        ]
+
+    def _run_group(self, prompts: Sequence[list[int]], watch: bool) -> _Pass:
+        if self.beginning and (self.beginning_pass is None or (watch and not self.beginning_pass.inputs)):
+            self.beginning_pass = self._run(torch.tensor([self.beginning]), None, torch.tensor([0]), watch)
+        skip = len(self.beginning)
+        width = max(map(len, prompts)) - skip
+        ids = torch.tensor([[*prompt[skip:], *[prompt[-1]] * (width + skip - len(prompt))] for prompt in prompts])
+        ends = [len(prompt) - skip - 1 for prompt in prompts]
+        kept = sorted(set(ends))
+        ran = self._run(ids, self.beginning_pass, torch.tensor(kept), watch)
+        logits = torch.stack([ran.logits[row, kept.index(end)] for row, end in enumerate(ends)])
+        return _Pass(ran.cache, ran.inputs, ran.rotary, logits)
+
+    def _run(self, ids: torch.Tensor, before: _Pass | None, logits_to_keep: torch.Tensor, watch: bool) -> _Pass:
+        device, inputs, rotary = self.lm.device, [], [None]
+
+        def note(module, args, kwargs):
+            inputs.append(kwargs["hidden_states"])
+            rotary[0] = kwargs.get("position_embeddings")
+
+        cache = DynamicCache(config=self.lm.model.config)
+        if before is not None:
+            for layer, held in zip(cache.layers, before.cache.layers, strict=True):
+                layer.lazy_initialization(held.keys, held.values)
+                layer.keys, layer.values = (held_.expand(len(ids), -1, -1, -1) for held_ in (held.keys, held.values))
+        with ExitStack() as stack:
+            stack.enter_context(attention_implementation(self.lm.model, self.lm.attn))
+            for module in self.modules if watch else ():
+                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+            out = self.lm.model(
+                input_ids=ids.to(device), past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep.to(device)
+            )
+        return _Pass(cache, inputs, rotary[0], out.logits.float())
+
+    def _compress(self, ran: _Pass, row: int, n_tokens: int, press: kvpress.BasePress | None, seed: int) -> Prefilled:
+        """Cut one prompt out of a group's pass and apply its press to it."""
+        cache, before = DynamicCache(config=self.lm.model.config), self.beginning_pass
+        for layer, full in zip(cache.layers, ran.cache.layers, strict=True):
+            layer.lazy_initialization(full.keys, full.values)
+            layer.keys, layer.values = (whole[row : row + 1, :, :n_tokens] for whole in (full.keys, full.values))
+        sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
+        if press is not None:
+            own = n_tokens - len(self.beginning)
+            rotary = ran.rotary and tuple(part[:, :own] for part in ran.rotary)
+            if before is not None and rotary:
+                rotary = tuple(torch.cat(parts, dim=1) for parts in zip(before.rotary, rotary, strict=True))
+            with _seeded(seed, self.lm.device), press(self.lm.model), _hooks_only(self.modules):
+                for index, module in enumerate(self.modules):
+                    inputs = ran.inputs[index][row : row + 1, :own]
+                    module(
+                        hidden_states=inputs if before is None else torch.cat([before.inputs[index], inputs], dim=1),
+                        past_key_values=cache,
+                        cache_position=torch.arange(n_tokens, device=self.lm.device),
+                        position_embeddings=rotary,
+                    )
+        hidden = [None] * len(cache.layers)
+        return Prefilled(ran.logits[row], cache, hidden, measure(n_tokens, cache, hidden, sinks, press))
+
+    def _alone(self, token_ids: list[int], press: kvpress.BasePress | None, seed: int) -> Prefilled:
+        """One prompt through the model inside ``with press(model):``."""
+        lm, cache, sinks = self.lm, DynamicCache(config=self.lm.model.config), {}
+        for module in self.modules:
+            module.masked_key_indices = None
+        with ExitStack() as stack:
+            stack.enter_context(_seeded(seed, lm.device))
+            stack.enter_context(attention_implementation(lm.model, lm.attn))
+            stack.enter_context(_first_token(self.modules, sinks))
+            if press is not None:
+                stack.enter_context(press(lm.model))
+            ids = torch.tensor([token_ids], device=lm.device)
+            out = lm.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        hidden = [_hidden(module, layer) for module, layer in zip(self.modules, cache.layers, strict=True)]
+        for module in self.modules:
+            module.masked_key_indices = None
+        report = measure(len(token_ids), cache, hidden, [sinks[module.layer_idx] for module in self.modules], press)
+        return Prefilled(out.logits[0, -1].float(), cache, hidden, report)
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Self-attention modules of the decoder, by layer."""
     inner = model.model.language_model if hasattr(model.model, "language_model") else model.model
     return [layer.self_attn for layer in inner.layers]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def _or_reason(prefill, *args):
+    try:
+        return prefill(*args)
+    except (AssertionError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__} in the prefill: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens with which all prompts begin; each keeps at least one of its own."""
+    first, last = min(prompts), max(prompts)  # in lexicographic order, so that no prompt between them differs earlier
+    longest = min(map(len, prompts)) - 1
+    return list(first[: next((i for i in range(longest) if first[i] != last[i]), longest)])
+
+
+@contextmanager
+def _hooks_only(modules: list[nn.Module]):
+    """Let a call of a module run the hooks installed on it, and nothing else."""
+    for module in modules:
+        module.forward = lambda **kwargs: (None, None)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 @contextmanager
@@ -81,45 +237,6 @@ def _seeded(seed: int, device: str):
         yield
 
 
-@torch.inference_mode()
-def prefill(
-    lm: LanguageModel, token_ids: list[int], press: kvpress.BasePress | None, seed: int
-) -> tuple[Prefilled, CacheReport]:
-    """Run one prompt through the model inside ``with press(model):``.
-
-    The prompt is unpadded, because presses do not know padding. Torch's generators are seeded, so that a press that
-    draws random numbers gives the same cache whichever batch the prompt is in.
-    """
-    modules = attention_modules(lm.model)
-    cache = DynamicCache(config=lm.model.config)
-    sinks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for module in modules:
-        module.masked_key_indices = None
-    with ExitStack() as stack:
-        stack.enter_context(_seeded(seed, lm.device))
-        stack.enter_context(attention_implementation(lm.model, lm.attn))
-        stack.enter_context(_first_token(modules, sinks))
-        if press is not None:
-            stack.enter_context(press(lm.model))
-        out = lm.model(
-            input_ids=torch.tensor([token_ids], device=lm.device), past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-    hidden = [_hidden(module, layer) for module, layer in zip(modules, cache.layers, strict=True)]
-    report = _report(len(token_ids), cache, hidden, sinks, observation_window(press))
-    for module in modules:
-        module.masked_key_indices = None
-    return Prefilled(out.logits[0, -1].float(), cache, hidden), report
-
-
-def observation_window(press: kvpress.BasePress | None) -> int | None:
-    """Number of last prompt tokens that a press always keeps because it observes from them (SnapKV), or None."""
-    while press is not None:
-        if hasattr(press, "window_size"):
-            return int(press.window_size)
-        press = getattr(press, "press", None)
-    return None
-
-
 def _hidden(module: nn.Module, layer) -> torch.Tensor | None:
     """Positions ``[G, K]`` that a head-wise press (AdaKV and its like) masks instead of removing."""
     masked = getattr(module, "masked_key_indices", None)
@@ -129,26 +246,3 @@ def _hidden(module: nn.Module, layer) -> torch.Tensor | None:
     _, heads, positions = masked
     hidden[heads, positions] = True
     return hidden
-
-
-def _report(n_tokens, cache, hidden, sinks, window) -> CacheReport:
-    kept, sink, held, full = [], [], 0, 0
-    for index, (layer, masked) in enumerate(zip(cache.layers, hidden, strict=True)):
-        visible = torch.ones(layer.keys.shape[1:3], dtype=torch.bool, device=layer.keys.device)
-        if masked is not None:
-            visible &= ~masked
-        kept.append(visible.sum(-1).float().mean().item())
-        if index or len(cache.layers) == 1:
-            keys, values = sinks[index]
-            same = (layer.keys[0] == keys[:, None]).all(-1) | (layer.values[0] == values[:, None]).all(-1)
-            sink.append((same & visible).any(-1).float().mean().item())
-        held += layer.keys.nbytes + layer.values.nbytes
-        full += (layer.keys.nbytes + layer.values.nbytes) // layer.keys.shape[2] * n_tokens
-    return CacheReport(
-        prompt_tokens=n_tokens,
-        kept_tokens=round(sum(kept) / len(kept), 3),
-        cache_bytes=held,
-        full_bytes=full,
-        sink_kept=round(sum(sink) / len(sink), 4),
-        window=window,
-    )

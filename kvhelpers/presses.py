@@ -26,6 +26,7 @@ PRESSES = {
 }
 NONE = "none"
 EAGER = ("ObservedAttentionPress",)
+AFTERWARDS = ("StreamingLLMPress", "SnapKVPress", "ExpectedAttentionPress", "KnormPress", "TOVAPress", "RandomPress")
 UNSUPPORTED = {
     "DecodingPress": "it compresses while decoding",
     "CompressionRatioDecodingPress": "it compresses while decoding",
@@ -56,6 +57,11 @@ def press_classes() -> dict[str, type]:
         if inspect.isclass(value) and issubclass(value, kvpress.BasePress) and name not in ABSTRACT
     }
     return {short: found[name] for short, name in PRESSES.items()} | found
+
+
+def acts_afterwards(press: kvpress.BasePress | None) -> bool:
+    """Whether a press needs no more of the prompt's forward pass than hidden states, keys and values, once it is over."""
+    return press is None or type(press).__name__ in AFTERWARDS
 
 
 @dataclass(frozen=True)

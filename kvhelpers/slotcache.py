@@ -3,6 +3,7 @@
 Each row keeps its own length in each layer, so rows of different prompts and presses sit side by side without left padding.
 A row can join (a fresh prefill) and leave (its slot is taken by the last row) at any time. Buffers grow by half when full;
 a step writes one position per row and copies nothing. Attention goes over grouped heads: the keys are never expanded.
+A step's tensors have fixed places, so that on a GPU it can be recorded once and replayed (`recording`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kvhelpers.recording import Recorder
+
 SLOT_ATTENTION = "kvhelpers_slots"
+RECORDED_WIDTH = 64  # recorded steps reach this many tokens or a multiple, so that one record serves many steps
 
 
 def slot_attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, slot_masks=None, **kwargs):
@@ -50,49 +54,48 @@ def attention_implementation(model: PreTrainedModel, name: str):
 class SlotLayer(CacheLayerMixin):
     """One layer's buffers ``[slots, G, capacity, D]``; the owning cache says where rows write and what is read."""
 
-    def __init__(self, owner: SlotCache, sliding_window: int | None):
+    def __init__(self, owner: SlotCache, index: int, sliding_window: int | None):
         super().__init__()
-        self.owner, self.sliding_window = owner, sliding_window
-        self.lengths: torch.Tensor | None = None  # [slots], tokens held by each row
+        self.owner, self.index, self.sliding_window = owner, index, sliding_window
+        self.width = 0  # how far the current step's longest row reaches
         self.hidden: torch.Tensor | None = None  # [slots, G, capacity], positions a head-wise press masked
 
-    def lazy_initialization(self, key_states, value_states):
-        def empty(states):
-            return states.new_zeros(0, states.shape[1], 0, states.shape[3])
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens held by each row, ``[slots]``."""
+        return self.owner.held[self.index]
 
-        self.keys, self.values = empty(key_states), empty(value_states)
-        self.lengths = torch.zeros(0, dtype=torch.long, device=key_states.device)
+    def lazy_initialization(self, key_states, value_states):
+        slots = self.owner.held.shape[1]
+        self.keys, self.values = (part.new_zeros(slots, part.shape[1], 0, part.shape[3]) for part in (key_states, value_states))
         self.is_initialized = True
 
-    def reserve(self, slots: int, capacity: int) -> None:
-        """Grow the buffers to hold at least ``slots`` rows of ``capacity`` tokens."""
-        old_slots, groups, old_capacity, _ = self.keys.shape
-        if slots <= old_slots and capacity <= old_capacity:
+    def reserve(self, capacity: int) -> None:
+        """Grow the buffers to hold ``capacity`` tokens a row."""
+        if capacity <= self.keys.shape[2]:
             return
-        slots = old_slots if slots <= old_slots else max(slots, 2 * old_slots)
-        capacity = max(capacity, old_capacity)
+        self.owner.recorded.clear()  # records use the old buffers
 
-        def grown(old, *shape):
-            new = old.new_zeros(*shape)  # zeros, since masked garbage times zero may be NaN
-            new[tuple(slice(0, n) for n in old.shape)] = old
+        def grown(old):
+            new = old.new_zeros(*old.shape[:2], capacity, *old.shape[3:])  # zeros, since masked garbage times zero may be NaN
+            new[:, :, : old.shape[2]] = old
             return new
 
-        self.keys = grown(self.keys, slots, groups, capacity, self.keys.shape[3])
-        self.values = grown(self.values, slots, groups, capacity, self.values.shape[3])
-        self.lengths = grown(self.lengths, slots)
+        self.keys, self.values = grown(self.keys), grown(self.values)
         if self.hidden is not None:
-            self.hidden = grown(self.hidden, slots, groups, capacity)
+            self.hidden = grown(self.hidden)
 
     def put(self, slot: int, keys: torch.Tensor, values: torch.Tensor, hidden: torch.Tensor | None) -> None:
         """Place a prefilled row: keys and values ``[1, G, K, D]``, hidden positions ``[G, K]`` or None."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         length = keys.shape[2]
-        self.reserve(slot + 1, length)
+        self.reserve(length)
         self.keys[slot, :, :length], self.values[slot, :, :length] = keys[0], values[0]
         self.keys[slot, :, length:], self.values[slot, :, length:] = 0, 0  # a failed row may have left NaN, and 0 * NaN is NaN
         self.lengths[slot] = length
         if hidden is not None and self.hidden is None:
+            self.owner.recorded.clear()
             self.hidden = torch.zeros(self.keys.shape[:3], dtype=torch.bool, device=self.keys.device)
         if self.hidden is not None:
             self.hidden[slot] = False
@@ -101,14 +104,14 @@ class SlotLayer(CacheLayerMixin):
 
     def move(self, source: int, target: int) -> None:
         """Let the row in slot ``source`` also stand in slot ``target``."""
-        for buffer in (self.keys, self.values, self.lengths, self.hidden):
+        for buffer in (self.keys, self.values, self.hidden):
             if buffer is not None:
                 buffer[target] = buffer[source]
 
-    def reserve_step(self, rows: int, width: int) -> None:
+    def reserve_step(self, width: int) -> None:
         """Make room for one more token per row; ``width`` is how far the step's longest row reaches."""
         if width > self.keys.shape[2]:
-            self.reserve(rows, max(width, self.keys.shape[2] * 3 // 2, 64))
+            self.reserve(max(width, self.keys.shape[2] * 3 // 2, 64))
         self.width = width
 
     def step_mask(self, rows: int) -> torch.Tensor:
@@ -126,14 +129,14 @@ class SlotLayer(CacheLayerMixin):
     def update(self, key_states, value_states, cache_kwargs=None):
         """Append one token to each row; return views of what the step attends to."""
         rows = key_states.shape[0]
-        index, now = self.owner.index[:rows], self.lengths[:rows]
-        self.keys[index, :, now] = key_states[:, :, 0]
-        self.values[index, :, now] = value_states[:, :, 0]
+        row, now = self.owner.row[:rows], self.lengths[:rows]
+        self.keys[row, :, now] = key_states[:, :, 0]
+        self.values[row, :, now] = value_states[:, :, 0]
         return self.keys[:rows, :, : self.width], self.values[:rows, :, : self.width]
 
     def get_seq_length(self) -> int:
         """Longest row."""
-        return int(self.lengths.max()) if self.is_initialized else 0
+        return max((row[self.index] for row in self.owner.lengths), default=0)
 
     def get_mask_sizes(self, cache_position):
         return self.get_seq_length() + cache_position.shape[0], 0
@@ -143,13 +146,16 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """Rows of compressed caches, decoded together."""
+    """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes steps replayable, or is None."""
 
-    def __init__(self, model: PreTrainedModel):
-        self.windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=model.config).layers]
-        super().__init__(layers=[SlotLayer(self, window) for window in self.windows])
-        self.lengths: list[list[int]] = []  # per row, per layer: mirrors the layers' tensors without a device sync
-        self.index = torch.arange(0)
+    def __init__(self, model: PreTrainedModel, slots: int, recorder: Recorder | None = None):
+        windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=model.config).layers]
+        super().__init__(layers=[SlotLayer(self, index, window) for index, window in enumerate(windows)])
+        self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
+        self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)
+        self.row = torch.arange(slots, device=model.device)
+        self.tokens, self.positions = torch.zeros(2, slots, 1, dtype=torch.long, device=model.device)
+        self.recorder, self.recorded = recorder, {}
 
     @torch.inference_mode()
     def join(self, prefilled: DynamicCache, hidden: list[torch.Tensor | None]) -> None:
@@ -158,8 +164,6 @@ class SlotCache(Cache):
         for layer, full, masked in zip(self.layers, prefilled.layers, hidden, strict=True):
             layer.put(slot, full.keys, full.values, masked)
         self.lengths.append([layer.keys.shape[2] for layer in prefilled.layers])
-        if len(self.index) <= slot:
-            self.index = torch.arange(2 * slot + 1, device=prefilled.layers[0].keys.device)
 
     @torch.inference_mode()
     def leave(self, slot: int) -> None:
@@ -168,31 +172,61 @@ class SlotCache(Cache):
         if slot != last:
             for layer in self.layers:
                 layer.move(last, slot)
+            self.held[:, slot] = self.held[:, last]
+        self.held[:, last] = 0
         self.lengths[slot] = self.lengths[last]
         self.lengths.pop()
 
     @torch.inference_mode()
     def step(self, model: PreTrainedModel, tokens: list[int], positions: list[int]) -> torch.Tensor:
-        """Feed each row its next token at its true position; return float32 raw logits ``[rows, V]``."""
-        rows, device = len(self.lengths), model.device
-        masks, shared = [], {}  # layers that hold the same lengths, as most presses leave them, share one mask
+        """Feed each row its next token at its true position.
+
+        Returns float32 raw logits ``[rows, V]``, which the next step may overwrite.
+        """
+        rows = len(self.lengths)
+        for static, now in ((self.tokens, tokens), (self.positions, positions)):
+            static[:rows, 0] = torch.tensor(now, device=static.device)
+        logits = self._run(model, rows)[:rows]
+        self.held[:, :rows] += 1
+        self.lengths = [[n + 1 for n in row] for row in self.lengths]
+        return logits
+
+    def _run(self, model: PreTrainedModel, rows: int) -> torch.Tensor:
+        if self.recorder is None:
+            return self._forward(model, rows, self._plan(1))
+        rows = min(self.held.shape[1], 1 << (rows - 1).bit_length())  # empty slots hold nothing and are computed in vain
+        plan = self._plan(RECORDED_WIDTH)
+        if (rows, plan) not in self.recorded:
+            replay = self.recorder(lambda: self._forward(model, rows, plan))
+            if replay is None:
+                self.recorder = None
+                return self._forward(model, rows, plan)
+            self.recorded[rows, plan] = replay
+        return self.recorded[rows, plan]()
+
+    def _plan(self, multiple: int) -> tuple[tuple[int, int], ...]:
+        """Make room for a step; by layer, its width and the first layer with the same mask (most presses leave one length)."""
+        plan, first = [], {}
         for i, layer in enumerate(self.layers):
             held = tuple(row[i] for row in self.lengths)
-            layer.reserve_step(rows, max(held) + 1)
-            key = (held, layer.sliding_window, i if layer.hidden is not None else None)
-            if key not in shared:
-                shared[key] = layer.step_mask(rows)
-            masks.append(shared[key])
+            width = -(-(max(held) + 1) // multiple) * multiple
+            layer.reserve_step(width)
+            plan.append((width, first.setdefault((held, layer.sliding_window, i if layer.hidden is not None else None), i)))
+        return tuple(plan)
+
+    def _forward(self, model: PreTrainedModel, rows: int, plan: tuple[tuple[int, int], ...]) -> torch.Tensor:
+        masks: dict[int, torch.Tensor] = {}
+        for layer, (width, first) in zip(self.layers, plan, strict=True):
+            layer.width = width
+            if first not in masks:
+                masks[first] = layer.step_mask(rows)
         with attention_implementation(model, SLOT_ATTENTION):
             out = model(
-                input_ids=torch.tensor(tokens, device=device)[:, None],
-                position_ids=torch.tensor(positions, device=device)[:, None],
-                cache_position=torch.tensor(positions[:1], device=device),
+                input_ids=self.tokens[:rows],
+                position_ids=self.positions[:rows],
+                cache_position=self.positions[0],
                 past_key_values=self,
                 use_cache=True,
-                slot_masks=masks,
+                slot_masks=[masks[first] for _, first in plan],
             )
-        for layer in self.layers:
-            layer.lengths[:rows] += 1
-        self.lengths = [[n + 1 for n in row] for row in self.lengths]
         return out.logits[:, -1].float()

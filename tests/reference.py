@@ -26,13 +26,18 @@ def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
     return out[0, len(prompt) :].tolist()
 
 
-def kvpress_kept(lm, prompt, press, seed):
-    """Tokens that kvpress itself leaves in the cache of one prompt."""
+def kvpress_cache(lm, prompt, press, seed):
+    """The cache that kvpress itself leaves of one prompt, and the next token's logits ``[V]``."""
     torch.manual_seed(seed)
     cache = DynamicCache()
-    with torch.no_grad(), attention_implementation(lm.model, lm.attn), press(lm.model):
-        lm.model(torch.tensor([prompt]), past_key_values=cache)
-    return cache.get_seq_length()
+    with torch.no_grad(), attention_implementation(lm.model, lm.attn), press(lm.model) if press else contextlib.nullcontext():
+        out = lm.model(torch.tensor([prompt]), past_key_values=cache)
+    return cache, out.logits[0, -1]
+
+
+def kvpress_kept(lm, prompt, press, seed):
+    """Tokens that kvpress itself leaves in the cache of one prompt."""
+    return kvpress_cache(lm, prompt, press, seed)[0].get_seq_length()
 
 
 def with_attention(lm, spec):

@@ -105,7 +105,8 @@ def test_an_interrupted_cell_goes_on_and_repeats_no_finished_prompt(output, embe
     assert not cell_path(config).exists() and len(list(Checkpoint(config).load())) == 2
     resumed = cell.run_cell(config, embedded)
     assert generated == [4, 2]
-    resumed.data["config"]["experiment"], resumed.data["config"]["batch_size"] = "whole", 32
+    resumed.data["config"]["experiment"], resumed.data["config"]["batch_size"] = "whole", "auto"
+    assert (resumed.data["machine"].pop("batch_size"), whole.data["machine"].pop("batch_size") > 2) == (2, True)
     assert_same(resumed, whole)
     assert not Checkpoint(config).folder.exists()
 
@@ -180,7 +181,7 @@ def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
     monkeypatch.setattr(cell, "generate", spy)
     config = small(repetition_penalty=1.2, timeout_s=9.0, batch_size=3, multiturn=False, press_kwargs={"n_sink": 2})
     prompts = cell.cell_prompts(config, embedded)
-    list(cell.generate_prompts(config, embedded, prompts))
+    list(cell.generate_prompts(config, embedded, prompts, cell.rows_together(config, embedded, prompts)))
     assert (seen["repetition_penalty"], seen["timeout_s"], seen["batch_size"], seen["max_new_tokens"]) == (1.2, 9.0, 3, 16)
     assert seen["stop_strings"] == STOP_STRINGS and len(set(seen["seeds"])) == 4
     assert (seen["press"].n_sink, seen["press"].compression_ratio) == (2, 0.5)

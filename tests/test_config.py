@@ -47,7 +47,9 @@ BAD = [
     ({"attn": "flash"}, "attn 'flash' is not allowed"),
     ({"repetition_penalty": 0}, "repetition_penalty 0 is not allowed"),
     ({"timeout_s": 0}, "timeout_s 0 is not allowed"),
-    ({"batch_size": 0}, "batch_size 0 is not allowed"),
+    ({"batch_size": 0}, "batch_size 0 is not allowed: give a whole number of prompts from 1 on, or 'auto'"),
+    ({"batch_size": "many"}, "batch_size 'many' is not allowed"),
+    ({"batch_size": True}, "batch_size True is not allowed"),
 ]
 
 

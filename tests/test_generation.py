@@ -151,9 +151,9 @@ def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch):
         return logits
 
     monkeypatch.setattr(SlotCache, "step", poisoned)
-    first, second = run(tiny, random_prompts(2), PressSpec("none", 0.0), 10)
-    assert first.stop_reason == "error" and first.error == "logits are not finite at new token 3"
-    assert len(first.token_ids) == 3 and second.stop_reason == "max_new_tokens"
+    healthy, failed = run(tiny, random_prompts(2), PressSpec("none", 0.0), 10)  # the longer prompt goes first, into slot 0
+    assert failed.stop_reason == "error" and failed.error == "logits are not finite at new token 3"
+    assert len(failed.token_ids) == 3 and healthy.stop_reason == "max_new_tokens"
 
 
 def test_nan_left_in_a_slot_does_not_reach_the_next_prompt(tiny, monkeypatch):
@@ -175,7 +175,7 @@ def test_nan_left_in_a_slot_does_not_reach_the_next_prompt(tiny, monkeypatch):
         return logits
 
     monkeypatch.setattr(SlotCache, "step", poisoned)
-    _, failed, healthy = run(tiny, prompts, spec, 10, batch_size=2)
+    failed, _, healthy = run(tiny, prompts, spec, 10, batch_size=2)
     assert failed.stop_reason == "error" and healthy.token_ids == expected
 
 

@@ -1,16 +1,104 @@
 import pytest
-from reference import with_attention
+import torch
+from reference import kvpress_cache, tiny_llama, with_attention
 
-from kvhelpers.prefill import prefill
-from kvhelpers.presses import PressSpec
+from kvhelpers import prefill as module
+from kvhelpers.models import LanguageModel
+from kvhelpers.prefill import Prefiller
+from kvhelpers.presses import AFTERWARDS, PRESSES, PressSpec, acts_afterwards
 from kvhelpers.validity import baseline_is_weak
 
 PROMPT = list(range(3, 103))
+MANY = [PROMPT[:70] + [200 + i] * (5 + 3 * i) for i in range(5)]  # 70 tokens in common, five different lengths
+SPECS = [PressSpec("none", 0.0), *(PressSpec(name, 0.5) for name in PRESSES)]
+
+
+def one(lm, name, ratio, **kwargs):
+    spec = PressSpec(name, ratio, kwargs=kwargs)
+    lm = with_attention(lm, spec)
+    return Prefiller(lm, [PROMPT])([PROMPT], [spec.for_prompt(len(PROMPT))], [0])[0]
 
 
 def report(tiny, name, ratio, **kwargs):
-    spec = PressSpec(name, ratio, kwargs=kwargs)
-    return prefill(with_attention(tiny, spec), PROMPT, spec.for_prompt(len(PROMPT)), seed=0)[1]
+    return one(tiny, name, ratio, **kwargs).report
+
+
+def together(lm, prompts, spec):
+    presses = [spec.for_prompt(len(prompt)) for prompt in prompts]
+    return Prefiller(lm, prompts)(prompts, presses, range(len(prompts)))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("prompts", (MANY, [p[::-1] for p in MANY]), ids=("common beginning", "none in common"))
+def test_a_group_gets_the_caches_that_kvpress_gives_each_prompt_alone(tiny, spec, prompts):
+    lm = with_attention(tiny, spec)
+    assert bool(Prefiller(lm, prompts).beginning) == (prompts is MANY)
+    for seed, (prompt, made) in enumerate(zip(prompts, together(lm, prompts, spec), strict=True)):
+        cache, logits = kvpress_cache(lm, prompt, spec.for_prompt(len(prompt)), seed)
+        torch.testing.assert_close(made.logits, logits, rtol=1e-4, atol=1e-4)
+        for own, theirs in zip(made.cache.layers, cache.layers, strict=True):
+            torch.testing.assert_close(own.keys, theirs.keys, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(own.values, theirs.values, rtol=1e-4, atol=1e-4)
+        assert made.report.sink_kept == _sink(lm, prompt, cache)
+
+
+def _sink(lm, prompt, compressed):
+    """Share of heads above the first layer that hold the first token's key, by comparison with an uncompressed cache."""
+    whole, _ = kvpress_cache(lm, prompt, None, 0)
+    heads = [
+        (kept.keys[0] - full.keys[0, :, :1]).abs().amax(-1).amin(-1) < 1e-4
+        for kept, full in zip(compressed.layers[1:], whole.layers[1:], strict=True)
+    ]
+    return round(torch.stack(heads).float().mean().item(), 4)
+
+
+def test_the_common_beginning_runs_once(tiny, monkeypatch):
+    seen, forward = [], tiny.model.forward
+    monkeypatch.setattr(tiny.model, "forward", lambda input_ids, **kw: seen.append(input_ids.shape) or forward(input_ids, **kw))
+    together(tiny, MANY, PressSpec("knorm", 0.5))
+    assert seen == [(1, 70), (5, 17)]
+    seen.clear()
+    together(tiny, MANY, PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}}))
+    assert seen == [(1, len(prompt)) for prompt in MANY]
+
+
+def test_a_press_that_fails_on_one_prompt_fails_alone(tiny):
+    first, *_, last = together(tiny, [PROMPT[:90], PROMPT[:20]], PressSpec("snapkv", 0.5))
+    assert first.report.prompt_tokens == 90 and last.startswith("AssertionError in the prefill: Query length")
+
+
+def test_groups_are_as_large_as_their_tokens_and_logits_allow(tiny, monkeypatch):
+    prefiller, press = Prefiller(tiny, MANY), PressSpec("knorm", 0.5).for_prompt(75)
+    assert prefiller.group_size(MANY, press) == 5
+    monkeypatch.setattr(module, "GROUP_TOKENS", 3 * len(MANY[2]))
+    assert prefiller.group_size(MANY, press) == 3
+    monkeypatch.setattr(module, "GROUP_LOGITS", 4)  # two prompts of two lengths
+    assert prefiller.group_size(MANY, press) == 2
+    assert prefiller.group_size([PROMPT[:60]] * 5, PressSpec("random", 0.5).for_prompt(9)) == 4
+    assert prefiller.group_size(MANY, PressSpec("ObservedAttentionPress", 0.5).for_prompt(9)) == 1
+    monkeypatch.setattr(module, "GROUP_TOKENS", 1)
+    assert prefiller.group_size(MANY, press) == 1
+
+
+def test_layers_with_a_sliding_window_are_prefilled_one_prompt_at_a_time(tiny):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(**{**tiny_llama().config.to_dict(), "model_type": "mistral", "sliding_window": 32})
+    lm = LanguageModel(
+        "sliding", MistralForCausalLM(config).eval(), tiny.tokenizer, tiny.stop_ids, "cpu", "float32", "sdpa", ""
+    )
+    assert not Prefiller(lm, MANY).together(None)
+
+
+def test_presses_that_act_afterwards_are_named():
+    assert {name for name in PRESSES if not acts_afterwards(PressSpec(name, 0.5).for_prompt(9))} == {"observed_attention"}
+    assert len(AFTERWARDS) == len(PRESSES) - 1 and acts_afterwards(None)
+
+
+def test_hooks_and_forward_are_put_back(tiny):
+    attention = module.attention_modules(tiny.model)
+    together(tiny, [PROMPT[:90], PROMPT[:20]], PressSpec("snapkv", 0.5))
+    assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in attention)
 
 
 def test_uncompressed_cache(tiny):
@@ -45,7 +133,8 @@ def test_head_wise_masking_counts_tokens_but_no_bytes(tiny):
 
 def test_random_press_depends_on_the_seed_only(tiny):
     spec = PressSpec("random", 0.5)
-    first, again, other = (prefill(tiny, PROMPT, spec.for_prompt(100), seed)[0].cache for seed in (1, 1, 2))
+    presses = [spec.for_prompt(100)] * 3
+    first, again, other = (made.cache for made in Prefiller(tiny, [PROMPT])([PROMPT] * 3, presses, (1, 1, 2)))
     assert (first.layers[1].keys == again.layers[1].keys).all()
     assert not (first.layers[1].keys == other.layers[1].keys).all()
 

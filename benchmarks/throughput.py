@@ -1,0 +1,214 @@
+"""Tokens per second of compressed generation with signals, side by side with what people use today.
+
+    python benchmarks/throughput.py --dtype float32                      # the table of README
+    python benchmarks/throughput.py --dtype float32 --sweep              # the figure: tokens/s against size
+
+Each line of the table is measured in a process of its own, one after the other, on the same prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import methods
+import pandas as pd
+import sizes
+import torch
+
+from kvhelpers.errors import InputError
+from kvhelpers.models import load_model, resolve_device, resolve_dtype
+from kvhelpers.presses import NONE, PressSpec
+from kvhelpers.tables import markdown_table
+from kvhelpers.tasks import TASKS, build_prompts, load_problems
+
+METHODS = {
+    "one_at_a_time": "(a) generate, one at a time",
+    "kvpress_pipeline": "(b) kvpress pipeline",
+    "batched_generate": "(c) generate, batched, no press",
+    "ours": "(d) kvhelpers",
+    "static_batches": "(e) kvhelpers, each batch to its end",
+}
+FEWSHOT = {"onestep": 4, "gsm8k": 3}
+
+
+def main() -> int:
+    args = arguments()
+    try:
+        print(machine(args), flush=True)
+        if args.sweep:
+            sizes.sweep(partial(in_a_process, sizes.measure, args.model, args.device, args.dtype))
+        else:
+            compare(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--task", nargs="+", default=["onestep"], choices=TASKS)
+    parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
+    parser.add_argument("--press", nargs="+", default=["none", "streaming_llm:0.5"], help="name or name:ratio")
+    parser.add_argument("--method", nargs="+", default=list(METHODS)[:4], choices=METHODS)
+    parser.add_argument("--n-prompts", type=int, default=32)
+    parser.add_argument("--alone", type=int, help="prompts for (a) and (b), which take long; their rates hardly depend on it")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--sweep", action="store_true", help="vary prompts, kept tokens and new tokens instead")
+    return parser.parse_args()
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print the table: every method on every task and press."""
+    limits = in_a_process(peaks, args.device, args.dtype)
+    print(
+        f"\nmeasured limits: {limits[0] / 1e9:.0f} GB/s copied (read and written), {limits[1] / 1e9:.0f} GFLOP/s in products\n"
+    )
+    for task in args.task:
+        for press in args.press:
+            spec = parse_press(press)
+            print(f"### {task}, {press}, {args.n_prompts} prompts, at most {args.max_new_tokens} new tokens\n", flush=True)
+            done: dict[str, methods.Measured] = {}
+            for method in args.method:
+                n = args.alone if args.alone and method in ("one_at_a_time", "kvpress_pipeline") else args.n_prompts
+                done[method] = in_a_process(measure, method, args, task, spec, n)
+                print(f"{METHODS[method]}: done", file=sys.stderr, flush=True)
+            print(markdown_table(table(done)))
+            for line in remarks(done, limits):
+                print(f"\n{line}", flush=True)
+            print()
+
+
+def table(done: dict[str, methods.Measured]) -> pd.DataFrame:
+    """One row per method; ratios to (a)."""
+    base = done.get("one_at_a_time")
+    rows = []
+    for method, m in done.items():
+        same = "" if base is None or method == "one_at_a_time" or not m.tokens else agreement(m, base)
+        rows.append(
+            {
+                "method": METHODS[method],
+                "prompts": m.prompts,
+                "new tokens": m.new_tokens,
+                "decode tok/s": f"{m.decode_rate:.0f}",
+                "to (a)": f"{m.decode_rate / base.decode_rate:.1f}×" if base else "",
+                "end-to-end tok/s": f"{m.rate:.0f}",
+                "to (a), end to end": f"{m.rate / base.rate:.1f}×" if base else "",
+                "prefill s/prompt": f"{m.prefill_s / m.prompts:.2f}",
+                "signals": f"{m.signals_s / m.decode_s:.1%}" if m.signals_s else "–",
+                "peak memory": f"{m.peak_bytes / 2**20:.0f} MiB",
+                "same tokens as (a)": same,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def agreement(m: methods.Measured, base: methods.Measured) -> str:
+    """How many prompts have the tokens of (a)."""
+    return f"{sum(m.tokens[i] == base.tokens[i] for i in base.tokens)}/{len(base.tokens)}"
+
+
+def remarks(done: dict[str, methods.Measured], limits: tuple[float, float]) -> list[str]:
+    """What the table cannot say: how near the machine's limits, and where tokens part."""
+    if (own := done.get("ours")) is None:
+        return []
+    moving, computing = own.moved_bytes / limits[0], own.flops / limits[1]
+    lines = [
+        f"Decoding took {own.decode_s:.1f} s. Reading weights and caches at copy speed would take {moving:.1f} s "
+        f"({moving / own.decode_s:.0%} of the bandwidth limit), the products with weights at full speed {computing:.1f} s "
+        f"({computing / own.decode_s:.0%} of the compute limit)."
+    ]
+    base = done.get("one_at_a_time")
+    parted = {i: first_difference(own.tokens[i], base.tokens[i]) for i in base.tokens} if base else {}
+    parted = {i: at for i, at in parted.items() if at is not None}
+    if parted:
+        margins = [own.margins[i][at] for i, at in parted.items() if at < len(own.margins[i])]
+        at, apart = list(parted.values()), f"{min(margins):.3f} to {max(margins):.3f} (median {median(margins):.3f})"
+        lines.append(
+            f"(d) parts from (a) in {len(parted)} prompts, at new token {min(at)} to {max(at)} (median {median(at):.0f}); "
+            f"the two best tokens are {apart} nats apart there."
+        )
+    return lines
+
+
+def first_difference(one: list[int], other: list[int]) -> int | None:
+    """Index of the first token that differs, or None."""
+    if one == other:
+        return None
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def machine(args: argparse.Namespace) -> str:
+    """What is measured on."""
+    device = resolve_device(args.device)
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        cpuinfo = Path("/proc/cpuinfo")
+        text = cpuinfo.read_text() if cpuinfo.exists() else ""
+        found = re.search(r"model name\s*: (.*)", text)
+        units = [unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f" {unit} " in text.replace("\n", " ")]
+        name = f"{found[1] if found else platform.processor()} ({', '.join(units[:2])}), {torch.get_num_threads()} threads"
+    return f"{name}; {args.model}, {resolve_dtype(args.dtype, device)}; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+
+
+def peaks(device: str, dtype: str) -> tuple[float, float]:
+    """Bytes per second of a copy (read and written), and floating-point operations per second of a matrix product."""
+    device = resolve_device(device)
+    kind, clock = getattr(torch, resolve_dtype(dtype, device)), methods.Clock(device)
+    source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
+    target, square = torch.zeros_like(source), torch.ones(2048, 2048, dtype=kind, device=device)
+
+    def best(function):
+        seconds: list[float] = []
+        for _ in range(5):
+            started = clock()
+            function()
+            seconds.append(clock() - started)
+        return min(seconds)
+
+    return 2 * source.nbytes / best(lambda: target.copy_(source)), 2 * 2048**3 / best(lambda: square @ square)
+
+
+def parse_press(text: str) -> PressSpec:
+    """A press from ``name`` or ``name:ratio``."""
+    name, _, ratio = text.partition(":")
+    try:
+        spec = PressSpec(name, float(ratio) if ratio else 0.0 if name == NONE else 0.875)
+    except ValueError as error:
+        raise InputError(f"press {text!r} has no number after its colon; write for example streaming_llm:0.5") from error
+    spec.check()
+    return spec
+
+
+def measure(method: str, args: argparse.Namespace, task: str, spec: PressSpec, n_prompts: int) -> methods.Measured:
+    """Load the model and run one method on the first ``n_prompts`` of the prompts."""
+    lm = load_model(args.model, args.device, args.dtype, spec.attention())
+    problems, examples = load_problems(task, args.n_prompts, FEWSHOT[task], 42, args.data_file if task == "gsm8k" else None)
+    prompts = [prompt.token_ids for prompt in build_prompts(problems, examples, lm.tokenizer)][:n_prompts]
+    run = getattr(methods, method)
+    run(lm, prompts[:1], spec, 2, 1)  # first calls set things up
+    return run(lm, prompts, spec, args.max_new_tokens, args.batch_size)
+
+
+def in_a_process(function, *args):
+    """Call ``function`` in a fresh process, so that memory and warm-up are its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The benchmark compares like with like: the same tokens, the same signals, and a right account of what was done."""
+
+import methods
+import pytest
+import throughput
+import torch
+from scipy.stats import entropy
+from test_generation import random_prompts
+
+from kvhelpers.errors import InputError
+from kvhelpers.presses import PressSpec
+from kvhelpers.signals import SCALARS, token_signals
+
+NEW = 12
+PLAIN = PressSpec("none", 0.0)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny):
+    return {name: getattr(methods, name)(tiny, random_prompts(5), PLAIN, NEW, 2) for name in throughput.METHODS}
+
+
+def test_all_methods_generate_the_same_tokens(runs):
+    base = runs["one_at_a_time"].tokens
+    assert sum(map(len, base.values())) == runs["kvpress_pipeline"].new_tokens  # it gives text, so only a count
+    assert all(run.tokens == base for name, run in runs.items() if name != "kvpress_pipeline")
+
+
+def test_compressed_tokens_are_the_same_too(tiny):
+    prompts, spec = random_prompts(3), PressSpec("snapkv", 0.5, kwargs={"window_size": 8})
+    alone, ours = (method(tiny, prompts, spec, NEW, 2) for method in (methods.one_at_a_time, methods.ours))
+    assert alone.tokens == ours.tokens
+    assert throughput.agreement(ours, alone) == "3/3"
+
+
+def test_published_signals_are_those_of_the_package():
+    logits = torch.randn(7, 300, generator=torch.Generator().manual_seed(0)) * 4
+    spread, alternatives, top, ids = methods.published_signals(logits)
+    scalars, own_top, own_ids = token_signals(logits, logits.argmax(-1))
+    torch.testing.assert_close(spread, scalars[:, SCALARS.index("entropy")], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alternatives, scalars[:, SCALARS.index("alt_entropy")], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(top, own_top, rtol=1e-4, atol=1e-4)
+    assert (ids == own_ids).all()
+    assert spread.numpy() == pytest.approx(entropy(logits.softmax(-1).numpy(), axis=1), abs=1e-4)
+
+
+def test_bytes_and_operations_are_counted_from_the_shapes(tiny):
+    (prompt,) = random_prompts(1)
+    run, config = methods.ours(tiny, [prompt], PLAIN, 4, 1), tiny.model.config
+    weights = sum(w.numel() for w in tiny.model.parameters())
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    steps = run.new_tokens - 1
+    assert run.flops == 2 * weights * steps
+    assert run.moved_bytes == 4 * weights * steps + per_token * sum(len(prompt) + i for i in range(steps))
+
+
+def test_seconds_add_up(runs):
+    for name, run in runs.items():
+        assert run.prefill_s > 0 and run.decode_s > run.signals_s
+        assert (run.signals_s > 0) == (name not in ("kvpress_pipeline", "batched_generate"))
+
+
+def test_remarks_name_the_first_difference():
+    base = methods.Measured(2, tokens={0: [1, 2, 3], 1: [4, 5, 6]})
+    own = methods.Measured(2, decode_s=4.0, moved_bytes=100, flops=300, tokens={0: [1, 2, 3], 1: [4, 9, 9]})
+    own.margins = {0: [1.0, 1.0, 1.0], 1: [1.0, 0.125, 1.0]}
+    limits, parted = throughput.remarks({"one_at_a_time": base, "ours": own}, (50.0, 100.0))
+    assert "2.0 s (50% of the bandwidth limit)" in limits and "3.0 s (75% of the compute limit)" in limits
+    assert "parts from (a) in 1 prompts, at new token 1 to 1 (median 1)" in parted and "0.125 to 0.125" in parted
+    assert throughput.agreement(own, base) == "1/2"
+
+
+def test_first_difference():
+    assert throughput.first_difference([1, 2], [1, 2]) is None
+    assert throughput.first_difference([1, 2], [1, 3]) == 1
+    assert throughput.first_difference([1, 2], [1, 2, 3]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    (
+        ("knorn:0.5", "press 'knorn' is unknown; did you mean 'knorm'?"),
+        ("knorm:half", "press 'knorm:half' has no number after its colon"),
+        ("knorm:1.5", "ratio 1.5 is outside"),
+    ),
+)
+def test_bad_presses_get_one_sentence(text, sentence):
+    with pytest.raises(InputError, match="^" + sentence.replace("?", r"\?")):
+        throughput.parse_press(text)
+
+
+def test_presses_are_read():
+    assert throughput.parse_press("none") == PLAIN
+    assert throughput.parse_press("snapkv:0.5") == PressSpec("snapkv", 0.5)
