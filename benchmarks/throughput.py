@@ -73,9 +73,10 @@ def arguments() -> argparse.Namespace:
 
 def compare(args: argparse.Namespace) -> None:
     """Print the table: every method on every task and press."""
-    limits = in_a_process(peaks, args.device, args.dtype)
+    copied, products = limits = in_a_process(peaks, args.device, args.dtype, args.batch_size)
     print(
-        f"\nmeasured limits: {limits[0] / 1e9:.0f} GB/s copied (read and written), {limits[1] / 1e9:.0f} GFLOP/s in products\n"
+        f"\nmeasured limits: {copied / 1e9:.0f} GB/s copied (read and written), "
+        f"{products / 1e9:.0f} GFLOP/s in products of {args.batch_size} rows with weights\n"
     )
     for task in args.task:
         for press in args.press:
@@ -83,6 +84,8 @@ def compare(args: argparse.Namespace) -> None:
             print(f"### {task}, {press}, {args.n_prompts} prompts, at most {args.max_new_tokens} new tokens\n", flush=True)
             done: dict[str, methods.Measured] = {}
             for method in args.method:
+                if method == "batched_generate" and spec.name != NONE:
+                    continue
                 n = args.alone if args.alone and method in ("one_at_a_time", "kvpress_pipeline") else args.n_prompts
                 done[method] = in_a_process(measure, method, args, task, spec, n)
                 print(f"{METHODS[method]}: done", file=sys.stderr, flush=True)
@@ -127,9 +130,9 @@ def remarks(done: dict[str, methods.Measured], limits: tuple[float, float]) -> l
         return []
     moving, computing = own.moved_bytes / limits[0], own.flops / limits[1]
     lines = [
-        f"Decoding took {own.decode_s:.1f} s. Reading weights and caches at copy speed would take {moving:.1f} s "
-        f"({moving / own.decode_s:.0%} of the bandwidth limit), the products with weights at full speed {computing:.1f} s "
-        f"({computing / own.decode_s:.0%} of the compute limit)."
+        f"Decoding took {own.decode_s:.1f} s. Reading weights and caches at the speed of a copy would take {moving:.1f} s "
+        f"({moving / own.decode_s:.0%} of the bandwidth limit); the products with weights, at the speed above, "
+        f"{computing:.1f} s ({computing / own.decode_s:.0%} of the compute limit)."
     ]
     base = done.get("one_at_a_time")
     parted = {i: first_difference(own.tokens[i], base.tokens[i]) for i in base.tokens} if base else {}
@@ -165,12 +168,13 @@ def machine(args: argparse.Namespace) -> str:
     return f"{name}; {args.model}, {resolve_dtype(args.dtype, device)}; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
 
 
-def peaks(device: str, dtype: str) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written), and floating-point operations per second of a matrix product."""
+def peaks(device: str, dtype: str, rows: int) -> tuple[float, float]:
+    """Bytes per second of a copy (read and written), and operations per second of a product of ``rows`` rows with weights."""
     device = resolve_device(device)
     kind, clock = getattr(torch, resolve_dtype(dtype, device)), methods.Clock(device)
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
-    target, square = torch.zeros_like(source), torch.ones(2048, 2048, dtype=kind, device=device)
+    target, size = torch.zeros_like(source), 2048
+    inputs, weights = (torch.ones(n, size, dtype=kind, device=device) for n in (rows, size))
 
     def best(function):
         seconds: list[float] = []
@@ -180,7 +184,8 @@ def peaks(device: str, dtype: str) -> tuple[float, float]:
             seconds.append(clock() - started)
         return min(seconds)
 
-    return 2 * source.nbytes / best(lambda: target.copy_(source)), 2 * 2048**3 / best(lambda: square @ square)
+    copied = 2 * source.nbytes / best(lambda: target.copy_(source))
+    return copied, 2 * rows * size**2 / best(lambda: torch.nn.functional.linear(inputs, weights))
 
 
 def parse_press(text: str) -> PressSpec:
