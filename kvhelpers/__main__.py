@@ -1,4 +1,4 @@
-"""``python -m kvhelpers``: run an experiment file, or render an experiment's log."""
+"""``python -m kvhelpers``: run an experiment file, render an experiment's log, or make a sample of its results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import yaml
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import load_experiment
 from kvhelpers.log import write_log
+from kvhelpers.paths import relative
 from kvhelpers.runner import run_experiment, where
+from kvhelpers.samples import write_sample
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -34,12 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters (needs --name)")
     log = commands.add_parser("log", help="render the log of an experiment's finished cells")
     log.add_argument("experiment")
+    sample = commands.add_parser("sample", help="copy an experiment's results to data/samples, without the top-20 lists")
+    sample.add_argument("experiment")
     options = parser.parse_args(arguments)
     try:
         if options.command == "run":
             overrides = dict(map(parse_override, options.set))
             experiment = load_experiment(options.file, options.name, overrides)
             name, path = experiment.name, run_experiment(experiment)
+        elif options.command == "sample":
+            print(f"sample: {relative(write_sample(options.experiment))}/")
+            return 0
         else:
             name, path = options.experiment, write_log(options.experiment)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import time
@@ -69,7 +70,9 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
     with tqdm(total=len(prompts), initial=len(done), desc=config.label(), unit="prompt") as bar:
         for run in runs:
             index = missing[run.index]
-            checkpoint.save(_record(index, prompts[index], run, lm, config), run.token_ids, run.signals)
+            ends = char_ends(run.token_ids, lm)
+            record = _record(index, prompts[index], run, lm, config, ends)
+            checkpoint.save(record, {"token_id": run.token_ids, "char_end": ends, **run.signals})
             bar.update()
     seconds = time.monotonic() - started
     records, tables = map(list, zip(*checkpoint.load(), strict=True))
@@ -118,7 +121,17 @@ def answer_text(token_ids: list[int], lm: LanguageModel) -> str:
     return lm.tokenizer.decode(ids)
 
 
-def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, config: CellConfig) -> dict[str, Any]:
+def char_ends(token_ids: list[int], lm: LanguageModel) -> list[int]:
+    """For each token, how many characters of the text are there when it is; an incomplete character does not count yet."""
+    texts = (lm.tokenizer.decode(token_ids[: count + 1]) for count in range(len(token_ids)))
+    longest = len(answer_text(token_ids, lm))
+    ends = itertools.accumulate((len(text.rstrip("\ufffd")) for text in texts), max)
+    return [min(end, longest) for end in ends]
+
+
+def _record(
+    index: int, prompt: Prompt, run: Generation, lm: LanguageModel, config: CellConfig, ends: list[int]
+) -> dict[str, Any]:
     text = answer_text(run.token_ids, lm)
     answer = extract_answer(text, STOP_STRINGS)
     correct = run.error is None and answer.is_correct(prompt.reference)
@@ -138,7 +151,7 @@ def _record(index: int, prompt: Prompt, run: Generation, lm: LanguageModel, conf
         "answer": asdict(answer) | {"value": answer.value},
         "correct": correct,
         "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
-        "loop_onset_char": None if onset is None else len(answer_text(run.token_ids[:onset], lm)),
+        "loop_onset_char": None if onset is None else ([0, *ends])[onset],
         "cache": asdict(run.cache) if run.cache else None,
         "flags": run.cache.flags(compresses) if run.error is None else _failed_flags(len(prompt.token_ids), config),
         "seconds": round(run.seconds, 3),
@@ -154,6 +167,7 @@ def _cell_data(
     config: CellConfig, lm: LanguageModel, records: list[dict], tables: list[pa.Table], seconds: float, batch_size: int
 ) -> dict[str, Any]:
     signals: pd.DataFrame = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
+    _, examples = load_problems(config.task, config.n_prompts, config.n_fewshot, config.seed, config.data_file)
     return {
         "schema_version": SCHEMA_VERSION,
         "label": config.label(),
@@ -172,6 +186,7 @@ def _cell_data(
         },
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 1),
+        "examples": [{"question": example.question, "solution": example.solution} for example in examples],
         "summary": summarize(records, signals),
         "records": records,
     }

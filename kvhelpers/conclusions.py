@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
 from scipy.stats import binomtest
 
 from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
-from kvhelpers.summary import wilson
 from kvhelpers.tables import find_baseline, is_invalid, rate_text
 from kvhelpers.validity import FLAGS, SIGNIFICANCE, baseline_is_weak
 
@@ -99,57 +97,6 @@ def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
             f"McNemar's exact p = {p:.2g}, {pairs} pairs, not corrected for the number of comparisons).{caveat}"
         )
     return sentences
-
-
-def spike_sentences(cells: Sequence[CellResult]) -> list[str]:
-    """Whether a looping run's largest entropy comes before its loop more often than a random token would.
-
-    A uniformly placed token lies before the onset with probability onset / length, so the number of runs whose entropy
-    maximum does is, under the null hypothesis, a sum of unequal coin flips (Poisson-binomial); the p-value is two-sided.
-    Cells whose flags invalidate them are left out.
-    """
-    baseline = find_baseline(cells)
-    sentences, immediate, before, chances = [], 0, 0, []
-    looping = [cell for cell in cells if cell.summary["looping"]["count"]]
-    left_out = [cell for cell in looping if is_invalid(cell, baseline)]
-    for cell in looping:
-        if is_invalid(cell, baseline):
-            continue
-        entropy = cell.signals().set_index("prompt_index")["entropy"]
-        for record in cell.records:
-            if not record["failures"]["looping"]:
-                continue
-            onset = record["failures"]["loop_onset"]
-            if onset == 0:
-                immediate += 1
-                continue
-            before += int(entropy.loc[record["prompt_index"]].to_numpy().argmax() < onset)
-            chances.append(onset / record["n_tokens"])
-    if left_out:
-        sentences.append(f"Left out here, because of their flags: {', '.join(f'`{cell.label}`' for cell in left_out)}.")
-    if immediate:
-        sentences.append(f"{immediate} looping runs loop from their first token: nothing can precede those.")
-    if not chances:
-        return [*sentences, "No other run loops, so nothing can be said about entropy before loops."]
-    expected, p = sum(chances), poisson_binomial_p(before, chances)
-    if p >= SIGNIFICANCE:
-        verdict = "no more and no less often than chance would have it"
-    else:
-        verdict = "more often than chance would have it" if before > expected else "less often than chance would have it"
-    sentences.append(
-        f"In {_of(wilson(before, len(chances)))} looping runs with a token before the onset, the run's largest entropy comes "
-        f"before the onset; a token placed at random would in {expected:.1f}: {verdict} (p = {p:.2g}). This says nothing yet "
-        "about prediction: healthy runs have a largest entropy too."
-    )
-    return sentences
-
-
-def poisson_binomial_p(count: int, chances: Sequence[float]) -> float:
-    """Two-sided p-value of ``count`` successes in independent trials with unequal ``chances``: twice the smaller tail."""
-    mass = np.ones(1)
-    for chance in chances:
-        mass = np.convolve(mass, [1 - chance, chance])
-    return float(min(1.0, 2 * min(mass[: count + 1].sum(), mass[count:].sum())))
 
 
 def cut_sentences(cells: Sequence[CellResult]) -> list[str]:

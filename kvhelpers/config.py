@@ -15,7 +15,8 @@ from kvhelpers.models import ATTENTION, model_source, resolve_device, resolve_dt
 from kvhelpers.presses import NONE, PressSpec
 from kvhelpers.tasks import TASKS, data_fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 DEFAULT_RATIO = 0.875
 GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
 
@@ -39,7 +40,7 @@ class CellConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    experiment: str = Field(default="scratch", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    experiment: str = Field(default="scratch", pattern=EXPERIMENT_NAME)
     model: str = "smollm2-135m"
     task: str = "onestep"
     data_file: str | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kvhelpers.config import GRID_KEYS, CellConfig, make_config
+from kvhelpers.config import EXPERIMENT_NAME, GRID_KEYS, CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.paths import experiment_file, results_dir, write_atomic
+from kvhelpers.paths import experiment_file, relative, results_dir, write_atomic
+from kvhelpers.results import CellResult, read_experiment
 
 
 class Experiment(BaseModel):
@@ -28,6 +30,10 @@ class Experiment(BaseModel):
     grid: list[dict[str, Any]] = Field(min_length=1)
     next_steps: str = ""
     command: str = ""
+
+    def labels(self) -> list[str]:
+        """The cells' labels, in the grid's order; reads no data."""
+        return [CellConfig(**{**self.parameters, **entry, "experiment": self.name}).label() for entry in self.grid]
 
     def configs(self) -> list[CellConfig]:
         """The cells' configurations, checked. Raises InputError for the first bad one, or two that write to one place."""
@@ -93,9 +99,27 @@ def save_experiment(experiment: Experiment) -> Path:
     return write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
-def find_experiment(name: str) -> Experiment | None:
-    """The experiment that was run under this name, or the repository's file of that name, or None."""
-    for path in (results_dir(name) / "experiment.yaml", experiment_file(name)):
+def find_experiment(name: str, root: Path | None = None) -> Experiment | None:
+    """The experiment whose results lie below ``root`` under this name, or the repository's file of that name, or None."""
+    for path in (results_dir(name, root) / "experiment.yaml", experiment_file(name)):
         if path.is_file():
             return load_experiment(path)
     return None
+
+
+def finished_cells(name: str, root: Path | None = None) -> list[CellResult]:
+    """The experiment's finished cells below ``root``, in the order of its grid.
+
+    Raises
+    ------
+    InputError : there is none, or one that cannot be read; a name that is none.
+    """
+    if not isinstance(name, str) or not re.fullmatch(EXPERIMENT_NAME, name):
+        raise InputError(f"experiment {name!r} is not allowed; a name has letters, digits, '.', '_' and '-'")
+    cells, spec = read_experiment(name, root), find_experiment(name, root)
+    if not cells:
+        raise InputError(
+            f"experiment {name!r} has no finished cell in {relative(results_dir(name, root))}; run it first or name another"
+        )
+    order = spec.labels() if spec else []
+    return sorted(cells, key=lambda cell: order.index(cell.label) if cell.label in order else len(order))

@@ -15,6 +15,7 @@ from kvhelpers.results import CellResult
 from kvhelpers.tables import find_baseline, is_invalid
 
 COLOURS = sns.color_palette("colorblind")
+DIGITS = 3  # of signals in figures: the last ones depend on the machine
 STYLE = {"svg.hashsalt": "kvhelpers", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -54,7 +55,7 @@ def trace(runs: Sequence[tuple[str, pd.DataFrame]], onset: int | None = None) ->
             figure.subplots(2, 1, sharex=True), ("entropy", "top1_prob"), ("entropy (nats)", "top-1 probability"), strict=True
         ):
             for (label, signals), colour, style in zip(runs, (COLOURS[3], COLOURS[0]), ("-", "--"), strict=False):
-                axes.plot(signals["step"], signals[column], style, color=colour, linewidth=1.3, label=label)
+                axes.plot(signals["step"], signals[column].round(DIGITS), style, color=colour, linewidth=1.3, label=label)
             if onset is not None:
                 axes.axvline(onset, color="0.35", linestyle=":", label=f"loop onset (token {onset})")
             axes.set_ylabel(title)
@@ -68,5 +69,7 @@ def trace(runs: Sequence[tuple[str, pd.DataFrame]], onset: int | None = None) ->
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """Write ``<name>.svg`` and ``<name>.png`` and return the PNG's path. The same data give the same bytes."""
     with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # both files have the layout that was just found
         write_atomic(folder / f"{name}.svg", lambda path: figure.savefig(path, metadata={"Date": None}))
         return write_atomic(folder / f"{name}.png", lambda path: figure.savefig(path, dpi=150))

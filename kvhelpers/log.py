@@ -5,58 +5,50 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from kvhelpers import conclusions, figures
-from kvhelpers.errors import InputError
-from kvhelpers.experiment import Experiment, find_experiment
+from kvhelpers import conclusions, figures, signallog
+from kvhelpers.analysis import Analysis, analyse
+from kvhelpers.experiment import Experiment, find_experiment, finished_cells
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
-from kvhelpers.presses import NONE
-from kvhelpers.results import CellResult, read_experiment
-from kvhelpers.summary import most_interesting
-from kvhelpers.tables import cell_flags, find_baseline, markdown_table, results_table, signals_table
+from kvhelpers.prediction import QUANTILE
+from kvhelpers.results import CellResult
+from kvhelpers.tables import cell_flags, find_baseline, markdown_table, results_table
 from kvhelpers.validity import FLAGS
 
-EXCERPT = 400  # characters; of a looping run, half of them before the onset
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
-MODES = {
-    "Looping": lambda f, stop: f["looping"],
-    "Non-termination without a loop": lambda f, stop: f["non_termination"] and not f["looping"],
-    "Wrong answer, ended by itself": lambda f, stop: (
-        f["wrong_answer"] and not f["looping"] and not f["non_termination"] and stop != "error"
-    ),
-}
 
 
-def write_log(experiment: str) -> Path:
-    """Render an experiment's log and figures from its finished cells; return the log's path.
+def write_log(experiment: str, root: Path | None = None, quantile: float = QUANTILE) -> Path:
+    """Render an experiment's log and figures from its finished cells below ``root``; return the log's path.
 
-    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept.
+    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept. ``quantile`` sets the threshold of
+    the signals, see `prediction`.
 
     Raises
     ------
-    InputError : the experiment has no finished cell, or an unreadable one.
+    InputError : the experiment has no finished cell, or an unreadable one; a quantile that is none.
     """
-    spec = find_experiment(experiment)
-    cells = _in_grid_order(read_experiment(experiment), spec)
-    if not cells:
-        raise InputError(f"experiment {experiment!r} has no finished cell to log; run one first")
+    cells, spec = finished_cells(experiment, root), find_experiment(experiment, root)
+    found = analyse(cells, quantile)
     path = log_path(experiment)
     old = path.read_text() if path.exists() else ""
     prose = {match["name"]: match["text"] for match in PROSE.finditer(old)}
-    text = render(cells, spec, _write_figures(cells, experiment), prose)
+    text = render(cells, spec, found, _write_figures(cells, found, figures_dir(experiment)), prose)
     return write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
-def _in_grid_order(cells: list[CellResult], spec: Experiment | None) -> list[CellResult]:
-    order = [config.label() for config in spec.configs()] if spec else []
-    return sorted(cells, key=lambda cell: order.index(cell.label) if cell.label in order else len(order))
+def _write_figures(cells: Sequence[CellResult], found: Analysis, folder: Path) -> dict[str, Path]:
+    drawn = {"outcomes": figures.outcomes(cells)} | signallog.draw(cells, found)
+    return {name: figures.save(figure, folder, name) for name, figure in drawn.items()}
 
 
-def render(cells: Sequence[CellResult], spec: Experiment | None, images: dict[str, Path], prose: dict[str, str]) -> str:
+def render(
+    cells: Sequence[CellResult], spec: Experiment | None, found: Analysis, images: dict[str, Path], prose: dict[str, str]
+) -> str:
     """The log's Markdown. ``images`` are the figures' PNG paths by name; ``prose`` is kept text by section name."""
+    shown = {name: "../" + relative(path) for name, path in images.items()}
     first = cells[0]
-    missing = [config.label() for config in spec.configs() if config.label() not in {c.label for c in cells}] if spec else []
+    missing = [label for label in spec.labels() if label not in {cell.label for cell in cells}] if spec else []
     sections = [
         f"# Experiment {first.config['experiment']}",
         "<!-- Made from data; edit only between the prose marks. -->",
@@ -73,17 +65,13 @@ def render(cells: Sequence[CellResult], spec: Experiment | None, images: dict[st
         "looping and wrong answer; runs that failed or timed out are in every denominator.",
         markdown_table(results_table(cells)),
         _flags(cells),
-        _image(images, "outcomes", "Accuracy and catastrophic failure rate of each cell"),
+        signallog.image(shown, "outcomes", "Accuracy and catastrophic failure rate of each cell"),
         "## Result files",
         "\n".join(f"- `{relative(cell.path)}` and `.parquet` (config `{cell.data['config_hash'][:12]}`)" for cell in cells),
         "## Signal analysis",
-        "Averages over runs: of the run's mean entropy, of its largest entropy (nats), of its smallest top-1 probability. A "
-        "longer run has more chances of an extreme value: compare extremes only with the average tokens in mind.",
-        markdown_table(signals_table(cells)),
-        *conclusions.spike_sentences(cells),
-        _image(images, "trace", "Entropy and top-1 probability of the run with most tokens before its failure"),
+        *signallog.signal_section(cells, found, shown),
         "## Failure modes",
-        *_failure_modes(cells),
+        *signallog.mode_section(cells, found, shown),
         "## Conclusions",
         "\n".join(
             f"{number}. {sentence}"
@@ -147,75 +135,3 @@ def _flags(cells: Sequence[CellResult]) -> str:
         for name, count in cell_flags(cell, baseline).items()
     ]
     return "**Validity.** Read these numbers with care:\n\n" + "\n".join(lines) if lines else ""
-
-
-def _failure_modes(cells: Sequence[CellResult]) -> list[str]:
-    parts = []
-    for mode, holds in MODES.items():
-        compressed_first = sorted(cells, key=lambda cell: cell.config["press"] == NONE)
-        found = [(c, r) for c in compressed_first for r in c.records if holds(r["failures"], r["stop_reason"])]
-        per_cell = ", ".join(
-            f"`{cell.label}` {count} of {cell.summary['n']}"
-            for cell in cells
-            if (count := sum(holds(r["failures"], r["stop_reason"]) for r in cell.records))
-        )
-        parts.append(f"**{mode}:** {per_cell or 'no run'}.")
-        if found:
-            parts.append(_excerpt(*found[0]))
-    cut = conclusions.cut_sentences(cells)
-    parts.append("**Failed or timed out:** " + (" ".join(cut) if cut else "no run."))
-    return parts
-
-
-def _excerpt(cell: CellResult, record: dict[str, Any]) -> str:
-    text, onset = record["text"], record["loop_onset_char"]
-    where, first = "", 0
-    if onset is not None:
-        where = f"; the loop starts at token {record['failures']['loop_onset']}, here after ⟦loop⟧"
-        text, first = f"{text[:onset]}⟦loop⟧{text[onset:]}", max(0, onset - EXCERPT // 2)
-    text = ("[…] " if first else "") + text[first : first + EXCERPT] + (" […]" if len(text) > first + EXCERPT else "")
-    return (
-        f"`{cell.label}`, prompt {record['prompt_id']}, right answer {record['reference']}, "
-        f"{record['n_tokens']} tokens, stop reason `{record['stop_reason']}`{where}:\n\n{_quote(text)}"
-    )
-
-
-def _quote(text: str) -> str:
-    """Model output as a code block that it cannot break out of."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def _image(images: dict[str, Path], name: str, caption: str) -> str:
-    if name not in images:
-        return ""
-    path = "../" + relative(images[name])
-    return f"![{caption}]({path})"
-
-
-def _write_figures(cells: Sequence[CellResult], experiment: str) -> dict[str, Path]:
-    folder = figures_dir(experiment)
-    images = {"outcomes": figures.save(figures.outcomes(cells), folder, "outcomes")}
-    if (drawn := interesting_trace(cells)) is not None:
-        images["trace"] = figures.save(drawn, folder, "trace")
-    return images
-
-
-def interesting_trace(cells: Sequence[CellResult]):
-    """Trace figure of the experiment's most interesting run, beside the uncompressed run of the same prompt."""
-    baseline = find_baseline(cells)
-    cell, record = _most_interesting_run(cells)
-    signals = cell.signals()
-    runs = [(cell.label, signals[signals["prompt_index"] == record["prompt_index"]])]
-    if not len(runs[0][1]):
-        return None
-    same = [r for r in baseline.records if r["prompt_id"] == record["prompt_id"]] if baseline else []
-    if same and baseline is not cell:
-        healthy = baseline.signals()
-        runs.append((baseline.label, healthy[healthy["prompt_index"] == same[0]["prompt_index"]]))
-    return figures.trace(runs, record["failures"]["loop_onset"])
-
-
-def _most_interesting_run(cells: Sequence[CellResult]) -> tuple[CellResult, dict[str, Any]]:
-    best = {id(record): (cell, record) for cell in cells if cell.records for record in [most_interesting(cell.records)]}
-    return best[id(most_interesting([record for _, record in best.values()]))]

@@ -36,23 +36,33 @@ def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
     ------
     InputError : one sentence about the first bad parameter.
     """
-    names = [name for source in _latest_parameters(namespace["In"]) for name in assigned_names(source)]
+    return make_config(checked_parameters(namespace, tuple(CellConfig.model_fields)))
+
+
+def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """A notebook's parameters by name, taken from its namespace as `cell_from_parameters` does: all ``known`` and no other.
+
+    Raises
+    ------
+    InputError : a parameters cell assigns a name that is not known, or one that is known is missing.
+    """
+    names = [name for source in _latest_parameters(namespace["In"], known) for name in assigned_names(source)]
     for name in names:
-        if name not in CellConfig.model_fields:
-            raise unknown_name("parameter", name, CellConfig.model_fields)
-    missing = [name for name in CellConfig.model_fields if name not in namespace]
+        if name not in known:
+            raise unknown_name("parameter", name, known)
+    missing = [name for name in known if name not in namespace]
     if missing:
         raise InputError(f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names")
-    return make_config({name: namespace[name] for name in CellConfig.model_fields})
+    return {name: namespace[name] for name in known}
 
 
-def _latest_parameters(executed: Sequence[str]) -> list[str]:
+def _latest_parameters(executed: Sequence[str], known: Sequence[str]) -> list[str]:
     """The parameters cells that count: the notebook's own, last run, and those injected after it; not earlier attempts."""
     found = []
     for source in reversed(executed):
         if source.startswith(MARK):
             found.append(source)
-            if set(CellConfig.model_fields) <= set(assigned_names(source)):
+            if set(known) <= set(assigned_names(source)):
                 break
         elif found:
             break

@@ -17,9 +17,26 @@ def output_root() -> Path:
     return Path(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)).resolve()
 
 
-def results_dir(experiment: str) -> Path:
-    """Folder of an experiment's cells."""
-    return output_root() / "data" / "results" / experiment
+def results_dir(experiment: str, root: Path | None = None) -> Path:
+    """Folder of an experiment's cells, below ``root`` or where this project's runs write."""
+    return (root or output_root() / "data" / "results") / experiment
+
+
+def samples_dir() -> Path:
+    """The results that the repository carries, for notebooks that read results."""
+    return REPOSITORY / "data" / "samples"
+
+
+def find_results(experiment: str, root: str | None = None) -> Path:
+    """Folder in which the experiment's results are looked for.
+
+    ``root`` if given, below the repository unless absolute; else where this project's runs write, and, if the experiment is
+    not there, the samples that the repository carries.
+    """
+    if root is not None:
+        return REPOSITORY / Path(root).expanduser()
+    own = results_dir(experiment)
+    return own.parent if own.is_dir() or not (samples_dir() / experiment).is_dir() else samples_dir()
 
 
 def figures_dir(experiment: str) -> Path:
@@ -49,9 +66,10 @@ def cache_dir() -> Path:
 
 
 def relative(path: Path) -> str:
-    """``path`` as seen from the output folder, for messages and logs."""
+    """``path`` as seen from the output folder or the repository, for messages and logs."""
     path = Path(path).resolve()
-    return path.relative_to(output_root()).as_posix() if path.is_relative_to(output_root()) else str(path)
+    inside = (path.relative_to(root).as_posix() for root in (output_root(), REPOSITORY) if path.is_relative_to(root))
+    return next(inside, str(path))
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:

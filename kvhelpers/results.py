@@ -1,4 +1,7 @@
-"""Results of a cell on disk: one JSON (config, versions, machine, summary, a record per prompt) and one parquet of signals.
+"""Results of a cell on disk: one JSON (config, versions, machine, examples, summary, a record per prompt) and one parquet.
+
+The parquet has a row per new token: prompt_index, step, token_id, char_end (characters of the answer's text up to the token's
+end), and the signals.
 
 ``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``. While a cell runs, each finished prompt
 lies in ``<stem>.<hash>.partial/<index>.parquet``, signals and record together, so that a killed cell goes on where it was.
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from kvhelpers.signals import LISTS, SCALARS
 
 FLOATS = (*SCALARS, "entropy_change")
 SIGNALS_SCHEMA = pa.schema(
-    [("prompt_index", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32())]
+    [("prompt_index", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("char_end", pa.int32())]
     + [(name, pa.float32()) for name in FLOATS]
     + [(LISTS[0], pa.list_(pa.float32())), (LISTS[1], pa.list_(pa.int32()))]
 )
@@ -56,15 +59,24 @@ class CellResult:
     def records(self) -> list[dict[str, Any]]:
         return self.data["records"]
 
-    def signals(self) -> pd.DataFrame:
-        """Per-token signals, one row per new token; columns as in `signals`, with prompt_index, step and token_id."""
+    def signals(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Per-token signals, one row per new token, with these columns or all.
+
+        Raises
+        ------
+        InputError : the file cannot be read, or lacks a column.
+        """
         path = self.path.with_suffix(".parquet")
         try:
-            return pq.read_table(path).to_pandas()
-        except (OSError, pa.ArrowInvalid) as error:
+            there = pq.read_schema(path).names
+            table = pq.read_table(path, columns=None if columns is None else [name for name in columns if name in there])
+        except (OSError, pa.ArrowException) as error:
             raise InputError(
-                f"signals file {relative(path)} cannot be read ({error}); delete it and run the cell again"
+                f"signals file {relative(path)} cannot be read ({error}); delete it and its .json and run the cell again"
             ) from error
+        if missing := [name for name in columns or () if name not in there]:
+            raise InputError(f"signals file {relative(path)} has no column {missing[0]!r}; it has {', '.join(there)}")
+        return table.to_pandas()
 
 
 def cell_path(config: CellConfig) -> Path:
@@ -113,9 +125,9 @@ def read_cell(path: Path) -> CellResult:
     return CellResult(data, path)
 
 
-def read_experiment(experiment: str) -> list[CellResult]:
-    """All finished cells of an experiment, ``none`` first, then by press, ratio and file name."""
-    paths = sorted(results_dir(experiment).glob("*/*.json"))
+def read_experiment(experiment: str, root: Path | None = None) -> list[CellResult]:
+    """All finished cells of an experiment below ``root``, ``none`` first, then by press, ratio and file name."""
+    paths = sorted(results_dir(experiment, root).glob("*/*.json"))
     cells = [read_cell(path) for path in paths if not path.name.startswith(".")]  # a killed write leaves a hidden file
     return sorted(cells, key=lambda c: (c.config["press"] != NONE, c.config["press"], c.config["ratio"] or 0, c.path.name))
 
@@ -127,15 +139,11 @@ class Checkpoint:
         path = cell_path(config)
         self.folder = path.with_name(f"{path.stem}.{config.hash()[:12]}.partial")
 
-    def save(self, record: dict[str, Any], token_ids: list[int], signals: dict[str, np.ndarray]) -> None:
-        """Write one prompt's record and signals as one file."""
-        columns = {
-            "prompt_index": np.full(len(token_ids), record["prompt_index"]),
-            "step": np.arange(len(token_ids)),
-            "token_id": np.asarray(token_ids, dtype=np.int32),
-        }
-        for name in SIGNALS_SCHEMA.names[3:]:
-            columns[name] = list(signals[name]) if name in signals else []
+    def save(self, record: dict[str, Any], tokens: Mapping[str, Sequence]) -> None:
+        """Write one prompt's record and its per-token columns: all of the schema but the first two, or none without a token."""
+        n = record["n_tokens"]
+        columns = {"prompt_index": np.full(n, record["prompt_index"]), "step": np.arange(n)}
+        columns |= {name: list(tokens.get(name, [])) for name in SIGNALS_SCHEMA.names[2:]}
         table = pa.table(columns, schema=SIGNALS_SCHEMA).replace_schema_metadata({"record": json.dumps(record)})
         write_atomic(self._path(record["prompt_index"]), lambda path: pq.write_table(table, path))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from kvhelpers.bootstrap import estimate, mean
 from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
 from kvhelpers.summary import RATES
@@ -71,27 +72,23 @@ def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:
 
 
 def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
-    """One row per cell: signals averaged over runs (nats and probabilities), average tokens, n and validity flags."""
+    """One row per cell: means over runs of the run's signals (nats, probabilities) with 95 % bootstrap intervals, n, flags."""
     baseline = find_baseline(cells)
-
-    def text(value):
-        return "–" if value is None else f"{value:.2f}"
-
-    return pd.DataFrame(
-        [
-            {
-                "Press": cell.config["press"],
-                "Ratio": _amount(cell),
-                "Mean entropy": text(cell.summary["mean_entropy"]),
-                "Max entropy": text(cell.summary["max_entropy"]),
-                "Min top-1 prob": text(cell.summary["min_top1_prob"]),
-                "Avg tokens": f"{cell.summary['avg_tokens']:.1f}",
-                "n": cell.summary["n"],
-                "Flags": _flags_text(cell, baseline),
-            }
-            for cell in cells
-        ]
-    )
+    rows = []
+    for cell in cells:
+        runs = cell.signals(["prompt_index", "entropy", "top1_prob"]).groupby("prompt_index")
+        values = {
+            "Mean entropy": runs["entropy"].mean(),
+            "Max entropy": runs["entropy"].max(),
+            "Min top-1 prob": runs["top1_prob"].min(),
+        }
+        found = {title: estimate(mean(of_run), list(of_run.index)) for title, of_run in values.items()}
+        rows.append(
+            {"Press": cell.config["press"], "Ratio": _amount(cell)}
+            | {title: "–" if one is None else one.text() for title, one in found.items()}
+            | {"Avg tokens": f"{cell.summary['avg_tokens']:.1f}", "n": len(runs), "Flags": _flags_text(cell, baseline)}
+        )
+    return pd.DataFrame(rows)
 
 
 def markdown_table(table: pd.DataFrame) -> str:

@@ -75,7 +75,7 @@ def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
     path = cell.run_cell(small(), embedded).path
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"schema_version": 99}))
-    with pytest.raises(InputError, match="has schema version 99; this version reads 1"):
+    with pytest.raises(InputError, match="has schema version 99; this version reads 2"):
         find_finished(small())
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match="is no readable cell result"):
@@ -190,7 +190,7 @@ def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
 
 def test_failed_prompts_are_tried_again_on_resume(output, embedded):
     config = small()
-    Checkpoint(config).save({"prompt_index": 0, "stop_reason": "error"}, [], {})
+    Checkpoint(config).save({"prompt_index": 0, "n_tokens": 0, "stop_reason": "error"}, {})
     result = cell.run_cell(config, embedded)
     assert "error" not in result.summary["stop_reasons"] and len(result.records) == 4
 

@@ -3,69 +3,14 @@
 import copy
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from made import make_cell
 
-from kvhelpers import conclusions, log, tables
+from kvhelpers import conclusions, log, signallog, tables
+from kvhelpers.analysis import analyse
 from kvhelpers.errors import InputError
-from kvhelpers.results import CellResult
-from kvhelpers.summary import summarize
 from kvhelpers.tables import markdown_table, results_table, side_by_side
-
-
-def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entropy=None):
-    """A cell with given outcomes; ``onsets`` maps prompts to loop onsets, ``entropy`` to 30 values each."""
-    onsets = dict(onsets)
-    records, frames = [], []
-    for index, right in enumerate(correct):
-        looping = index in onsets
-        records.append(
-            {
-                "prompt_index": index,
-                "prompt_id": f"p/{index}",
-                "question": "q",
-                "reference": "1",
-                "text": text,
-                "n_tokens": 30,
-                "prompt_tokens": 100,
-                "stop_reason": "max_new_tokens" if looping else "eos",
-                "error": None,
-                "correct": right,
-                "cache": {"kept_tokens": 100 * (1 - ratio), "cache_bytes": 1000},
-                "flags": list(flags),
-                "loop_onset_char": 4 if looping else None,
-                "failures": {
-                    "non_termination": looping,
-                    "looping": looping,
-                    "wrong_answer": not right,
-                    "catastrophic": looping or not right,
-                    "loop_onset": onsets.get(index),
-                },
-            }
-        )
-        values = np.linspace(1, 0, 30) if entropy is None else entropy
-        frames.append(pd.DataFrame({"prompt_index": index, "step": range(30), "entropy": values, "top1_prob": 0.5}))
-    signals = pd.concat(frames)
-    data = {
-        "label": "none" if press == "none" else f"{press} {ratio}",
-        "config": {"experiment": "made", "model": "m", "task": "onestep", "press": press, "ratio": ratio, "budget": None}
-        | {"press_kwargs": {}, "n_fewshot": 1, "multiturn": True, "n_prompts": len(records), "seed": 1}
-        | {"repetition_penalty": 1.0, "max_new_tokens": 30},
-        "identity": {"attn": "sdpa", "model_source": "random", "data": "generated"},
-        "machine": {"dtype": "float32", "device": "cpu", "system": "Linux", "processor": "x", "cores": 2},
-        "versions": {"torch": "2"},
-        "config_hash": "0" * 64,
-        "summary": summarize(records, signals),
-        "records": records,
-    }
-
-    class Made(CellResult):
-        def signals(self):
-            return signals
-
-    return Made(data, log.log_path("made"))
 
 
 def sentences(*cells):
@@ -118,28 +63,6 @@ def test_a_flag_stands_beside_every_number_it_concerns():
     assert "Note: the attention sink" in told and "Not valid" not in told
 
 
-def test_spike_sentences_turn_around():
-    right, onsets = [True] * 20, {index: 15 for index in range(20)}
-    first = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(1, 0, 30))])
-    assert "In 20 of 20 (100 % [84, 100])" in first[0] and "at random would in 10.0: more often than chance" in first[0]
-    last = conclusions.spike_sentences([make_cell("knorm", 0.5, right, onsets, entropy=np.linspace(0, 1, 30))])
-    assert "In 0 of 20" in last[0] and "less often than chance" in last[0]
-    late = {index: 29 for index in range(20)}  # nearly every token is before such an onset
-    chance = conclusions.spike_sentences([make_cell("knorm", 0.5, right, late, entropy=np.linspace(1, 0, 30))])
-    assert "no more and no less often than chance" in chance[0]
-    immediate = conclusions.spike_sentences([make_cell("knorm", 0.5, right, {0: 0, 1: 0})])
-    assert immediate[0] == "2 looping runs loop from their first token: nothing can precede those."
-    assert "nothing can be said" in conclusions.spike_sentences([make_cell("knorm", 0.5, right)])[0]
-    flagged = make_cell("knorm", 0.5, right, onsets, flags=["kept_within_window"])
-    assert conclusions.spike_sentences([flagged])[0] == "Left out here, because of their flags: `knorm 0.5`."
-
-
-def test_poisson_binomial_is_the_binomial_for_equal_chances():
-    for count in range(11):
-        tails = min(binom.cdf(count, 10, 0.3), binom.sf(count - 1, 10, 0.3))
-        assert conclusions.poisson_binomial_p(count, [0.3] * 10) == pytest.approx(min(1, 2 * tails))
-
-
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
     first, second = make_cell("none", 0.0, [True] * 9 + [False]), make_cell("knorm", 0.5, [False] * 8 + [True, True])
     lost, gained, p, pairs = conclusions.paired(first, second, lambda record: record["correct"])
@@ -156,7 +79,7 @@ def test_failed_runs_are_named():
 def test_model_output_cannot_break_the_log():
     hostile = "````\n# heading\n<script>alert(1)</script> | a | b |\n```"
     cells = [make_cell("none", 0.0, [True] * 6), make_cell("knorm", 0.5, [False] * 6, {0: 4}, text=hostile)]
-    text = log.render(cells, None, {}, {})
+    text = log.render(cells, None, analyse(cells), {}, {})
     start = text.index("`````text\n")
     assert text[start:].startswith("`````text\n" + hostile[:4] + "⟦loop⟧" + hostile[4:] + "\n`````\n")
     assert markdown_table(pd.DataFrame({"a": ["x|y"]})).splitlines()[-1] == "| x\\|y |"
@@ -166,13 +89,13 @@ def test_a_looping_excerpt_shows_the_loop():
     text = "x" * 1000 + "loop " * 300
     cell = make_cell("knorm", 0.5, [False] * 6, {0: 4}, text=text)
     cell.records[0]["loop_onset_char"] = 1000
-    shown = log._excerpt(cell, cell.records[0])
+    shown = signallog.excerpt(cell, cell.records[0])
     assert "[…] " + "x" * 200 + "⟦loop⟧loop loop" in shown and shown.endswith(" […]\n```") and len(shown) < 700
 
 
 def test_written_prose_survives_and_nothing_else(output, monkeypatch):
     cells = [make_cell("none", 0.0, [True] * 6), make_cell("knorm", 0.5, [False] * 6, {0: 4})]
-    monkeypatch.setattr(log, "read_experiment", lambda experiment: copy.copy(cells))
+    monkeypatch.setattr(log, "finished_cells", lambda experiment, root: copy.copy(cells))
     path = log.write_log("made")
     first = path.read_text()
     assert (output / "figures/made/outcomes.svg").exists() and (output / "figures/made/trace.png").exists()
@@ -181,7 +104,8 @@ def test_written_prose_survives_and_nothing_else(output, monkeypatch):
         assert f"\n## {heading}\n" in first
     for heading in ("Failure modes", "Conclusions", "Next steps"):
         assert f"\n## {heading}\n" in first
-    assert "looping runs with a token before the onset" in first and "keeps 50.0 of 100.0 prompt tokens" in first
+    assert "**too few prompts to say** whether it warns of loops" in first
+    assert "keeps 50.0 of 100.0 prompt tokens" in first
     edited = first.replace("<!-- prose:notes -->\n", "<!-- prose:notes -->\nMine, with \\1 and $.\n")
     path.write_text(edited.replace("prompts are solved", "prompts are unsolved"))
     assert log.write_log("made").read_text() == edited

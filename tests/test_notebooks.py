@@ -25,8 +25,9 @@ def test_parameters_cell_has_the_configuration_s_names():
     assert set(assigned_names(parameters.source)) == set(CellConfig.model_fields)
 
 
-def test_committed_notebook_is_executed_whole_with_kernel_python3():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals"])
+def test_committed_notebook_is_executed_whole_with_kernel_python3(name):
+    notebook = nbformat.read(notebook_path(name), as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -62,3 +63,17 @@ def test_runs_from_the_notebooks_folder_with_a_ratio_alone(output):
     assert run.returncode == 0, run.stderr
     assert (output / "data/results/scratch/streaming_llm/smollm2-135m_0.75_2p.json").exists()
     assert (output / "experiments/scratch.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        (("experiment", "nothing"), "experiment 'nothing' has no finished cell in data/results/nothing; run it first"),
+        (("experimnet", "x"), "parameter 'experimnet' is unknown; did you mean 'experiment'?"),
+        (("quantile", "1.5"), "quantile 1.5 is not allowed"),
+    ],
+)
+def test_signals_notebook_fails_with_one_sentence(output, parameter, sentence):
+    run = papermill(output / "out.ipynb", "-p", *parameter, notebook="notebooks/02_signals.ipynb")
+    assert run.returncode != 0 and "InputError: " + sentence in run.stderr
+    assert [path.name for path in output.iterdir()] == ["out.ipynb"]
