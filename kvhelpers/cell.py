@@ -23,7 +23,7 @@ from kvhelpers.config import SCHEMA_VERSION, CellConfig
 from kvhelpers.failures import find_failures
 from kvhelpers.generation import Generation, generate
 from kvhelpers.models import LanguageModel, load_model
-from kvhelpers.presses import NONE
+from kvhelpers.presses import NONE, phases
 from kvhelpers.results import CellResult, Checkpoint, find_finished, write_cell
 from kvhelpers.summary import summarize
 from kvhelpers.tasks import STOP_STRINGS, Prompt, build_prompts, load_problems
@@ -136,7 +136,6 @@ def _record(
     answer = extract_answer(text, STOP_STRINGS)
     correct = run.error is None and answer.is_correct(prompt.reference)
     failures = find_failures(run.token_ids, run.stop_reason, correct)
-    compresses = config.press != NONE and config.ratio != 0
     onset = failures.loop_onset
     return {
         "prompt_index": index,
@@ -153,14 +152,19 @@ def _record(
         "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
         "loop_onset_char": None if onset is None else ([0, *ends])[onset],
         "cache": asdict(run.cache) if run.cache else None,
-        "flags": run.cache.flags(compresses) if run.error is None else _failed_flags(len(prompt.token_ids), config),
+        "compressions": [asdict(cut) for cut in run.compressions],
+        "flags": _flags(run, len(prompt.token_ids), config),
         "seconds": round(run.seconds, 3),
     }
 
 
-def _failed_flags(n_tokens: int, config: CellConfig) -> list[str]:
-    window = observation_window(config.press_spec.for_prompt(n_tokens))
-    return ["run_failed", *(["prompt_within_window"] if window is not None and n_tokens <= window else [])]
+def _flags(run: Generation, n_tokens: int, config: CellConfig) -> list[str]:
+    prefilling, decoding = phases(config.press_spec.for_prompt(n_tokens))
+    if run.error is not None:
+        window = observation_window(prefilling)
+        return ["run_failed", *(["prompt_within_window"] if window is not None and n_tokens <= window else [])]
+    never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
+    return run.cache.flags(prefilling is not None and config.ratio != 0) + never_cut
 
 
 def _cell_data(

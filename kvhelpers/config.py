@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.models import ATTENTION, model_source, resolve_device, resolve_dtype
-from kvhelpers.presses import NONE, PressSpec
+from kvhelpers.presses import DECODING, NONE, PressSpec
 from kvhelpers.tasks import TASKS, data_fingerprint
 
 SCHEMA_VERSION = 2
@@ -65,7 +65,7 @@ class CellConfig(BaseModel):
     def _fill_ratio(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("ratio") is None:
             press = values.get("press", "streaming_llm")
-            default = 0.0 if press == NONE else None if values.get("budget") is not None else DEFAULT_RATIO
+            default = 0.0 if press in (NONE, DECODING) else None if values.get("budget") is not None else DEFAULT_RATIO
             values = values | {"ratio": default}
         return values
 
@@ -108,8 +108,20 @@ class CellConfig(BaseModel):
         if self.press == NONE:
             return NONE
         amount = f"{self.ratio:g}" if self.budget is None else f"budget {self.budget}"
-        extra = ", ".join(f"{key}={value}" for key, value in self.press_kwargs.items())
+        extra = kwargs_text(self.press_kwargs)
         return f"{self.press} {amount}" + (f" ({extra})" if extra else "")
+
+
+def kwargs_text(kwargs: dict[str, Any]) -> str:
+    """A press's own fields for people: ``window_size=16``; a press among them by its name, with its own fields in brackets."""
+
+    def text(key: str, value: Any) -> str:
+        if not (isinstance(value, dict) and "name" in value):
+            return f"{key}={value}"
+        own = kwargs_text({name: inner for name, inner in value.items() if name != "name"})
+        return value["name"] + (f" ({own})" if own else "")
+
+    return ", ".join(text(key, value) for key, value in kwargs.items())
 
 
 def shared_identity(identity: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from kvhelpers.results import CellResult, read_experiment
 class Experiment(BaseModel):
     """An experiment file.
 
-    ``parameters`` are `CellConfig` fields shared by all cells; each ``grid`` entry adds its own. ``command`` is what runs the
-    experiment; it is noted when the file is loaded.
+    ``parameters`` are `CellConfig` fields shared by all cells; each ``grid`` entry adds its own. A list in an entry stands for
+    one cell with each of its values, several lists for each combination. ``command`` is what runs the experiment; it is noted
+    when the file is loaded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -31,18 +33,26 @@ class Experiment(BaseModel):
     next_steps: str = ""
     command: str = ""
 
+    def entries(self) -> list[dict[str, Any]]:
+        """The grid's entries with their lists written out. Raises InputError for an unknown key or an empty list."""
+        entries = []
+        for entry in self.grid:
+            for key, value in entry.items():
+                if key not in GRID_KEYS:
+                    raise unknown_name("grid key", key, GRID_KEYS)
+                if value == []:
+                    raise InputError(f"grid key {key!r} has an empty list, so that the grid has no cell of it; name a value")
+            values = [value if isinstance(value, list) else [value] for value in entry.values()]
+            entries += [dict(zip(entry, chosen, strict=True)) for chosen in itertools.product(*values)]
+        return entries
+
     def labels(self) -> list[str]:
         """The cells' labels, in the grid's order; reads no data."""
-        return [CellConfig(**{**self.parameters, **entry, "experiment": self.name}).label() for entry in self.grid]
+        return [CellConfig(**{**self.parameters, **entry, "experiment": self.name}).label() for entry in self.entries()]
 
     def configs(self) -> list[CellConfig]:
         """The cells' configurations, checked. Raises InputError for the first bad one, or two that write to one place."""
-        configs = []
-        for entry in self.grid:
-            for key in entry:
-                if key not in GRID_KEYS:
-                    raise unknown_name("grid key", key, GRID_KEYS)
-            configs.append(make_config({**self.parameters, **entry, "experiment": self.name}))
+        configs = [make_config({**self.parameters, **entry, "experiment": self.name}) for entry in self.entries()]
         places = [(config.press, config.stem()) for config in configs]
         for place in places:
             if places.count(place) > 1:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import kvpress
@@ -19,9 +20,11 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from kvhelpers.cachereport import CacheReport
+from kvhelpers.decoding import Compression, Compressor, DecodingRow
 from kvhelpers.errors import InputError
 from kvhelpers.models import LanguageModel
 from kvhelpers.prefill import Prefilled, Prefiller, is_out_of_memory
+from kvhelpers.presses import phases
 from kvhelpers.recording import recorder_for
 from kvhelpers.signals import LISTS, SCALARS, entropy_change, token_signals
 from kvhelpers.slotcache import SlotCache
@@ -35,7 +38,8 @@ class Generation:
     """One prompt's run.
 
     ``token_ids`` include the end token when there is one; ``signals`` map each name of `signals` to an array ``[T]`` or
-    ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with stop reason ``error`` failed.
+    ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with stop reason ``error`` failed;
+    ``compressions`` are the cuts of a press that compresses while decoding.
     """
 
     index: int
@@ -45,6 +49,7 @@ class Generation:
     cache: CacheReport | None
     seconds: float
     error: str | None = None
+    compressions: Sequence[Compression] = ()
 
 
 @dataclass
@@ -57,13 +62,13 @@ class _Row:
     steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     stop_reason: str | None = None
     error: str | None = None
+    decoding: DecodingRow | None = None
 
     def finish(self) -> Generation:
         arrays = [np.stack(column) for column in zip(*self.steps, strict=True)] if self.steps else None
         signals = _named(*arrays) if arrays else {}
-        return Generation(
-            self.index, self.tokens, self.stop_reason, signals, self.cache, time.monotonic() - self.started, self.error
-        )
+        seconds, cuts = time.monotonic() - self.started, self.decoding.compressions if self.decoding else ()
+        return Generation(self.index, self.tokens, self.stop_reason, signals, self.cache, seconds, self.error, cuts)
 
 
 def _named(scalars: np.ndarray, logprobs: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -151,7 +156,9 @@ def generate(
     """
     _check_context(lm, prompts, max_new_tokens)
     choose = _Chooser(lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s)
-    prefiller, recorder = Prefiller(lm, prompts), recorder_for(lm.device)
+    decoding = phases(press_for(len(prompts[0])))[1] if prompts else None
+    compressor = Compressor(lm, decoding) if decoding else None
+    prefiller, recorder = Prefiller(lm, prompts), None if compressor else recorder_for(lm.device)
     waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
     slots = min(batch_size, len(prompts))
     rows: list[_Row] = []
@@ -161,10 +168,9 @@ def generate(
         try:
             if waiting and len(rows) < slots:
                 joining = _next_group(prefiller, waiting, slots - len(rows), prompts, press_for)
-                ended = _join(prefiller, choose, cache, rows, joining, prompts, press_for, seeds)
+                ended = _join(prefiller, choose, compressor, cache, rows, joining, prompts, press_for, seeds)
             else:
-                positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
-                choose(rows, cache.step(lm.model, [row.tokens[-1] for row in rows], positions))
+                _step(lm, choose, compressor, cache, rows)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -187,19 +193,34 @@ def generate(
             yield row.finish()
 
 
+def _step(lm: LanguageModel, choose: _Chooser, compressor: Compressor | None, cache: SlotCache, rows: list[_Row]) -> None:
+    """One more token for each row."""
+    positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+    with compressor.watching() if compressor else nullcontext():
+        logits = cache.step(lm.model, [row.tokens[-1] for row in rows], positions)
+    choose(rows, logits)
+    for slot, (row, position) in enumerate(zip(rows, positions, strict=True)):
+        if row.decoding is not None and row.stop_reason is None:
+            row.error = compressor.after_step(row.decoding, slot, cache, position)
+            row.stop_reason = ERROR if row.error else None
+
+
 def _next_group(prefiller, waiting, free, prompts, press_for) -> list[int]:
     """Take the next prompts, at most ``free``, that are prefilled together."""
     first = list(waiting)[:free]
-    size = prefiller.group_size([prompts[index] for index in first], press_for(len(prompts[first[0]])))
+    size = prefiller.group_size([prompts[index] for index in first], phases(press_for(len(prompts[first[0]])))[0])
     return [waiting.popleft() for _ in range(size)]
 
 
-def _join(prefiller, choose, cache, rows, joining, prompts, press_for, seeds) -> list[_Row]:
+def _join(prefiller, choose, compressor, cache, rows, joining, prompts, press_for, seeds) -> list[_Row]:
     """Prefill a group and let it join ``rows``; return the rows that ended at once."""
     started = time.monotonic()
     group = [list(prompts[index]) for index in joining]
-    made = prefiller(group, [press_for(len(prompt)) for prompt in group], [seeds[index] for index in joining])
+    presses = [phases(press_for(len(prompt))) for prompt in group]
+    made = prefiller(group, [prefilling for prefilling, _ in presses], [seeds[index] for index in joining])
     pairs = [(_started(index, prompt, one, started), one) for index, prompt, one in zip(joining, group, made, strict=True)]
+    for (row, _), (_, decoding) in zip(pairs, presses, strict=True):
+        row.decoding = compressor.row(decoding, seeds[row.index]) if decoding else None
     alive = [(row, one) for row, one in pairs if row.stop_reason is None]
     if alive:
         choose([row for row, _ in alive], torch.stack([one.logits for _, one in alive]))

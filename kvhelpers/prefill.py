@@ -27,6 +27,7 @@ from kvhelpers.slotcache import attention_implementation
 SHARED_AT_LEAST = 16  # tokens; a shorter common beginning is not worth a pass of its own
 GROUP_TOKENS = 8192  # padded tokens, beginnings included, whose caches one pass fills
 GROUP_LOGITS = 256  # rows of logits in one pass
+IN_PREFILL = "in the prefill"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Prefiller:
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]]):
         self.lm, self.modules = lm, attention_modules(lm.model)
-        self.plain_layers = all(type(layer) is DynamicLayer for layer in DynamicCache(config=lm.model.config).layers)
+        self.plain_layers = plain_layers(lm.model)
         common = _common_beginning(prompts) if len(prompts) > 1 else []
         self.beginning = common if len(common) >= SHARED_AT_LEAST else []
         self.beginning_pass: _Pass | None = None
@@ -85,14 +86,14 @@ class Prefiller:
         """
         if not all(map(self.together, presses)):
             return [
-                _or_reason(self._alone, prompt, press, seed)
+                or_reason(IN_PREFILL, self._alone, prompt, press, seed)
                 for prompt, press, seed in zip(prompts, presses, seeds, strict=True)
             ]
-        ran = _or_reason(self._run_group, prompts, any(press is not None for press in presses))
+        ran = or_reason(IN_PREFILL, self._run_group, prompts, any(press is not None for press in presses))
         if isinstance(ran, str):
             return [ran] * len(prompts)
         return [
-            _or_reason(self._compress, ran, row, len(prompt), press, seed)
+            or_reason(IN_PREFILL, self._compress, ran, row, len(prompt), press, seed)
             for row, (prompt, press, seed) in enumerate(zip(prompts, presses, seeds, strict=True))
         ]
 
@@ -141,7 +142,7 @@ class Prefiller:
             rotary = ran.rotary and tuple(part[:, :own] for part in ran.rotary)
             if before is not None and rotary:
                 rotary = tuple(torch.cat(parts, dim=1) for parts in zip(before.rotary, rotary, strict=True))
-            with _seeded(seed, self.lm.device), press(self.lm.model), _hooks_only(self.modules):
+            with seeded(seed, self.lm.device), press(self.lm.model), _hooks_only(self.modules):
                 for index, module in enumerate(self.modules):
                     inputs = ran.inputs[index][row : row + 1, :own]
                     module(
@@ -159,7 +160,7 @@ class Prefiller:
         for module in self.modules:
             module.masked_key_indices = None
         with ExitStack() as stack:
-            stack.enter_context(_seeded(seed, lm.device))
+            stack.enter_context(seeded(seed, lm.device))
             stack.enter_context(attention_implementation(lm.model, lm.attn))
             stack.enter_context(_first_token(self.modules, sinks))
             if press is not None:
@@ -179,6 +180,11 @@ def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     return [layer.self_attn for layer in inner.layers]
 
 
+def plain_layers(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to the whole context."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on any device."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
@@ -186,13 +192,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _or_reason(prefill, *args):
+def or_reason(when: str, function, *args):
+    """``function(*args)``, or a sentence when the model or the press fails in it; running out of memory raises."""
     try:
-        return prefill(*args)
+        return function(*args)
     except (AssertionError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
-        return f"{type(error).__name__} in the prefill: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        return f"{type(error).__name__} {when}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -229,7 +236,7 @@ def _first_token(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, t
 
 
 @contextmanager
-def _seeded(seed: int, device: str):
+def seeded(seed: int, device: str):
     """Seed torch inside the context and put its generators back afterwards."""
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=devices):

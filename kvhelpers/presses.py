@@ -14,6 +14,7 @@ from typing import Any
 import kvpress
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.sinkpress import SinkPress
 
 PRESSES = {
     "streaming_llm": "StreamingLLMPress",
@@ -27,12 +28,11 @@ PRESSES = {
 NONE = "none"
 EAGER = ("ObservedAttentionPress",)
 AFTERWARDS = ("StreamingLLMPress", "SnapKVPress", "ExpectedAttentionPress", "KnormPress", "TOVAPress", "RandomPress")
+DECODING = "DecodingPress"
 UNSUPPORTED = {
-    "DecodingPress": "it compresses while decoding",
-    "CompressionRatioDecodingPress": "it compresses while decoding",
-    "PrefillDecodingPress": "it compresses while decoding",
-    "DMSPress": "it compresses while decoding",
-    "CAMPress": "it compresses while decoding",
+    "CompressionRatioDecodingPress": "it removes a share of a growing cache; name a target_size with 'DecodingPress'",
+    "DMSPress": "it evicts tokens at every step, by thresholds made for trained models",
+    "CAMPress": "it merges tokens at every step",
     "ComposedPress": "it takes a list of presses",
     "KVComposePress": "it needs attention of its own when decoding",
     "KVgradPress": "it needs a file from a model hub",
@@ -50,18 +50,29 @@ ABSTRACT = ("BasePress", "ScorerPress")
 
 
 def press_classes() -> dict[str, type]:
-    """Every press class of the installed kvpress, by class name, short names first."""
+    """Every press class of the installed kvpress by class name, short names first, and this project's own."""
     found = {
         name: value
         for name, value in vars(kvpress).items()
         if inspect.isclass(value) and issubclass(value, kvpress.BasePress) and name not in ABSTRACT
     }
-    return {short: found[name] for short, name in PRESSES.items()} | found
+    return {short: found[name] for short, name in PRESSES.items()} | {"with_sink": SinkPress} | found
 
 
 def acts_afterwards(press: kvpress.BasePress | None) -> bool:
     """Whether a press needs no more of the prompt's forward pass than hidden states, keys and values, once it is over."""
+    if isinstance(press, SinkPress):
+        return acts_afterwards(press.press)
     return press is None or type(press).__name__ in AFTERWARDS
+
+
+def phases(press: kvpress.BasePress | None) -> tuple[kvpress.BasePress | None, kvpress.DecodingPress | None]:
+    """What a press does to the prompt's cache, and what it does while decoding."""
+    if isinstance(press, kvpress.DecodingPress):
+        return None, press
+    if isinstance(press, kvpress.PrefillDecodingPress):
+        return press.prefilling_press, press.decoding_press
+    return press, None
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,8 @@ class PressSpec:
 
     ``name`` is ``none``, a short name of `PRESSES` or a kvpress class name. Exactly one of ``ratio`` (in [0, 1)) and
     ``budget`` (tokens) is set, except for ``none``. ``kwargs`` are the press's own fields; for a wrapping press, give
-    the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``.
+    the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``. ``DecodingPress`` leaves the prompt's cache alone and
+    has ratio 0; of ``PrefillDecodingPress`` the ratio or budget is that of its prefilling press.
     """
 
     name: str
@@ -115,7 +127,7 @@ class PressSpec:
     def _class_names(self) -> list[str]:
         if self.name == NONE:
             return []
-        press, names = self._build(0.5), []
+        press, names = phases(self._build(0.0 if self.name == DECODING else 0.5))[0], []
         while press is not None:
             names.append(type(press).__name__)
             press = getattr(press, "press", None)
@@ -123,11 +135,29 @@ class PressSpec:
 
     def _build(self, ratio: float) -> kvpress.BasePress:
         press = _make(self.name, self.kwargs, "press")
+        prefilling, decoding = phases(press)
+        _check_decoding(decoding)
+        if prefilling is None:
+            if ratio or self.budget is not None:
+                amount = f"budget {self.budget}" if self.budget is not None else f"ratio {ratio}"
+                raise InputError(
+                    f"{amount} makes no sense with press {self.name!r}, which has no prefilling press; use ratio 0"
+                )
+            return press
         try:
-            press.compression_ratio = ratio
+            prefilling.compression_ratio = ratio
         except AttributeError as error:
             raise InputError(f"press {self.name!r} takes no compression ratio of its own: {error}") from error
         return press
+
+
+def _check_decoding(press: kvpress.DecodingPress | None) -> None:
+    base = getattr(press, "base_press", None)
+    if base is not None and (not isinstance(base, kvpress.ScorerPress) or type(base).__name__ in EAGER):
+        raise InputError(
+            f"press_kwargs base_press {type(base).__name__!r} is not supported while decoding: it must score tokens without "
+            "attention weights, and remove them"
+        )
 
 
 def _make(name: str, kwargs: dict[str, Any], parameter: str) -> kvpress.BasePress:

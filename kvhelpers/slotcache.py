@@ -166,6 +166,12 @@ class SlotCache(Cache):
         self.lengths.append([layer.keys.shape[2] for layer in prefilled.layers])
 
     @torch.inference_mode()
+    def replace(self, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Give a row other keys and values ``[1, G, K, D]`` in one layer."""
+        self.layers[layer].put(slot, keys, values, None)
+        self.lengths[slot][layer] = keys.shape[2]
+
+    @torch.inference_mode()
     def leave(self, slot: int) -> None:
         """Drop a row; the last row takes its slot."""
         last = len(self.lengths) - 1

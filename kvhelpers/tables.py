@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kvhelpers.bootstrap import estimate, mean
+from kvhelpers.config import kwargs_text
 from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
 from kvhelpers.summary import RATES
@@ -47,8 +48,8 @@ def _flags_text(cell: CellResult, baseline: CellResult | None) -> str:
 
 def _amount(cell: CellResult) -> str:
     config = cell.config
-    extra = "".join(f", {key}={value}" for key, value in config["press_kwargs"].items())
-    return (f"{config['ratio']:g}" if config["budget"] is None else f"budget {config['budget']}") + extra
+    amount = f"{config['ratio']:g}" if config["budget"] is None else f"budget {config['budget']}"
+    return ", ".join(filter(None, (amount, kwargs_text(config["press_kwargs"]))))
 
 
 def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ FLAGS = {
     "sink_evicted": "the attention sink (first token) was evicted in most heads",
     "not_compressed": "compression did not happen: as many tokens kept as the prompt has",
     "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as before",
+    "never_compressed_decoding": "the run ended before the press compressed its cache while decoding",
     "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
 }
 INVALIDATING = ("run_failed", "kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")

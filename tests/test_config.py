@@ -6,7 +6,7 @@ from kvhelpers.notebook import assigned_names, cell_from_parameters
 
 BAD = [
     ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
-    ({"press": "DecodingPress"}, "press 'DecodingPress' is not supported: it compresses while decoding"),
+    ({"press": "DecodingPress"}, "press 'DecodingPress' cannot be built with press_kwargs {}"),
     ({"press": "ThinKPress", "ratio": 0.5}, "press 'ThinKPress' takes no compression ratio"),
     ({"ratio": 1.0}, "ratio 1.0 is outside [0, 1)"),
     ({"ratio": 1}, "ratio 1 is outside [0, 1)"),
