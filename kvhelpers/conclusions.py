@@ -5,30 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
-
+from kvhelpers.comparisons import compare_all, verdict_sentences
+from kvhelpers.paired import Comparison, adjusted, compare, loops
 from kvhelpers.presses import NONE
 from kvhelpers.results import CellResult
 from kvhelpers.tables import find_baseline, is_invalid, rate_text
 from kvhelpers.validity import FLAGS, SIGNIFICANCE, baseline_is_weak
 
-
-def paired(first: CellResult, second: CellResult, key) -> tuple[int, int, float, int]:
-    """Compare two cells on their common prompts: (only first, only second, McNemar's exact two-sided p, pairs).
-
-    ``key`` maps a record to a boolean; McNemar 1947, exact form: a binomial test on the discordant pairs.
-    """
-    others = {record["prompt_id"]: key(record) for record in second.records}
-    pairs = [(key(record), others[record["prompt_id"]]) for record in first.records if record["prompt_id"] in others]
-    only_first = sum(a and not b for a, b in pairs)
-    only_second = sum(b and not a for a, b in pairs)
-    discordant = only_first + only_second
-    p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return only_first, only_second, p, len(pairs)
+FEW = 6  # cells, or pairs of cells, that get a sentence each
 
 
 def accuracy_sentences(cells: Sequence[CellResult]) -> list[str]:
-    """What compression did to accuracy: one sentence per compressed cell, against ``none`` on the same prompts."""
+    """What compression did to accuracy, against ``none`` on the same prompts: a sentence per cell, or per verdict if many."""
     baseline = find_baseline(cells)
     if baseline is None:
         return ["There is no uncompressed cell, so no drop can be stated."]
@@ -39,17 +27,18 @@ def accuracy_sentences(cells: Sequence[CellResult]) -> list[str]:
             "That is too few to show a drop: even if compression broke every one of them, McNemar's exact test could not "
             "reach p < .05. Differences in accuracy below mean nothing."
         )
-    for cell in cells:
-        if cell is baseline:
-            continue
-        lost, gained, p, pairs = paired(baseline, cell, lambda record: record["correct"])
-        if p < SIGNIFICANCE:
-            verdict = "lower than without compression" if lost > gained else "higher than without compression"
-        else:
+    compared = compare_all(cells)
+    if len(compared) > FEW:
+        return [*sentences, *verdict_sentences(compared, "Accuracy")]
+    for one in compared:
+        found, q = one.found["Accuracy"]
+        if q >= SIGNIFICANCE:
             verdict = "not distinguishable from no compression"
+        else:
+            verdict = f"{'lower' if found.difference < 0 else 'higher'} than without compression"
         sentences.append(
-            f"{_outcome(cell)}: {verdict} "
-            f"({lost} prompts lost, {gained} gained, McNemar's exact p = {p:.2g}, {pairs} pairs).{_caveat(cell)}"
+            f"{_outcome(one.cell)}: {verdict} "
+            f"({found.only_first} prompts lost, {found.only_second} gained, q = {q:.2g}, {found.n} pairs).{_caveat(one.cell)}"
         )
     return sentences
 
@@ -80,23 +69,37 @@ def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
     others = f"; none in the other {len(cells) - len(looping)} cells" if len(looping) < len(cells) else ""
     sentences = [f"Looping runs: {listed}{others}."]
     compressed = [cell for cell in cells if cell.config["press"] != NONE]
-    for first, second in itertools.combinations(compressed, 2):
-        if any(first.config[key] != second.config[key] for key in ("ratio", "budget")):
-            continue
-        a, b, p, pairs = paired(first, second, lambda record: record["failures"]["looping"])
-        more, less = (first, second) if a > b else (second, first)
-        verdict = (
-            f"`{more.label}` loops more often than `{less.label}`"
-            if p < SIGNIFICANCE
-            else f"`{first.label}` and `{second.label}` do not differ detectably in looping"
-        )
-        suspect = [f"`{cell.label}`" for cell in (first, second) if is_invalid(cell, baseline)]
-        caveat = f" Not valid as evidence about presses: see the flags of {' and '.join(suspect)}." if suspect else ""
-        sentences.append(
-            f"{verdict} ({a} prompts loop only with `{first.label}`, {b} only with `{second.label}`; "
-            f"McNemar's exact p = {p:.2g}, {pairs} pairs, not corrected for the number of comparisons).{caveat}"
-        )
-    return sentences
+    pairs = [
+        (first, second, found)
+        for first, second in itertools.combinations(compressed, 2)
+        if all(first.config[key] == second.config[key] for key in ("ratio", "budget"))
+        and (found := compare(first, second, loops))
+    ]
+    tested = list(zip(pairs, adjusted([found.p for *_, found in pairs]), strict=True))
+    if len(tested) <= FEW:
+        return sentences + [_looping_pair(*pair, q, baseline) for pair, q in tested]
+    differ = sorted((one for one in tested if one[1] < SIGNIFICANCE), key=lambda one: -abs(one[0][2].difference))
+    return [
+        *sentences,
+        f"Of {len(tested)} pairs of cells at the same ratio or budget, {len(differ)} differ detectably in looping (q < .05)"
+        + (f"; the {min(FEW, len(differ))} largest differences follow." if differ else "."),
+        *(_looping_pair(*pair, q, baseline) for pair, q in differ[:FEW]),
+    ]
+
+
+def _looping_pair(first: CellResult, second: CellResult, found: Comparison, q: float, baseline: CellResult | None) -> str:
+    more, less = (second, first) if found.difference > 0 else (first, second)
+    verdict = (
+        f"`{more.label}` loops more often than `{less.label}`"
+        if q < SIGNIFICANCE
+        else f"`{first.label}` and `{second.label}` do not differ detectably in looping"
+    )
+    suspect = [f"`{cell.label}`" for cell in (first, second) if is_invalid(cell, baseline)]
+    caveat = f" Not valid as evidence about presses: see the flags of {' and '.join(suspect)}." if suspect else ""
+    return (
+        f"{verdict} ({found.only_first} prompts loop only with `{first.label}`, {found.only_second} only with "
+        f"`{second.label}`; q = {q:.2g}, {found.n} pairs).{caveat}"
+    )
 
 
 def cut_sentences(cells: Sequence[CellResult]) -> list[str]:

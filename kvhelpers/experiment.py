@@ -16,12 +16,23 @@ from kvhelpers.paths import experiment_file, relative, results_dir, write_atomic
 from kvhelpers.results import CellResult, read_experiment
 
 
+class Contrast(BaseModel):
+    """Two cells of an experiment, by label, that its log compares under the words of ``about``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    about: str
+    first: str
+    second: str
+
+
 class Experiment(BaseModel):
     """An experiment file.
 
     ``parameters`` are `CellConfig` fields shared by all cells; each ``grid`` entry adds its own. A list in an entry stands for
-    one cell with each of its values, several lists for each combination. ``command`` is what runs the experiment; it is noted
-    when the file is loaded.
+    one cell with each of its values, several lists for each combination. ``contrasts`` are pairs of cells, ``first`` and
+    ``second`` by label, that the log compares under the words of ``about``. ``command`` is what runs the experiment; it is
+    noted when the file is loaded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -30,6 +41,7 @@ class Experiment(BaseModel):
     objective: str
     parameters: dict[str, Any] = {}
     grid: list[dict[str, Any]] = Field(min_length=1)
+    contrasts: list[Contrast] = []
     next_steps: str = ""
     command: str = ""
 
@@ -53,6 +65,10 @@ class Experiment(BaseModel):
     def configs(self) -> list[CellConfig]:
         """The cells' configurations, checked. Raises InputError for the first bad one, or two that write to one place."""
         configs = [make_config({**self.parameters, **entry, "experiment": self.name}) for entry in self.entries()]
+        labels = [config.label() for config in configs]
+        for label in (label for contrast in self.contrasts for label in (contrast.first, contrast.second)):
+            if label not in labels:
+                raise unknown_name("contrast cell", label, labels)
         places = [(config.press, config.stem()) for config in configs]
         for place in places:
             if places.count(place) > 1:

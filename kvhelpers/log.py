@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvhelpers import conclusions, figures, signallog
+from kvhelpers import conclusions, figures, signallog, statlog
 from kvhelpers.analysis import Analysis, analyse
 from kvhelpers.experiment import Experiment, find_experiment, finished_cells
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
@@ -16,6 +16,7 @@ from kvhelpers.tables import cell_flags, find_baseline, markdown_table, results_
 from kvhelpers.validity import FLAGS
 
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
+OUTCOMES_OF = 16  # cells at most; more are seen in the figure of rates against kept tokens
 
 
 def write_log(experiment: str, root: Path | None = None, quantile: float = QUANTILE) -> Path:
@@ -38,7 +39,8 @@ def write_log(experiment: str, root: Path | None = None, quantile: float = QUANT
 
 
 def _write_figures(cells: Sequence[CellResult], found: Analysis, folder: Path) -> dict[str, Path]:
-    drawn = {"outcomes": figures.outcomes(cells)} | signallog.draw(cells, found)
+    outcomes = {"outcomes": figures.outcomes(cells)} if len(cells) <= OUTCOMES_OF else {}
+    drawn = outcomes | statlog.draw(cells) | signallog.draw(cells, found)
     return {name: figures.save(figure, folder, name) for name, figure in drawn.items()}
 
 
@@ -66,6 +68,8 @@ def render(
         markdown_table(results_table(cells)),
         _flags(cells),
         signallog.image(shown, "outcomes", "Accuracy and catastrophic failure rate of each cell"),
+        "## Statistics",
+        *statlog.section(cells, spec.contrasts if spec else [], shown),
         "## Result files",
         "\n".join(f"- `{relative(cell.path)}` and `.parquet` (config `{cell.data['config_hash'][:12]}`)" for cell in cells),
         "## Signal analysis",

@@ -19,6 +19,7 @@ MODE_COLOURS = dict(
         strict=True,
     )
 )
+SHOWN = 12  # cells in a heat map
 HATCHES = dict(zip(MODES, ("", "..", "//", "xx", "", "oo"), strict=True))
 
 
@@ -52,9 +53,20 @@ def _visible(piece: str) -> str:
     return shown.replace("$", r"\$")
 
 
-def heat_map(runs: pd.DataFrame, entropy: np.ndarray) -> Figure:
-    """All runs of each cell, a row each: entropy by token, the loop's onset (cross) and the run's end by itself (dot)."""
+def cells_to_show(runs: pd.DataFrame) -> list[str]:
+    """All cells, or the 12 in which the looping runs and the others are nearest in number, in the order of the table."""
     cells = list(dict.fromkeys(runs["cell"]))
+    looping = runs["onset"].notna().groupby(runs["cell"]).mean()
+    chosen = sorted(cells, key=lambda cell: abs(looping[cell] - 0.5))[:SHOWN]
+    return [cell for cell in cells if cell in chosen]
+
+
+def heat_map(runs: pd.DataFrame, entropy: np.ndarray) -> Figure:
+    """All runs of a cell, a row each: entropy by token, the loop's onset (cross) and the run's end by itself (dot).
+
+    Of more than 12 cells, those of `cells_to_show`.
+    """
+    cells = cells_to_show(runs)
     columns = min(2, len(cells))
     rows = -(-len(cells) // columns)
     heights = [max((runs["cell"] == cell).sum() for cell in cells[row * columns : (row + 1) * columns]) for row in range(rows)]

@@ -46,7 +46,8 @@ def _flags_text(cell: CellResult, baseline: CellResult | None) -> str:
     return ", ".join(f"{name} {count}/{cell.summary['n']}" for name, count in cell_flags(cell, baseline).items()) or "–"
 
 
-def _amount(cell: CellResult) -> str:
+def amount(cell: CellResult) -> str:
+    """The cell's ratio or budget, and its press's own fields."""
     config = cell.config
     amount = f"{config['ratio']:g}" if config["budget"] is None else f"budget {config['budget']}"
     return ", ".join(filter(None, (amount, kwargs_text(config["press_kwargs"]))))
@@ -60,7 +61,7 @@ def results_table(cells: Sequence[CellResult]) -> pd.DataFrame:
         summary = cell.summary
         kept = summary["kept_tokens"]
         rows.append(
-            {"Press": cell.config["press"], "Ratio": _amount(cell)}
+            {"Press": cell.config["press"], "Ratio": amount(cell)}
             | {title: rate_text(summary[name]) for name, title in RATE_COLUMNS.items()}
             | {
                 "Avg tokens": f"{summary['avg_tokens']:.1f}",
@@ -85,7 +86,7 @@ def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
         }
         found = {title: estimate(mean(of_run), list(of_run.index)) for title, of_run in values.items()}
         rows.append(
-            {"Press": cell.config["press"], "Ratio": _amount(cell)}
+            {"Press": cell.config["press"], "Ratio": amount(cell)}
             | {title: "–" if one is None else one.text() for title, one in found.items()}
             | {"Avg tokens": f"{cell.summary['avg_tokens']:.1f}", "n": len(runs), "Flags": _flags_text(cell, baseline)}
         )

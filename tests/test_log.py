@@ -63,13 +63,6 @@ def test_a_flag_stands_beside_every_number_it_concerns():
     assert "Note: the attention sink" in told and "Not valid" not in told
 
 
-def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
-    first, second = make_cell("none", 0.0, [True] * 9 + [False]), make_cell("knorm", 0.5, [False] * 8 + [True, True])
-    lost, gained, p, pairs = conclusions.paired(first, second, lambda record: record["correct"])
-    assert (lost, gained, pairs) == (8, 1, 10)
-    assert p == pytest.approx(2 * (1 + 9) / 2**9)
-
-
 def test_failed_runs_are_named():
     cell = make_cell("knorm", 0.5, [False, True])
     cell.records[0].update(stop_reason="error", error="RuntimeError in the prefill: broken")
@@ -100,9 +93,9 @@ def test_written_prose_survives_and_nothing_else(output, monkeypatch):
     first = path.read_text()
     assert (output / "figures/made/outcomes.svg").exists() and (output / "figures/made/trace.png").exists()
     assert log.write_log("made").read_text() == first
-    for heading in ("Objective", "Setup", "Compression configurations", "Results", "Result files", "Signal analysis"):
+    for heading in ("Objective", "Setup", "Compression configurations", "Results", "Statistics", "Result files"):
         assert f"\n## {heading}\n" in first
-    for heading in ("Failure modes", "Conclusions", "Next steps"):
+    for heading in ("Signal analysis", "Failure modes", "Conclusions", "Next steps"):
         assert f"\n## {heading}\n" in first
     assert "**too few prompts to say** whether it warns of loops" in first
     assert "keeps 50.0 of 100.0 prompt tokens" in first
