@@ -8,6 +8,7 @@ import itertools
 import os
 import platform
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +17,15 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from kvhelpers.answers import extract_answer
 from kvhelpers.batching import auto_batch_size
 from kvhelpers.cachereport import observation_window
 from kvhelpers.config import SCHEMA_VERSION, CellConfig
-from kvhelpers.failures import find_failures
+from kvhelpers.errors import InputError
 from kvhelpers.generation import Generation, generate
 from kvhelpers.models import LanguageModel, load_model
 from kvhelpers.presses import NONE, phases
 from kvhelpers.results import CellResult, Checkpoint, find_finished, write_cell
+from kvhelpers.scoring import score
 from kvhelpers.summary import summarize
 from kvhelpers.tasks import STOP_STRINGS, Prompt, build_prompts, load_problems
 
@@ -57,25 +58,43 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
     if (finished := find_finished(config)) is not None:
         return finished
     lm = lm or load_for(config)
-    prompts = cell_prompts(config, lm)
-    shortest = min(len(prompt.token_ids) for prompt in prompts)
-    config.press_spec.for_prompt(shortest)  # a budget above the shortest prompt is refused before anything runs
-    checkpoint = Checkpoint(config)
+    checkpoint, started = Checkpoint(config), time.monotonic()
+    runs = run_prompts(config, lm)
     checkpoint.forget_failed()
-    done = {record["prompt_index"] for record, _ in checkpoint.load()}
-    missing = [index for index in range(len(prompts)) if index not in done]
-    started = time.monotonic()
-    batch_size = rows_together(config, lm, prompts)
-    runs = generate_prompts(config, lm, [prompts[index] for index in missing], batch_size)
-    with tqdm(total=len(prompts), initial=len(done), desc=config.label(), unit="prompt") as bar:
-        for run in runs:
-            index = missing[run.index]
-            ends = char_ends(run.token_ids, lm)
-            record = _record(index, prompts[index], run, lm, config, ends)
-            checkpoint.save(record, {"token_id": run.token_ids, "char_end": ends, **run.signals})
+    with tqdm(total=config.n_prompts, initial=len(checkpoint.finished()), desc=config.label(), unit="prompt") as bar:
+        for _ in runs:
             bar.update()
-    seconds = time.monotonic() - started
+    return finish_cell(config, lm, time.monotonic() - started)
+
+
+def run_prompts(config: CellConfig, lm: LanguageModel, indices: Sequence[int] | None = None) -> Iterator[int]:
+    """Run those of a cell's prompts (or of these, by index) that are not finished; yield each one's index when it is saved.
+
+    Raises
+    ------
+    InputError : a budget above the shortest prompt, before anything runs.
+    """
+    prompts = cell_prompts(config, lm)
+    config.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
+    checkpoint = Checkpoint(config)
+    done = checkpoint.finished()
+    missing = [index for index in (range(len(prompts)) if indices is None else indices) if index not in done]
+    for run in generate_prompts(config, lm, [prompts[index] for index in missing], rows_together(config, lm, prompts)):
+        index = missing[run.index]
+        ends = char_ends(run.token_ids, lm)
+        record = _record(index, prompts[index], run, lm, config, ends)
+        checkpoint.save(record, {"token_id": run.token_ids, "char_end": ends, **run.signals})
+        yield index
+
+
+def finish_cell(config: CellConfig, lm: LanguageModel, seconds: float) -> CellResult:
+    """Make a cell of its prompts' checkpoints. Raises InputError if one is missing."""
+    checkpoint = Checkpoint(config)
+    done = checkpoint.finished()
+    if len(done) != config.n_prompts:
+        raise InputError(f"cell {config.label()!r} has {len(done)} of {config.n_prompts} prompts; run it again")
     records, tables = map(list, zip(*checkpoint.load(), strict=True))
+    batch_size = rows_together(config, lm, cell_prompts(config, lm))
     result = write_cell(config, _cell_data(config, lm, records, tables, seconds, batch_size), tables)
     checkpoint.remove()
     return result
@@ -85,7 +104,8 @@ def rows_together(config: CellConfig, lm: LanguageModel, prompts: list[Prompt]) 
     """The cell's batch size, or what fits into memory."""
     if config.batch_size != "auto":
         return config.batch_size
-    return auto_batch_size(lm, max(len(prompt.token_ids) for prompt in prompts), config.max_new_tokens)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    return auto_batch_size(lm, 2 * longest if config.canary_tokens else longest, config.max_new_tokens)  # the full cache stays
 
 
 def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt], batch_size: int):
@@ -100,12 +120,16 @@ def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt
         stop_strings=STOP_STRINGS,
         repetition_penalty=config.repetition_penalty,
         timeout_s=config.timeout_s,
+        canary_tokens=config.canary_tokens,
     )
 
 
-def uncompressed_answer(config: CellConfig, lm: LanguageModel, prompt_index: int) -> str:
-    """The cell's answer to one of its prompts, had its cache not been compressed."""
+def uncompressed_answer(config: CellConfig, prompt_index: int) -> str:
+    """The cell's answer to a prompt, had its cache not been compressed: a finished ``none`` cell's, or a new run's."""
     bare = config.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+    if (finished := find_finished(bare)) is not None:
+        return finished.records[prompt_index]["text"]
+    lm = load_for(bare)
     (run,) = generate_prompts(bare, lm, [cell_prompts(bare, lm)[prompt_index]], batch_size=1)
     return answer_text(run.token_ids, lm)
 
@@ -133,10 +157,6 @@ def _record(
     index: int, prompt: Prompt, run: Generation, lm: LanguageModel, config: CellConfig, ends: list[int]
 ) -> dict[str, Any]:
     text = answer_text(run.token_ids, lm)
-    answer = extract_answer(text, STOP_STRINGS)
-    correct = run.error is None and answer.is_correct(prompt.reference)
-    failures = find_failures(run.token_ids, run.stop_reason, correct)
-    onset = failures.loop_onset
     return {
         "prompt_index": index,
         "prompt_id": prompt.id,
@@ -147,10 +167,7 @@ def _record(
         "n_tokens": len(run.token_ids),
         "stop_reason": run.stop_reason,
         "error": run.error,
-        "answer": asdict(answer) | {"value": answer.value},
-        "correct": correct,
-        "failures": asdict(failures) | {"catastrophic": failures.catastrophic},
-        "loop_onset_char": None if onset is None else ([0, *ends])[onset],
+        **score(text, run.token_ids, ends, run.stop_reason, run.error, prompt.reference),
         "cache": asdict(run.cache) if run.cache else None,
         "compressions": [asdict(cut) for cut in run.compressions],
         "flags": _flags(run, len(prompt.token_ids), config),

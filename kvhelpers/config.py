@@ -55,6 +55,7 @@ class CellConfig(BaseModel):
     seed: int = Field(default=42, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
     timeout_s: float | None = Field(default=None, gt=0)
+    canary_tokens: int = Field(default=0, ge=0)
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
     dtype: str = "auto"

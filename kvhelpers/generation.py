@@ -20,13 +20,14 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from kvhelpers.cachereport import CacheReport
+from kvhelpers.canary import Canary
 from kvhelpers.decoding import Compression, Compressor, DecodingRow
 from kvhelpers.errors import InputError
 from kvhelpers.models import LanguageModel
 from kvhelpers.prefill import Prefilled, Prefiller, is_out_of_memory
 from kvhelpers.presses import phases
 from kvhelpers.recording import recorder_for
-from kvhelpers.signals import LISTS, SCALARS, entropy_change, token_signals
+from kvhelpers.signals import CANARY, LISTS, SCALARS, canary_signals, entropy_change, token_signals
 from kvhelpers.slotcache import SlotCache
 
 EOS, STOP_STRING, MAX_NEW_TOKENS, TIMEOUT, ERROR = "eos", "stop_string", "max_new_tokens", "timeout", "error"
@@ -71,9 +72,10 @@ class _Row:
         return Generation(self.index, self.tokens, self.stop_reason, signals, self.cache, seconds, self.error, cuts)
 
 
-def _named(scalars: np.ndarray, logprobs: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
+def _named(scalars: np.ndarray, canary: np.ndarray, logprobs: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:
     named = {name: scalars[:, column] for column, name in enumerate(SCALARS)}
     named["entropy_change"] = entropy_change(named["entropy"])
+    named |= {name: canary[:, column] for column, name in enumerate(CANARY)}
     return named | dict(zip(LISTS, (logprobs, ids.astype(np.int32)), strict=True))
 
 
@@ -87,8 +89,13 @@ class _Chooser:
         self.longest = max((len(lm.tokenizer.encode(s, add_special_tokens=False)) for s in self.stop_strings), default=0)
 
     @torch.inference_mode()
-    def __call__(self, rows: list[_Row], logits: torch.Tensor) -> None:
-        """Append one token to each row from raw float32 logits ``[rows, V]``."""
+    def __call__(
+        self, rows: list[_Row], logits: torch.Tensor, at: Sequence[int] = (), full: torch.Tensor | None = None
+    ) -> None:
+        """Append one token to each row from raw float32 logits ``[rows, V]``.
+
+        ``full`` are the full cache's logits of the rows ``at``, for the canary.
+        """
         processed = logits
         if self.penalty is not None:
             processed = torch.cat(
@@ -98,7 +105,11 @@ class _Chooser:
                 ]
             )
         chosen = processed.argmax(-1)
-        columns = [part.cpu().numpy() for part in token_signals(logits, chosen)]
+        scalars, *top = token_signals(logits, chosen)
+        canary = logits.new_full((len(rows), len(CANARY)), torch.nan)
+        if full is not None:
+            canary[at] = canary_signals(full, logits[at], chosen[at])
+        columns = [part.cpu().numpy() for part in (scalars, canary, *top)]
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if not np.isfinite(columns[0][i]).all():
                 row.stop_reason, row.error = ERROR, f"logits are not finite at new token {len(row.tokens)}"
@@ -135,6 +146,7 @@ def generate(
     stop_strings: Sequence[str] = (),
     repetition_penalty: float = 1.0,
     timeout_s: float | None = None,
+    canary_tokens: int = 0,
 ) -> Iterator[Generation]:
     """Generate greedily for each prompt, yielding runs as they end (not in the prompts' order).
 
@@ -149,6 +161,8 @@ def generate(
     stop_strings : texts that end an answer; the run's text includes the one found.
     repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
     timeout_s : seconds a prompt may take from its prefill on; None is no limit.
+    canary_tokens : after the first new token, compare so many next-token distributions with the full cache's (`canary`). Costs
+        the full cache's memory while it lasts. The first new token comes from the full cache anyway.
 
     Raises
     ------
@@ -158,19 +172,19 @@ def generate(
     choose = _Chooser(lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s)
     decoding = phases(press_for(len(prompts[0])))[1] if prompts else None
     compressor = Compressor(lm, decoding) if decoding else None
-    prefiller, recorder = Prefiller(lm, prompts), None if compressor else recorder_for(lm.device)
+    prefiller, recorder = Prefiller(lm, prompts, canary_tokens > 0), None if compressor else recorder_for(lm.device)
     waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
     slots = min(batch_size, len(prompts))
     rows: list[_Row] = []
-    cache = SlotCache(lm.model, slots, recorder)
+    cache, canary = SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, canary_tokens, recorder)
     while waiting or rows:
         joining, ended, out_of_memory = [], [], None
         try:
             if waiting and len(rows) < slots:
                 joining = _next_group(prefiller, waiting, slots - len(rows), prompts, press_for)
-                ended = _join(prefiller, choose, compressor, cache, rows, joining, prompts, press_for, seeds)
+                ended = _join(prefiller, choose, compressor, cache, canary, rows, joining, prompts, press_for, seeds)
             else:
-                _step(lm, choose, compressor, cache, rows)
+                _step(lm, choose, compressor, cache, canary, rows)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -181,8 +195,9 @@ def generate(
                 yield Generation(again.pop(), [], ERROR, {}, None, 0.0, f"out of memory: {out_of_memory}")
             slots = max(1, min(slots, len(again)) // 2)
             waiting.extendleft(reversed(again))
-            rows, cache = [], SlotCache(lm.model, slots, recorder)
+            rows, cache, canary = [], SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, canary_tokens, recorder)
             continue
+        canary.drop({row.index for row in rows if row.stop_reason is not None or len(row.tokens) > canary_tokens})
         for slot in reversed(range(len(rows))):
             if rows[slot].stop_reason is not None:
                 ended.append(rows[slot])
@@ -193,12 +208,15 @@ def generate(
             yield row.finish()
 
 
-def _step(lm: LanguageModel, choose: _Chooser, compressor: Compressor | None, cache: SlotCache, rows: list[_Row]) -> None:
+def _step(
+    lm: LanguageModel, choose: _Chooser, compressor: Compressor | None, cache: SlotCache, canary: Canary, rows: list[_Row]
+) -> None:
     """One more token for each row."""
+    tokens = [row.tokens[-1] for row in rows]
     positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
     with compressor.watching() if compressor else nullcontext():
-        logits = cache.step(lm.model, [row.tokens[-1] for row in rows], positions)
-    choose(rows, logits)
+        logits = cache.step(lm.model, tokens, positions)
+    choose(rows, logits, *canary.step([row.index for row in rows], tokens, positions))
     for slot, (row, position) in enumerate(zip(rows, positions, strict=True)):
         if row.decoding is not None and row.stop_reason is None:
             row.error = compressor.after_step(row.decoding, slot, cache, position)
@@ -212,7 +230,7 @@ def _next_group(prefiller, waiting, free, prompts, press_for) -> list[int]:
     return [waiting.popleft() for _ in range(size)]
 
 
-def _join(prefiller, choose, compressor, cache, rows, joining, prompts, press_for, seeds) -> list[_Row]:
+def _join(prefiller, choose, compressor, cache, canary, rows, joining, prompts, press_for, seeds) -> list[_Row]:
     """Prefill a group and let it join ``rows``; return the rows that ended at once."""
     started = time.monotonic()
     group = [list(prompts[index]) for index in joining]
@@ -228,6 +246,8 @@ def _join(prefiller, choose, compressor, cache, rows, joining, prompts, press_fo
         if row.stop_reason is None:
             cache.join(one.cache, one.hidden)
             rows.append(row)
+            if one.full is not None:
+                canary.join(row.index, one.full)
     return [row for row, _ in pairs if row.stop_reason is not None]
 
 

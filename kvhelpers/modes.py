@@ -35,7 +35,12 @@ COMMON = frozenset(ANY_PROBLEM.split())
 
 
 def failure_mode(record: Mapping[str, Any], examples: Sequence[Mapping[str, str]]) -> str:
-    """The mode of a run from its record; ``examples`` are the worked examples of its prompt."""
+    """The mode of a run from its record; ``examples`` are the worked examples of its prompt.
+
+    A record whose question was left out (`samples`) carries its mode.
+    """
+    if "mode" in record:
+        return record["mode"]
     failures = record["failures"]
     if record["stop_reason"] == ERROR:
         return FAILED

@@ -10,6 +10,7 @@ from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
 
 MARK = "# Parameters"
+WRITE_LOG = "write_log"  # a parameter of the notebook, not of the cell
 
 
 def assigned_names(source: str) -> list[str]:
@@ -36,7 +37,11 @@ def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
     ------
     InputError : one sentence about the first bad parameter.
     """
-    return make_config(checked_parameters(namespace, tuple(CellConfig.model_fields)))
+    values = checked_parameters(namespace, (*CellConfig.model_fields, WRITE_LOG))
+    write_log = values.pop(WRITE_LOG)
+    if not isinstance(write_log, bool):
+        raise InputError(f"{WRITE_LOG} {write_log!r} is not allowed; it is True or False (papermill: -y '{WRITE_LOG}: false')")
+    return make_config(values)
 
 
 def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:

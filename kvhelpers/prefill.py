@@ -32,12 +32,17 @@ IN_PREFILL = "in the prefill"
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Next-token logits ``[V]`` (float32, from full attention), the compressed cache, masked positions by layer, a report."""
+    """What is left of a prompt.
+
+    Next-token logits ``[V]`` (float32, from full attention), the compressed cache, masked positions by layer, a report, and the
+    full cache where it was to be kept.
+    """
 
     logits: torch.Tensor
     cache: DynamicCache
     hidden: list[torch.Tensor | None]
     report: CacheReport
+    full: DynamicCache | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,10 @@ class _Pass:
 
 
 class Prefiller:
-    """Prefills the prompts of one call of `generation.generate`."""
+    """Prefills the prompts of one call of `generation.generate`; ``keep_full`` keeps the full caches too."""
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]]):
-        self.lm, self.modules = lm, attention_modules(lm.model)
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], keep_full: bool = False):
+        self.lm, self.modules, self.keep_full = lm, attention_modules(lm.model), keep_full
         self.plain_layers = plain_layers(lm.model)
         common = _common_beginning(prompts) if len(prompts) > 1 else []
         self.beginning = common if len(common) >= SHARED_AT_LEAST else []
@@ -132,10 +137,10 @@ class Prefiller:
 
     def _compress(self, ran: _Pass, row: int, n_tokens: int, press: kvpress.BasePress | None, seed: int) -> Prefilled:
         """Cut one prompt out of a group's pass and apply its press to it."""
-        cache, before = DynamicCache(config=self.lm.model.config), self.beginning_pass
-        for layer, full in zip(cache.layers, ran.cache.layers, strict=True):
-            layer.lazy_initialization(full.keys, full.values)
-            layer.keys, layer.values = (whole[row : row + 1, :, :n_tokens] for whole in (full.keys, full.values))
+        before = self.beginning_pass
+        parts = [[whole[row : row + 1, :, :n_tokens] for whole in (layer.keys, layer.values)] for layer in ran.cache.layers]
+        cache = self._cache_of(parts)
+        full = self._cache_of(parts) if self.keep_full else None
         sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
         if press is not None:
             own = n_tokens - len(self.beginning)
@@ -152,17 +157,25 @@ class Prefiller:
                         position_embeddings=rotary,
                     )
         hidden = [None] * len(cache.layers)
-        return Prefilled(ran.logits[row], cache, hidden, measure(n_tokens, cache, hidden, sinks, press))
+        return Prefilled(ran.logits[row], cache, hidden, measure(n_tokens, cache, hidden, sinks, press), full)
+
+    def _cache_of(self, parts: Sequence[Sequence[torch.Tensor]]) -> DynamicCache:
+        """A cache of these keys and values by layer."""
+        cache = DynamicCache(config=self.lm.model.config)
+        for layer, (keys, values) in zip(cache.layers, parts, strict=True):
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        return cache
 
     def _alone(self, token_ids: list[int], press: kvpress.BasePress | None, seed: int) -> Prefilled:
         """One prompt through the model inside ``with press(model):``."""
-        lm, cache, sinks = self.lm, DynamicCache(config=self.lm.model.config), {}
+        lm, cache, whole = self.lm, DynamicCache(config=self.lm.model.config), {}
         for module in self.modules:
             module.masked_key_indices = None
         with ExitStack() as stack:
             stack.enter_context(seeded(seed, lm.device))
             stack.enter_context(attention_implementation(lm.model, lm.attn))
-            stack.enter_context(_first_token(self.modules, sinks))
+            stack.enter_context(_before_press(self.modules, whole, self.keep_full))
             if press is not None:
                 stack.enter_context(press(lm.model))
             ids = torch.tensor([token_ids], device=lm.device)
@@ -170,8 +183,10 @@ class Prefiller:
         hidden = [_hidden(module, layer) for module, layer in zip(self.modules, cache.layers, strict=True)]
         for module in self.modules:
             module.masked_key_indices = None
-        report = measure(len(token_ids), cache, hidden, [sinks[module.layer_idx] for module in self.modules], press)
-        return Prefilled(out.logits[0, -1].float(), cache, hidden, report)
+        parts = [whole[module.layer_idx] for module in self.modules]
+        report = measure(len(token_ids), cache, hidden, [(keys[0, :, 0], values[0, :, 0]) for keys, values in parts], press)
+        full = self._cache_of(parts) if self.keep_full else None
+        return Prefilled(out.logits[0, -1].float(), cache, hidden, report, full)
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -222,12 +237,13 @@ def _hooks_only(modules: list[nn.Module]):
 
 
 @contextmanager
-def _first_token(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, torch.Tensor]]):
-    """Note each layer's keys and values of token 0, ``[G, D]``, before a press (registered later) prunes or changes them."""
+def _before_press(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, torch.Tensor]], whole: bool):
+    """Note each layer's keys and values ``[1, G, N, D]``, or token 0's only, before a press (registered later) changes them."""
 
     def note(module, args, kwargs, output):
         layer = kwargs["past_key_values"].layers[module.layer_idx]
-        into[module.layer_idx] = (layer.keys[0, :, 0].clone(), layer.values[0, :, 0].clone())
+        parts = (layer.keys, layer.values)
+        into[module.layer_idx] = parts if whole else tuple(part[:, :, :1].clone() for part in parts)
 
     with ExitStack() as stack:
         for module in modules:

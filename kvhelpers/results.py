@@ -26,9 +26,9 @@ from kvhelpers.errors import InputError
 from kvhelpers.generation import ERROR
 from kvhelpers.paths import relative, results_dir, write_atomic
 from kvhelpers.presses import NONE
-from kvhelpers.signals import LISTS, SCALARS
+from kvhelpers.signals import CANARY, LISTS, SCALARS
 
-FLOATS = (*SCALARS, "entropy_change")
+FLOATS = (*SCALARS, "entropy_change", *CANARY)
 SIGNALS_SCHEMA = pa.schema(
     [("prompt_index", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("char_end", pa.int32())]
     + [(name, pa.float32()) for name in FLOATS]
@@ -136,7 +136,7 @@ class Checkpoint:
     """Finished prompts of a cell that is not finished yet."""
 
     def __init__(self, config: CellConfig):
-        path = cell_path(config)
+        path, self.config = cell_path(config), config
         self.folder = path.with_name(f"{path.stem}.{config.hash()[:12]}.partial")
 
     def save(self, record: dict[str, Any], tokens: Mapping[str, Sequence]) -> None:
@@ -152,6 +152,10 @@ class Checkpoint:
         for record, _ in list(self.load()):
             if record["stop_reason"] == ERROR:
                 self._path(record["prompt_index"]).unlink()
+
+    def finished(self) -> set[int]:
+        """Indices of the prompts saved so far."""
+        return {int(path.stem) for path in self.folder.glob("[0-9]*.parquet")}
 
     def _path(self, prompt_index: int) -> Path:
         return self.folder / f"{prompt_index:05d}.parquet"

@@ -1,46 +1,63 @@
-"""Run an experiment: the notebook by papermill for each cell that is not finished, then the log."""
+"""Run an experiment: its cells' prompts as tasks on workers, the notebook by papermill for each finished cell, then the log."""
 
 from __future__ import annotations
 
+import math
 import os
-import threading
-from contextlib import contextmanager
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import papermill
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+import psutil
+from distributed import Client, Future, wait
+from distributed.scheduler import KilledWorker
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
+from traitlets.config import Config
 
-from kvhelpers.config import CellConfig
+from kvhelpers.cell import finish_cell, run_prompts
+from kvhelpers.cluster import connected
+from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import Experiment, save_experiment
 from kvhelpers.log import write_log
-from kvhelpers.paths import figures_dir, notebook_path, relative, results_dir
+from kvhelpers.models import LanguageModel, load_model, resolve_device, resolve_dtype
+from kvhelpers.paths import figures_dir, notebook_path, output_root, relative, results_dir
 from kvhelpers.results import Checkpoint, cell_path, find_finished
 
 NOTEBOOK = "01_reproduce"
+POLL_S = 1
+KERNEL = Config(
+    {} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}}
+)  # kernels started at once race for TCP ports
 
 
-def run_experiment(experiment: Experiment) -> Path:
+def run_experiment(experiment: Experiment, scheduler: str | None = None, workers: int | None = None) -> Path:
     """Run every unfinished cell and render the log; return its path. All cells are checked before the first one runs.
+
+    ``scheduler`` is the address of a Dask scheduler whose workers see the same folders; None starts so many ``workers`` on this
+    machine.
 
     Raises
     ------
-    InputError : a bad cell (nothing has run then), or cells that failed, named with their errors after all others ran.
+    InputError : a bad cell (nothing has run then), a scheduler that is not there, or cells that failed, named with their errors
+        after all others ran.
     """
     configs = experiment.configs()
+    failed: list[str] = []
     missing = [config for config in configs if find_finished(config) is None]
+    if missing:
+        with connected(scheduler, workers) as client:
+            if scheduler is not None:
+                configs = [_as_on_worker(client, config) for config in configs]
+                missing = [config for config in configs if find_finished(config) is None]
+            save_experiment(experiment)
+            failed = run_cells(client, missing, len(configs) - len(missing), experiment.name)
     save_experiment(experiment)
-    failed = []
-    with tqdm(total=len(configs), initial=len(configs) - len(missing), desc=experiment.name, unit="cell") as cells:
-        for config in missing:
-            try:
-                with _prompt_bar(config):
-                    execute(config)
-            except (PapermillExecutionError, CellExecutionError, DeadKernelError, RuntimeError, OSError) as error:
-                failed.append(f"{config.label()}: {_reason(error)}")
-            cells.update()
     if len(failed) == len(configs):
         raise InputError(f"experiment {experiment.name!r}: every cell failed: " + "; ".join(failed))
     path = write_log(experiment.name)
@@ -49,49 +66,122 @@ def run_experiment(experiment: Experiment) -> Path:
     return path
 
 
+def run_cells(client: Client, configs: Sequence[CellConfig], finished: int = 0, name: str = "") -> list[str]:
+    """Run cells on a client's workers, with progress; return the failed ones with their reasons.
+
+    Where there are more workers than cells, a cell's prompts are shared among several. A task whose worker is lost is given to
+    another one, which goes on after the last prompt that was saved.
+    """
+    shards = math.ceil(len(client.scheduler_info(n_workers=-1)["workers"]) / max(1, len(configs)))
+    checkpoints = [Checkpoint(config) for config in configs]
+    for checkpoint in checkpoints:
+        checkpoint.forget_failed()
+    pending = {_submit(client, one.config, min(shards, one.config.n_prompts)): one for one in checkpoints}
+    failed, ready = [], sum(map(_prompts_ready, checkpoints))
+    total = sum(config.n_prompts for config in configs)
+    with (
+        tqdm(total=len(configs) + finished, initial=finished, desc=name, unit="cell") as cells,
+        tqdm(total=total, initial=ready, desc="prompts", unit="prompt", position=1, leave=False) as prompts,
+    ):
+        done = 0
+        while pending:
+            with suppress(TimeoutError):
+                wait(list(pending), timeout=POLL_S, return_when="FIRST_COMPLETED")
+            for future in [future for future in pending if future.done()]:
+                config = pending.pop(future).config
+                done += config.n_prompts
+                if future.status != "finished":
+                    failed.append(f"{config.label()}: {_reason(future)}")
+                cells.update()
+            prompts.n = done + sum(map(_prompts_ready, pending.values()))
+            prompts.refresh()
+    return failed
+
+
+def _prompts_ready(checkpoint: Checkpoint) -> int:
+    return checkpoint.config.n_prompts if cell_path(checkpoint.config).exists() else len(checkpoint.finished())
+
+
+def _submit(client: Client, config: CellConfig, shards: int) -> Future:
+    values, place = config.model_dump(), str(output_root())
+    parts = [
+        client.submit(run_shard, values, list(range(first, config.n_prompts, shards)), place, pure=False)
+        for first in range(shards)
+    ]
+    return client.submit(finish, values, parts, place, pure=False)
+
+
+def run_shard(values: dict, indices: list[int], place: str) -> float:
+    """A task: run some prompts of a cell on this worker; return the seconds it took."""
+    config, started = _config_here(values, place), time.monotonic()
+    for _ in run_prompts(config, _loaded(config), indices):
+        pass
+    return time.monotonic() - started
+
+
+def finish(values: dict, seconds: Sequence[float], place: str) -> None:
+    """A task: make the cell of its prompts and execute its notebook."""
+    config = _config_here(values, place)
+    if find_finished(config) is None:
+        finish_cell(config, _loaded(config), sum(seconds))
+    execute(config)
+
+
+def _config_here(values: dict, place: str) -> CellConfig:
+    if str(output_root()) != place:
+        raise InputError(
+            f"a worker writes to {output_root()}, the runner to {place}: start workers in the same repository, with the same "
+            "KVHELPERS_OUTPUT"
+        )
+    return make_config(values)
+
+
+def _loaded(config: CellConfig) -> LanguageModel:
+    return _model(config.model, config.device, config.dtype, config.prefill_attention)
+
+
+_model = lru_cache(maxsize=1)(load_model)  # a worker loads a model once, not once per cell
+
+
+def _as_on_worker(client: Client, config: CellConfig) -> CellConfig:
+    """The configuration with ``dtype`` as it is where the cell will run, which may have a GPU that this machine lacks."""
+    return config.model_copy(update={"dtype": client.submit(_dtype_here, config.dtype, config.device).result()})
+
+
+def _dtype_here(dtype: str, device: str) -> str:
+    return resolve_dtype(dtype, resolve_device(device))
+
+
 def execute(config: CellConfig) -> Path:
-    """Execute the notebook for one cell; the executed copy lies beside the cell's results."""
+    """Execute the notebook for one finished cell; the executed copy lies beside the cell's results.
+
+    Raises
+    ------
+    RuntimeError : the notebook failed; its copy is then called ``.failed.ipynb``.
+    """
     target = cell_path(config).with_suffix(".ipynb")
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    parameters = config.model_dump()
+    for left in target.parent.glob(f".*-{target.name}"):  # of a runner that was killed
+        if not psutil.pid_exists(int(re.match(r"\.(\d+)-", left.name)[1])):
+            left.unlink(missing_ok=True)
+    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    parameters = config.model_dump() | {"write_log": False}
     try:
         papermill.execute_notebook(
-            notebook_path(NOTEBOOK), temporary, parameters=parameters, kernel_name="python3", progress_bar=False
+            notebook_path(NOTEBOOK), temporary, parameters=parameters, kernel_name="python3", progress_bar=False, config=KERNEL
         )
-    except BaseException:
-        if temporary.exists():
-            temporary.replace(target.with_suffix(".failed.ipynb"))
-        raise
+    except PapermillExecutionError as error:
+        temporary.replace(target.with_suffix(".failed.ipynb"))
+        raise RuntimeError(f"{error.ename}: {error.evalue}") from error
     temporary.replace(target)
     return target
 
 
-@contextmanager
-def _prompt_bar(config: CellConfig):
-    """Progress over a cell's prompts, read from its checkpoints, since the kernel is another process."""
-    stop, folder = threading.Event(), Checkpoint(config).folder
-    bar = tqdm(total=config.n_prompts, desc=config.label(), unit="prompt", leave=False, position=1)
-
-    def watch():
-        while not stop.wait(1):
-            bar.n = len(list(folder.glob("[0-9]*.parquet")))
-            bar.refresh()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        bar.close()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PapermillExecutionError):
-        return f"{error.ename}: {error.evalue}"
-    return f"{type(error).__name__}: {error}"
+def _reason(future: Future) -> str:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return "its workers died again and again; the machine may have run out of memory"
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def where(path: Path, experiment: str) -> str:

@@ -13,7 +13,12 @@ chosen_logprob      log-probability of the token that was generated, nats
 entropy_change      entropy minus the previous token's, nats; missing for the first token
 top20_logprob       log-probabilities of the 20 most probable tokens, in order (list)
 top20_id            their token ids (list)
+canary_kl           KL(full || compressed) of the next-token distributions of the full and the compressed cache, nats
+canary_entropy      entropy of the full cache's distribution, nats
+canary_chosen       log-probability that the full cache gives the generated token, nats
 ==================  =====================================================================================
+
+The canary's signals are there for a run's first tokens only, and only if asked for (`canary`); elsewhere they are missing.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import torch
 
 TOP = 20
 SCALARS = ("entropy", "varentropy", "top1_prob", "margin", "top5_mass", "alt_entropy", "chosen_logprob")
+CANARY = ("canary_kl", "canary_entropy", "canary_chosen")
 LISTS = ("top20_logprob", "top20_id")
 
 
@@ -72,6 +78,18 @@ def token_signals(logits: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Ten
         dim=-1,
     )
     return scalars, top_logprob, ids
+
+
+def canary_signals(full: torch.Tensor, logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The canary's signals of one step: float32 ``[B, 3]`` in the order of `CANARY`.
+
+    ``full`` and ``logits`` are raw float32 logits ``[B, V]`` of the full and the compressed cache, ``chosen`` int64 ``[B]`` the
+    generated tokens. KL divergence after Kullback and Leibler (1951).
+    """
+    whole, own = full.log_softmax(-1), logits.log_softmax(-1)
+    probability = whole.exp()
+    divergence = (probability * (whole - own)).sum(-1).clamp_min(0)
+    return torch.stack([divergence, -(probability * whole).sum(-1), whole.gather(1, chosen[:, None])[:, 0]], dim=-1)
 
 
 def entropy_change(entropy: np.ndarray) -> np.ndarray:

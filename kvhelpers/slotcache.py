@@ -8,6 +8,7 @@ A step's tensors have fixed places, so that on a GPU it can be recorded once and
 
 from __future__ import annotations
 
+import weakref
 from contextlib import contextmanager
 
 import torch
@@ -56,7 +57,8 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, owner: SlotCache, index: int, sliding_window: int | None):
         super().__init__()
-        self.owner, self.index, self.sliding_window = owner, index, sliding_window
+        self.owner = weakref.proxy(owner)  # else a cache and its layers keep each other, and their memory, alive
+        self.index, self.sliding_window = index, sliding_window
         self.width = 0  # how far the current step's longest row reaches
         self.hidden: torch.Tensor | None = None  # [slots, G, capacity], positions a head-wise press masked
 

@@ -15,6 +15,7 @@ from kvhelpers.answers import STRICT, clean
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.onestep import DISTINCT, onestep_problems
 
+OWN_TASKS = ("onestep",)  # whose texts are generated here
 GSM8K_HUB = ("openai/gsm8k", "main")
 STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")  # lm-evaluation-harness's for GSM8K
 ASKED = "Question: {}\nAnswer:"  # the same

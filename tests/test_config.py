@@ -2,7 +2,7 @@ import pytest
 
 from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError
-from kvhelpers.notebook import assigned_names, cell_from_parameters
+from kvhelpers.notebook import WRITE_LOG, assigned_names, cell_from_parameters
 
 BAD = [
     ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
@@ -95,7 +95,7 @@ def test_eager_attention_is_arranged_for_the_presses_that_read_weights():
 
 
 def test_only_parameters_cells_are_checked():
-    defaults = CellConfig().model_dump()
+    defaults = CellConfig().model_dump() | {WRITE_LOG: True}
     own = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in defaults.items())
     injected = "# Parameters\nratio = 0.5"
     names = defaults | {"ratio": 0.5, "anything": 3}
@@ -106,6 +106,8 @@ def test_only_parameters_cells_are_checked():
     assert cell_from_parameters({"In": [""], **names}) == config
     with pytest.raises(InputError, match="parameter 'seed' is missing"):
         cell_from_parameters({"In": [own], **{name: value for name, value in names.items() if name != "seed"}})
+    with pytest.raises(InputError, match="write_log 'no' is not allowed; it is True or False"):
+        cell_from_parameters({"In": [own], **names, WRITE_LOG: "no"})
     misspelt = own.replace("ratio =", "ratoi =")
     with pytest.raises(InputError, match="parameter 'ratoi' is unknown"):
         cell_from_parameters({"In": [own, misspelt], "ratoi": 0.9, **names})

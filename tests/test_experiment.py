@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import yaml
 
 from kvhelpers import runner
 from kvhelpers.__main__ import main
+from kvhelpers.cell import run_cell
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import find_experiment, load_experiment, save_experiment
 from kvhelpers.paths import REPOSITORY, log_path, results_dir
@@ -61,7 +64,7 @@ def test_bad_files_get_one_sentence_and_leave_nothing(write, output, capsys, cha
     before = sorted(output.rglob("*"))
     assert main(["run", str(path)]) == 2
     error = capsys.readouterr().err
-    assert pytest.importorskip("re").search(sentence, error) and error.count("\n") == 1
+    assert re.search(sentence, error) and error.count("\n") == 1
     assert sorted(output.rglob("*")) == before
 
 
@@ -91,7 +94,9 @@ def test_bad_command_lines(capsys, output):
 
 def test_every_set_counts(write, monkeypatch, output):
     seen = {}
-    monkeypatch.setattr("kvhelpers.__main__.run_experiment", lambda experiment: seen.update(experiment.parameters) or output)
+    monkeypatch.setattr(
+        "kvhelpers.__main__.run_experiment", lambda experiment, *_: seen.update(experiment.parameters) or output
+    )
     assert main(["run", str(write()), "--name", "other", "--set", "seed=1", "--set", "n_prompts=3", "n_fewshot=0"]) == 0
     assert (seen["seed"], seen["n_prompts"], seen["n_fewshot"]) == (1, 3, 0)
 
@@ -105,24 +110,31 @@ def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
     assert executed == ["knorm/smollm2-135m_0.5_2p.ipynb", "none/smollm2-135m_0_2p.ipynb"]
     log = log_path("small").read_text()
     assert "See that it runs." in log and log.index("| none |") < log.index("| knorm |")
-    monkeypatch.setattr(runner, "execute", lambda config: pytest.fail("a finished cell ran again"))
+    monkeypatch.setattr(runner, "run_cells", lambda *_: pytest.fail("a finished cell ran again"))
     assert main(["run", str(path)]) == 0
     assert log_path("small").read_text() == log
     assert find_experiment("small").objective == "See that it runs."
 
 
-def test_one_failing_cell_is_named_and_the_others_go_on(write, output, capsys, monkeypatch):
-    real = runner.execute
-
-    def execute(config):
-        if config.press == "none":
-            raise RuntimeError("kernel died")
-        return real(config)
-
-    monkeypatch.setattr(runner, "execute", execute)
+def test_one_failing_cell_is_named_and_the_others_go_on(write, output, capsys):
+    results_dir("small").mkdir(parents=True)
+    (results_dir("small") / "none").write_text("a file where the cell's folder should be")
     assert main(["run", str(write())]) == 2
-    assert "1 of 2 cells failed: none: RuntimeError: kernel died" in capsys.readouterr().err
+    assert re.search("1 of 2 cells failed: none: (FileExists|NotADirectory)Error", capsys.readouterr().err)
     assert "**Not finished:** none." in log_path("small").read_text()
+
+
+def test_a_dry_run_tells_what_is_left_and_writes_nothing(write, output, capsys, embedded):
+    path = write()
+    assert main(["run", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"2 of 2 cells with 4 prompts to do, about \d+ min on one worker \(at most", told)
+    assert list(output.iterdir()) == []
+    run_cell(load_experiment(path).configs()[1], embedded)
+    assert main(["run", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"1 of 2 cells with 2 prompts to do, .*\d s a prompt in the 1 finished cells", told)
+    assert re.search(r"knorm 0.5 +2 +2\n", told) and re.search(r"none +2 +0\n", told)
 
 
 def test_saved_experiments_keep_their_overrides(write, output):

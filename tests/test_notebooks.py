@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from kvhelpers.config import CellConfig
-from kvhelpers.notebook import MARK, assigned_names
+from kvhelpers.notebook import MARK, WRITE_LOG, assigned_names
 from kvhelpers.paths import REPOSITORY, notebook_path
 
 NOTEBOOK = notebook_path("01_reproduce")
@@ -22,7 +22,7 @@ def test_parameters_cell_has_the_configuration_s_names():
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     assert parameters.source.startswith(MARK)
-    assert set(assigned_names(parameters.source)) == set(CellConfig.model_fields)
+    assert set(assigned_names(parameters.source)) == {*CellConfig.model_fields, WRITE_LOG}
 
 
 @pytest.mark.parametrize("name", ["01_reproduce", "02_signals"])

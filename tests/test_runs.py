@@ -17,8 +17,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment import finished_cells
 from kvhelpers.paths import find_results, samples_dir
 from kvhelpers.runs import runs_table, signal_arrays
-from kvhelpers.samples import write_sample
-from kvhelpers.signals import LISTS
+from kvhelpers.samples import LEFT_OUT, write_sample
 
 SAMPLE = "001-signals-onestep"
 
@@ -65,7 +64,25 @@ def test_a_sample_is_the_results_without_the_lists(output, embedded, monkeypatch
     folder = write_sample("small")
     (copied,) = finished_cells("small", folder.parent)
     assert copied.data == result.data and copied.label == "knorm 0.5"
-    pd.testing.assert_frame_equal(copied.signals(), result.signals().drop(columns=list(LISTS)))
+    pd.testing.assert_frame_equal(copied.signals(), result.signals().drop(columns=list(LEFT_OUT)))
+    runs = pd.read_parquet(folder / "runs.parquet")
+    assert runs["prompt_index"].tolist() == [0, 1] and set(runs["cell"]) == {"knorm 0.5"}
+    assert runs["correct"].tolist() == [record["correct"] for record in result.records]
+    assert len(pd.read_parquet(folder / runs["signals_file"][0])) == runs["tokens"].sum()
+
+
+def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):
+    source = output / "problems.jsonl"
+    lines = [{"question": f"Bob has {n} rare cats. How many?", "answer": f"He has {n}.\n#### {n}"} for n in range(9)]
+    source.write_text("\n".join(map(json.dumps, lines)))
+    values = {"experiment": "small", "press": "none", "n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 4}
+    result = run_cell(make_config(values | {"task": "gsm8k", "data_file": str(source)}), embedded)
+    monkeypatch.setattr("kvhelpers.samples.samples_dir", lambda: output / "samples")
+    folder = write_sample("small")
+    (copied,) = finished_cells("small", folder.parent)
+    assert "rare cats" in result.path.read_text()
+    assert not any("rare cats" in path.read_bytes().decode(errors="replace") for path in folder.rglob("*.*"))
+    assert runs_table([copied]).equals(runs_table([result]))
 
 
 def truncate(folder):

@@ -1,0 +1,49 @@
+"""The canary: how far the compressed cache's next-token distributions are from the full cache's, in a run's first tokens.
+
+The full cache exists when a prompt has been prefilled. It is kept for a few new tokens, is fed the same tokens as the
+compressed one, and goes. Nothing in it reaches the run's own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from kvhelpers.recording import Recorder
+from kvhelpers.slotcache import SlotCache
+
+
+class Canary:
+    """Full caches of the rows that are in their first ``tokens`` new tokens, stepped beside the compressed ones."""
+
+    def __init__(self, model: PreTrainedModel, slots: int, tokens: int, recorder: Recorder | None):
+        self.model, self.tokens = model, tokens
+        self.cache = SlotCache(model, slots, recorder)
+        self.members: list[int] = []  # prompt index of the row in each slot
+
+    def join(self, index: int, full: DynamicCache) -> None:
+        """Take the full cache of a prompt; views are copied."""
+        self.cache.join(full, [None] * len(full.layers))
+        self.members.append(index)
+
+    def step(
+        self, indices: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
+    ) -> tuple[list[int], torch.Tensor | None]:
+        """Feed the same tokens at the same positions to the full caches.
+
+        Returns which rows of the step have a full cache, and float32 raw logits ``[those rows, V]`` of the full caches.
+        """
+        if not self.members:
+            return [], None
+        at = [list(indices).index(member) for member in self.members]
+        return at, self.cache.step(self.model, [tokens[i] for i in at], [positions[i] for i in at])
+
+    def drop(self, indices: Sequence[int]) -> None:
+        """Let go of the full caches of these prompts."""
+        for slot in reversed(range(len(self.members))):
+            if self.members[slot] in indices:
+                self.members[slot] = self.members[-1]
+                self.members.pop()
+                self.cache.leave(slot)
