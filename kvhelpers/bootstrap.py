@@ -69,7 +69,7 @@ def intervals(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> tu
     codes, names = pd.factorize(np.asarray(prompts, dtype=object))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = statistic(np.ones((1, len(codes))))[0]
-        drawn = np.concatenate([statistic(weights[:, codes]) for weights in np.split(_draws(len(names), seed), CHUNKS)])
+        drawn = np.concatenate([statistic(weights[:, codes]) for weights in np.split(draws(len(names), seed), CHUNKS)])
     enough = (~np.isnan(drawn)).mean(0) >= ENOUGH_DRAWS
     low, high = np.full((2, len(values)), np.nan)
     if len(names) > 1 and enough.any():
@@ -78,7 +78,7 @@ def intervals(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> tu
 
 
 @lru_cache(maxsize=16)
-def _draws(n_prompts: int, seed: int) -> np.ndarray:
+def draws(n_prompts: int, seed: int = 0) -> np.ndarray:
     """How often each prompt is drawn, ``[RESAMPLES, prompts]``."""
     return np.random.default_rng(seed).multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES).astype(float)
 

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
 
@@ -59,6 +61,12 @@ def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> di
     if missing:
         raise InputError(f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names")
     return {name: namespace[name] for name in known}
+
+
+def study_command(notebook: str, values: Mapping[str, Any]) -> str:
+    """The papermill command that runs a notebook with these parameters."""
+    text = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
+    return f'papermill notebooks/{notebook}.ipynb out.ipynb -y "{text}"'
 
 
 def _latest_parameters(executed: Sequence[str], known: Sequence[str]) -> list[str]:

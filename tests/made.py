@@ -5,6 +5,7 @@ import pandas as pd
 
 from kvhelpers import log
 from kvhelpers.results import CellResult
+from kvhelpers.signals import CANARY
 from kvhelpers.summary import summarize
 
 LENGTH = 30
@@ -48,7 +49,9 @@ def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entr
         )
         steps = np.arange(len(values))
         columns = {"step": steps, "char_end": np.minimum(steps + 1, len(text)), "entropy": values, "top1_prob": np.exp(-values)}
-        frames.append(pd.DataFrame({"prompt_index": index, **columns, "varentropy": values, "margin": 1.0}))
+        columns |= {"token_id": 1000 * index + steps, "chosen_logprob": -values, "varentropy": values}
+        constant = {"margin": 1.0, "top5_mass": 1.0, "alt_entropy": 1.0} | dict.fromkeys(CANARY, np.nan)
+        frames.append(pd.DataFrame({"prompt_index": index, **columns, **constant}))
     signals = pd.concat(frames, ignore_index=True)
     data = {
         "label": "none" if press == "none" else f"{press} {ratio}",
@@ -59,6 +62,7 @@ def make_cell(press, ratio, correct, onsets=(), text="some text", flags=(), entr
         "machine": {"dtype": "float32", "device": "cpu", "system": "Linux", "processor": "x", "cores": 2},
         "versions": {"torch": "2"},
         "config_hash": "0" * 64,
+        "seconds": 1.0,
         "examples": [{"question": "Tom has 6 pens. How many?", "solution": "#### 6"}],
         "summary": summarize(records, signals),
         "records": records,

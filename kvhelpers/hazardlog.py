@@ -1,0 +1,258 @@
+"""The log of a study of predictors: tables, sentences that follow the numbers, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kvhelpers import figures, hazardfigures
+from kvhelpers.bootstrap import Estimate
+from kvhelpers.hazardstudy import KINDS_TOLD, PROPOSED, Study
+from kvhelpers.online import cost
+from kvhelpers.paths import figures_dir, log_path, relative, results_dir, write_atomic
+from kvhelpers.results import CellResult
+from kvhelpers.riskset import EVENTS, RiskSet
+from kvhelpers.signallog import excerpt, image
+from kvhelpers.tables import markdown_table
+from kvhelpers.tokenmetrics import TokenMetrics
+
+TARGETS = {PROPOSED: 0.88, "presses never seen, all": 0.80}  # AUROC, set before anything was measured
+MISSED = 3  # failures shown as text
+OBJECTIVE = (
+    "Can failure be seen coming from a run's own signals, token by token, before it begins? Every number below comes from "
+    "tokens at risk, before the onset, of prompts that the predictor has not seen."
+)
+EVENTS_TOLD = (
+    "A run ends, for a predictor, with a *loop* (onset: the first token of the cycle), an *overrun* (the answer is there, "
+    "but the run goes on for at least 20 tokens), by itself (*end*), or *censored* at the token limit. Tokens whose next "
+    "tokens are censored have no label and are left out."
+)
+WHOLE_RUNS = (
+    "A run is warned of when its score first exceeds a threshold. The threshold is set in inner folds, so that the wanted "
+    "share of healthy training runs is warned of; *False alarms* is what happened in the test folds."
+)
+
+
+def metrics_table(found: Mapping[object, TokenMetrics], title: str) -> pd.DataFrame:
+    """One row per predictor: token-level metrics with 95 % intervals, base rate, tokens and prompts."""
+
+    def text(one: Estimate | None, digits: int = 2) -> str:
+        return "–" if one is None else one.text(digits)
+
+    rows = []
+    for name, one in found.items():
+        rows.append(
+            {
+                title: name,
+                "AUROC": text(one.auroc),
+                "AUROC, same token": text(one.auroc_same_token),
+                "AUPRC": text(one.auprc, 3),
+                "Base rate": "–" if np.isnan(one.base_rate) else f"{one.base_rate:.3f}",
+                "Brier": text(one.brier, 4),
+                "Tokens": one.tokens,
+                "of them positive": one.positive,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def warnings_table(found: Study) -> pd.DataFrame:
+    """One row per predictor and wanted rate of false alarms: failures caught before their onset, and how early."""
+    rows = []
+    for name, judged in found.warnings.items():
+        for one in judged:
+            lead = "–"
+            if len(one.lead):
+                lead = "{:.0f} ({:.0f}, {:.0f})".format(*np.percentile(one.lead, [50, 25, 75]))
+            rows.append(
+                {
+                    "Predictor": name,
+                    "False alarms wanted": _percent(one.wanted),
+                    "False alarms": "–" if one.false_alarms is None else one.false_alarms.percent(),
+                    "Failures caught": "–" if one.caught is None else one.caught.percent(),
+                    "Lead, tokens: median (quartiles)": lead,
+                    "n failures": "–" if one.caught is None else one.caught.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def events_table(risk: RiskSet) -> pd.DataFrame:
+    """Runs by task and press: how they ended for a predictor."""
+    runs = risk.runs.assign(immediate=np.bincount(risk.run, minlength=len(risk.runs)) == 0)
+    rows = []
+    for (task, press), part in runs.groupby(["task", "press"], sort=False):
+        counts = {event: int((part["event"] == event).sum()) for event in EVENTS}
+        immediate = int((part["failed"] & part["immediate"]).sum())
+        rows.append({"Task": task, "Press": press, "Runs": len(part)} | counts | {"no token at risk": immediate})
+    return pd.DataFrame(rows)
+
+
+def target_sentences(found: Study) -> list[str]:
+    """Whether the targets were met, with the intervals."""
+    reached = {**found.methods, **found.elsewhere}
+    sentences = []
+    for name, target in TARGETS.items():
+        one = reached.get(name)
+        if one is None or one.auroc is None:
+            sentences.append(f"{name}: no AUROC, since there is nothing to tell apart.")
+            continue
+        verdict = "reaches" if one.auroc.value >= target else "falls short of"
+        sentences.append(
+            f"{name}: AUROC {one.auroc.text()} {verdict} the target of {target:.2f} at horizon {found.horizon} "
+            f"({one.positive} of {one.tokens} tokens precede a failure, {one.auroc.prompts} prompts)."
+        )
+    return sentences
+
+
+def comparison_sentences(found: Study) -> list[str]:
+    """The proposed predictor against the best baseline, for tokens and for runs, whichever way it falls."""
+    baselines = {name: one for name, one in found.methods.items() if name not in KINDS_TOLD.values() and one.auroc}
+    best = max(baselines, key=lambda name: baselines[name].auroc.value)
+    own, other = found.methods[PROPOSED].auroc, baselines[best].auroc
+    verdict = "above" if own.value > other.value else "no better than"
+    sentences = [
+        f"For single tokens, {PROPOSED} (AUROC {own.text()}) is {verdict} the best baseline, {best} ({other.text()}); both "
+        "intervals are over the same prompts."
+    ]
+    for index, one in enumerate(found.warnings[PROPOSED]):
+        rivals = {name: judged[index] for name, judged in found.warnings.items() if name != PROPOSED and judged[index].caught}
+        if one.caught is None or not rivals:
+            continue
+        best = max(rivals, key=lambda name: rivals[name].caught.value)
+        verdict = "more than" if one.caught.value > rivals[best].caught.value else "no more than"
+        sentences.append(
+            f"For whole runs, with {_percent(one.wanted)} false alarms wanted"
+            f" ({one.false_alarms.percent() if one.false_alarms else '–'} raised), it catches {one.caught.percent()} of the "
+            f"failures before their onset, {verdict} the best baseline, {best}: {rivals[best].caught.percent()}."
+        )
+    immediate = found.warnings[PROPOSED][0].immediate
+    sentences.append(
+        f"{immediate} of {int(found.risk.runs['failed'].sum())} failures begin at token 0 or 1: no token could warn of them, "
+        "and they are in none of these shares."
+    )
+    return sentences
+
+
+def control_sentence(found: Study) -> str:
+    """What the predictor knows when outcomes are shuffled between runs."""
+    one = found.control.auroc_same_token
+    if one is None:
+        return "The shuffled outcomes leave nothing to tell apart."
+    holds = one.low is not None and one.low <= 0.5 <= one.high
+    verdict = "holds 0.5, as it must" if holds else "does not hold 0.5: something leaks"
+    everything = found.control.auroc
+    return (
+        f"With outcomes shuffled between runs, the AUROC over pairs at the same token is {one.text()}: it {verdict}. Over all "
+        f"pairs it is {everything.text()}, since a shuffled failure still comes at a token where failures come."
+    )
+
+
+def model_path(name: str) -> Path:
+    """Where a study's model lies."""
+    return results_dir(name) / "model.json"
+
+
+def write_hazard_log(name: str, found: Study, cells: Sequence[CellResult], command: str) -> Path:
+    """Write the study's log, figures and model under an experiment's name; return the log's path."""
+    drawn = {
+        "incidence": hazardfigures.incidence_curves(found.risk.runs),
+        "reliability": hazardfigures.reliability(found),
+        "risk": hazardfigures.risk_over_time(found),
+        "coefficients": hazardfigures.coefficients(found),
+    }
+    images = {key: "../" + relative(figures.save(figure, figures_dir(name), key)) for key, figure in drawn.items()}
+    model = found.model.save(model_path(name))
+    text = render(name, found, cells, images, command, relative(model))
+    return write_atomic(log_path(name), lambda temporary: temporary.write_text(text))
+
+
+def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping[str, str], command: str, model: str) -> str:
+    """The log's Markdown."""
+    learning = {_percent(share): one for share, one in found.learning.items()} | {"100 %": found.methods[PROPOSED]}
+    sections = [
+        f"# Experiment {name}",
+        "<!-- Made from data. -->",
+        "## Objective",
+        OBJECTIVE,
+        "## Setup",
+        _setup(found, command, model),
+        EVENTS_TOLD,
+        markdown_table(events_table(found.risk)),
+        image(images, "incidence", "Cumulative incidence of failure (Aalen-Johansen), healthy ends competing"),
+        "## Results",
+        "\n".join(f"{n}. {told}" for n, told in enumerate([*target_sentences(found), *comparison_sentences(found)], start=1)),
+        "### Single tokens",
+        f"Horizon {found.horizon}, prompts never seen, with 95 % intervals by bootstrap over prompts. *Same token* compares "
+        "only tokens with the same number, so that position gains nothing.",
+        markdown_table(metrics_table(found.methods, "Predictor")),
+        image(images, "reliability", f"Reliability ({PROPOSED}); Wilson 95 % intervals, tokens taken as independent"),
+        f"### Other horizons ({PROPOSED})",
+        markdown_table(metrics_table(found.by_horizon, "Horizon")),
+        f"### Presses and tasks never seen ({PROPOSED})",
+        "The prompts are not seen either.",
+        markdown_table(metrics_table(found.elsewhere, "Tested on")),
+        "### Whole runs",
+        WHOLE_RUNS,
+        markdown_table(warnings_table(found)),
+        "### Which features matter",
+        "The logistic hazard with other families of features.",
+        markdown_table(metrics_table(found.ablations, "Features")),
+        image(images, "coefficients", "Largest coefficients of the logistic hazard"),
+        "### How much data",
+        "The same test tokens, trained on a share of the training prompts.",
+        markdown_table(metrics_table(learning, "Training prompts")),
+        "### Control",
+        control_sentence(found),
+        "### What it looks like",
+        image(images, "risk", "Risk over time of four runs, out of fold"),
+        "### Failures it misses",
+        f"The {MISSED} failures whose risk stayed lowest.",
+        *_missed(found, cells),
+        "## Cost",
+        _cost(found, cells),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def _setup(found: Study, command: str, model: str) -> str:
+    runs = found.risk.runs
+    experiments = ", ".join(f"`{experiment}`" for experiment in dict.fromkeys(runs["experiment"]))
+    told = {
+        "Runs": f"{len(runs)} of {runs['prompt'].nunique()} prompts, from {experiments}; {len(found.risk.run)} tokens at risk",
+        "Horizon": f"a failure begins within the next {found.horizon} tokens",
+        "Predictors": f"{len(found.model.names)} causal features, without position, share removed and press; logistic "
+        "regression, boosted trees, and the average of their log-odds",
+        "Model": f"`{model}`, the {PROPOSED}, trained on all prompts (data `{found.model.data_hash[:12]}`)",
+        "Command": f"`{command}`",
+    }
+    return "\n".join(f"- **{key}:** {value}" for key, value in told.items())
+
+
+def _cost(found: Study, cells: Sequence[CellResult]) -> str:
+    scoring, generating = cost(found.model, cells)
+    return (
+        f"Scoring takes {1e3 * scoring:.2f} ms a token for one run at a time, features included; generating took "
+        f"{1e3 * generating:.2f} ms a token in the batches of these runs, prefill included: "
+        f"{_percent(scoring / generating)} of it."
+    )
+
+
+def _missed(found: Study, cells: Sequence[CellResult]) -> list[str]:
+    runs, highest = found.risk.runs, pd.Series(found.scores).groupby(found.risk.run).max()
+    failed = highest[runs.loc[highest.index, "failed"]].sort_values().index[:MISSED]
+    by_name = {(cell.config["experiment"], cell.label): cell for cell in cells}
+    told = []
+    for run in failed:
+        row = runs.loc[run]
+        cell = by_name[row["experiment"], row["cell"]]
+        record = next(one for one in cell.records if one["prompt_index"] == row["prompt_index"])
+        told.append(f"{row['event']} from token {row['time']}, highest risk {highest[run]:.3f}: {excerpt(cell, record)}")
+    return told

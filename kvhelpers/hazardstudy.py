@@ -1,0 +1,250 @@
+"""Everything that is computed about predictors of failure, once, for the notebook and for the log.
+
+Every score comes from a predictor that has seen neither the prompt nor, where it says so, the press or the task. Nothing was
+chosen by looking at these numbers: features, penalties and trees were fixed beforehand (`causal`, `hazard`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kvhelpers import folds as folds_
+from kvhelpers.bootstrap import draws
+from kvhelpers.causal import FAMILIES
+from kvhelpers.errors import InputError
+from kvhelpers.hazard import AVERAGE, BOOSTING, LOGISTIC, HazardModel, fit
+from kvhelpers.presses import NONE
+from kvhelpers.riskset import RiskSet
+from kvhelpers.runwarnings import RunWarnings, run_warnings
+from kvhelpers.tokenmetrics import TokenMetrics, reliability, token_metrics
+
+MAIN = ("signals", "rolling", "repetition", "canary")
+HORIZONS = (1, 5, 10, 32, 50)
+CUSUM = "cusum"
+SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
+SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
+COEFFICIENT_DRAWS = 20
+PROPOSED = "average of both"
+KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A predictor: ``names`` of features and the kind of model, or None for the base rate."""
+
+    names: tuple[str, ...]
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found at horizon ``horizon`` unless said otherwise; tables map a method's name to `TokenMetrics`.
+
+    ``scores`` are the out-of-fold scores of the proposed predictor by token at risk; ``model`` is trained on all prompts.
+    """
+
+    risk: RiskSet
+    horizon: int
+    methods: dict[str, TokenMetrics]
+    by_horizon: dict[int, TokenMetrics]
+    elsewhere: dict[str, TokenMetrics]
+    ablations: dict[str, TokenMetrics]
+    control: TokenMetrics
+    learning: dict[float, TokenMetrics]
+    warnings: dict[str, list[RunWarnings]]
+    reliability: pd.DataFrame
+    coefficients: pd.DataFrame
+    scores: np.ndarray
+    model: HazardModel
+
+
+def family_names(*families: str) -> tuple[str, ...]:
+    """The features of some families."""
+    return tuple(name for family in families for name in FAMILIES[family])
+
+
+def methods(risk: RiskSet) -> dict[str, Method]:
+    """The proposed predictor and the baselines, by the names under which they are told."""
+    presses = tuple(name for name in risk.names if name.startswith("press_"))
+    return {
+        PROPOSED: Method(family_names(*MAIN), AVERAGE),
+        "base rate": Method((), None),
+        "position": Method(family_names("position"), BOOSTING),
+        "share removed": Method(("removed",), BOOSTING),
+        "share removed × press": Method(("removed", *presses), BOOSTING),
+        "entropy": Method(("entropy",), LOGISTIC),
+        "rolling entropy (16)": Method(("entropy_mean16",), LOGISTIC),
+        "CUSUM of entropy": Method((CUSUM,), LOGISTIC),
+        "repetition detector": Method(("repeated_suffix_max16",), LOGISTIC),
+        "canary": Method(("kl_mean",), LOGISTIC),
+    }
+
+
+def study(risk: RiskSet, horizon: int = 10, folds: int = folds_.FOLDS, progress: bool = True) -> Study:
+    """Compute everything.
+
+    Raises
+    ------
+    InputError : horizon or folds that are not allowed, or too little to learn from.
+    """
+    for name, value in (("horizon", horizon), ("folds", folds)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} {value!r} is not allowed; it is a whole number")
+    named, main = methods(risk), family_names(*MAIN)
+    proposed = folds_.learner(horizon, main, AVERAGE)
+    with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
+
+        def step(result):
+            bar.update()
+            return result
+
+        scores = folds_.out_of_fold_kinds(risk, horizon, main, folds)
+        found = {KINDS_TOLD[kind]: judged(risk, scores[kind], horizon) for kind in KINDS_TOLD}
+        for name, method in named.items():
+            found.setdefault(name, judged(risk, folds_.out_of_fold(risk, learn(method, horizon), folds), horizon))
+        step(found)
+        others = [one for one in HORIZONS if one != horizon]
+        by_horizon = {
+            one: judged(risk, folds_.out_of_fold(risk, folds_.learner(one, main, AVERAGE), folds), one) for one in others
+        } | {horizon: found[PROPOSED]}
+        step(by_horizon)
+        return Study(
+            risk,
+            horizon,
+            found,
+            dict(sorted(by_horizon.items())),
+            step(_elsewhere(risk, proposed, horizon, folds)),
+            step(_ablations(risk, horizon, folds)),
+            step(_control(risk, horizon, folds)),
+            step(_learning(risk, proposed, horizon, folds)),
+            step({name: run_warnings(risk, learn(named[name], horizon), folds) for name in _WARNERS}),
+            reliability(scores[AVERAGE], risk.label(horizon)),
+            step(_coefficients(risk, horizon)),
+            scores[AVERAGE],
+            fit(risk, horizon, main, AVERAGE),
+        )
+
+
+_WARNERS = (PROPOSED, "entropy", "rolling entropy (16)", "CUSUM of entropy", "repetition detector", "canary")
+
+
+def judged(risk: RiskSet, scores: np.ndarray, horizon: int, where: np.ndarray | None = None) -> TokenMetrics:
+    """Token metrics of scores, on all tokens at risk or those in a mask."""
+    label = risk.label(horizon)
+    where = np.ones(len(label), dtype=bool) if where is None else where
+    return token_metrics(scores[where], label[where], risk.prompts[where], risk.step[where])
+
+
+def learn(method: Method, horizon: int) -> folds_.Fit:
+    """How to train and score a method."""
+    if method.kind is None:
+
+        def base_rate(risk: RiskSet, train: np.ndarray) -> Callable[[RiskSet], np.ndarray]:
+            rate = np.nanmean(risk.label(horizon))  # of all folds: folds of different rates would look like knowledge
+            return lambda other: np.full(len(other.run), rate)
+
+        return base_rate
+    if CUSUM in method.names:
+
+        def on_cusum(risk: RiskSet, train: np.ndarray) -> Callable[[RiskSet], np.ndarray]:
+            reference = train & (risk.runs["press"] == NONE).to_numpy()[risk.run]
+            usual = risk.columns(["entropy"])[reference if reference.any() else train, 0]
+            mean, spread = float(usual.mean()), float(usual.std()) or 1.0
+            score = folds_.learner(horizon, method.names, method.kind)(with_cusum(risk, mean, spread), train)
+            return lambda other: score(with_cusum(other, mean, spread))
+
+        return on_cusum
+    return folds_.learner(horizon, method.names, method.kind)
+
+
+def with_cusum(risk: RiskSet, mean: float, spread: float) -> RiskSet:
+    """Add the one-sided CUSUM of entropy (Page 1954): S = max(0, S + (H - mean) / spread - 0.5), along each run."""
+    entropy, found, last = (risk.columns(["entropy"])[:, 0] - mean) / spread - SLACK, np.zeros(len(risk.run)), 0.0
+    for index, (value, begins) in enumerate(zip(entropy, np.diff(risk.run, prepend=-1) != 0, strict=True)):
+        last = max(0.0, (0.0 if begins else last) + value)
+        found[index] = last
+    features = np.concatenate([risk.features, found[:, None].astype(np.float32)], axis=1)
+    return RiskSet(risk.runs, risk.run, risk.step, features, (*risk.names, CUSUM))
+
+
+def _elsewhere(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> dict[str, TokenMetrics]:
+    """The proposed predictor on presses, and on tasks, that it has not seen (nor the prompts)."""
+    scores = folds_.press_left_out(risk, proposed, folds)
+    press, task = risk.runs["press"].to_numpy()[risk.run], risk.runs["task"].to_numpy()[risk.run]
+    compressed = press != NONE
+    found = {"presses never seen, all": judged(risk, scores, horizon, compressed)}
+    found |= {
+        f"press never seen: {name}": judged(risk, scores, horizon, press == name) for name in sorted(set(press[compressed]))
+    }
+    if len(set(task)) > 1:
+        across = folds_.task_left_out(risk, proposed)
+        found |= {f"task never seen: {name}": judged(risk, across, horizon, task == name) for name in sorted(set(task))}
+    return found
+
+
+def _ablations(risk: RiskSet, horizon: int, folds: int) -> dict[str, TokenMetrics]:
+    """The logistic hazard with other families of features."""
+    presses = tuple(name for name in risk.names if name.startswith("press_"))
+    sets = {f"without {family}": family_names(*(other for other in MAIN if other != family)) for family in MAIN}
+    sets |= {f"{family} only": family_names(family) for family in MAIN}
+    sets |= {
+        "with position": family_names(*MAIN, "position"),
+        "with share removed": (*family_names(*MAIN), "removed"),
+        "with share removed and press": (*family_names(*MAIN), "removed", *presses),
+    }
+    found = {}
+    for name, names in sets.items():
+        scores = folds_.out_of_fold(risk, folds_.learner(horizon, names, LOGISTIC), folds)
+        found[name] = judged(risk, scores, horizon)
+    return found
+
+
+def _control(risk: RiskSet, horizon: int, folds: int) -> TokenMetrics:
+    """The same with outcomes shuffled between runs; what is left is no knowledge of the run."""
+    shuffled = shuffle_outcomes(risk)
+    return judged(shuffled, folds_.out_of_fold(shuffled, folds_.learner(horizon, family_names(*MAIN), AVERAGE), folds), horizon)
+
+
+def shuffle_outcomes(risk: RiskSet, seed: int = 0) -> RiskSet:
+    """Give each run the event and its time of another run that was at risk as long or longer, or of itself.
+
+    A run keeps its tokens at risk up to its new event. Failures fall on runs at random, at the same tokens as before.
+    """
+    rng, runs = np.random.default_rng(seed), risk.runs.copy()
+    order = rng.permutation(len(runs))
+    runs[["event", "time", "failed"]] = risk.runs[["event", "time", "failed"]].to_numpy()[order]
+    runs = runs.astype({"time": int, "failed": bool})
+    return RiskSet(runs, risk.run, risk.step, risk.features, risk.names).part(risk.step < runs["time"].to_numpy()[risk.run])
+
+
+def _learning(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> dict[float, TokenMetrics]:
+    """The same test tokens, with a share of the training prompts only."""
+
+    def with_share(share: float) -> folds_.Fit:
+        def learn_part(part: RiskSet, train: np.ndarray) -> Callable[[RiskSet], np.ndarray]:
+            prompts = sorted(set(part.prompts[train]))
+            few = set(np.random.default_rng(0).permutation(prompts)[: max(2, round(share * len(prompts)))])
+            return proposed(part, train & np.isin(part.prompts, list(few)))
+
+        return learn_part
+
+    return {share: judged(risk, folds_.out_of_fold(risk, with_share(share), folds), horizon) for share in SHARES}
+
+
+def _coefficients(risk: RiskSet, horizon: int) -> pd.DataFrame:
+    """Logistic coefficients (log-odds per standard deviation) with 95 % intervals over draws of the prompts, largest first."""
+    names, prompts = family_names(*MAIN), sorted(set(risk.runs["prompt"]))
+    fitted = fit(risk, horizon, names, LOGISTIC).numbers["coefficient"]
+    drawn, codes = [], np.searchsorted(prompts, risk.prompts)
+    for weights in draws(len(prompts))[:COEFFICIENT_DRAWS]:
+        times = weights[codes].astype(int)
+        again = risk.part(np.repeat(np.arange(len(times)), times))
+        drawn.append(fit(again, horizon, names, LOGISTIC).numbers["coefficient"])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    table = pd.DataFrame({"feature": names, "coefficient": fitted, "low": low, "high": high})
+    return table.sort_values("coefficient", key=np.abs, ascending=False, ignore_index=True)

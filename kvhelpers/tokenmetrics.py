@@ -1,0 +1,134 @@
+"""How good token-by-token risk scores are, with intervals by bootstrap over prompts.
+
+AUROC needs pairs of tokens, one before a failure and one not. All that a draw of prompts changes is how often each pair of
+prompts counts, so the pairs are counted once per pair of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kvhelpers.bootstrap import Estimate, draws
+from kvhelpers.summary import wilson
+
+PRECISION_DRAWS = 200  # draws of average precision, which is costly
+BINS = 10  # of the reliability curve, with equally many tokens each
+
+
+@dataclass(frozen=True)
+class TokenMetrics:
+    """Scores against labels.
+
+    ``auroc`` over all pairs of tokens; ``auroc_same_token`` over pairs with the same number in their runs, so that knowing the
+    position gains nothing; ``auprc``, the average precision, to be compared with ``base_rate``; ``brier``, the mean squared
+    error of the probability. None where it is undefined.
+    """
+
+    auroc: Estimate | None
+    auroc_same_token: Estimate | None
+    auprc: Estimate | None
+    brier: Estimate | None
+    base_rate: float
+    tokens: int
+    positive: int
+
+
+def token_metrics(score: np.ndarray, label: np.ndarray, prompts: Sequence[str], step: np.ndarray) -> TokenMetrics:
+    """Judge scores ``[N]`` (probabilities) against labels ``[N]``; tokens whose label or score is NaN are left out."""
+    used = ~np.isnan(label) & ~np.isnan(score)
+    score, positive, step = score[used], label[used].astype(bool), step[used]
+    codes, names = pd.factorize(np.asarray(prompts, dtype=object)[used])
+    if not len(score):
+        return TokenMetrics(None, None, None, None, float("nan"), 0, 0)
+    return TokenMetrics(
+        _pairwise(*_pairs(score, positive, codes, len(names)), len(score)),
+        _pairwise(*_pairs_within(score, positive, codes, len(names), step), len(score)),
+        _average_precision(score, positive, codes, len(names)),
+        _mean((score - positive) ** 2, codes, len(names)),
+        float(positive.mean()),
+        len(score),
+        int(positive.sum()),
+    )
+
+
+def _pairs(score: np.ndarray, positive: np.ndarray, codes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Won and all pairs by prompt of the positive and prompt of the negative token, ``[n, n]``; a tie is half won."""
+    won, high, own = np.zeros((n, n)), score[positive], codes[positive]
+    for other in range(n):
+        low = np.sort(score[~positive & (codes == other)])
+        wins = (np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")) / 2
+        won[:, other] = np.bincount(own, wins, n)
+    return won, np.outer(np.bincount(own, minlength=n), np.bincount(codes[~positive], minlength=n))
+
+
+def _pairs_within(score, positive, codes, n: int, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for pairs of one step."""
+    won, pairs = np.zeros((2, n * n))
+    order = np.argsort(step, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(step[order])) + 1):
+        high, low = members[positive[members]], members[~positive[members]]
+        if len(high) and len(low):
+            cells = (codes[high][:, None] * n + codes[low]).ravel()
+            wins = (score[high][:, None] > score[low]) + 0.5 * (score[high][:, None] == score[low])
+            won += np.bincount(cells, wins.ravel(), n * n)
+            pairs += np.bincount(cells, minlength=n * n)
+    return won.reshape(n, n), pairs.reshape(n, n)
+
+
+def _pairwise(won: np.ndarray, pairs: np.ndarray, tokens: int) -> Estimate | None:
+    def ratio(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.einsum("dp,pq,dq->d", weights, won, weights) / np.einsum("dp,pq,dq->d", weights, pairs, weights)
+
+    return _interval(ratio, len(won), tokens)
+
+
+def _mean(values: np.ndarray, codes: np.ndarray, n: int) -> Estimate | None:
+    total, count = np.bincount(codes, values, n), np.bincount(codes, minlength=n)
+    return _interval(lambda weights: (weights @ total) / (weights @ count), n, len(values))
+
+
+def _average_precision(score: np.ndarray, positive: np.ndarray, codes: np.ndarray, n: int) -> Estimate | None:
+    """Sum over thresholds of precision times the gain in recall (as scikit-learn's)."""
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits, owners = positive[order], codes[order]
+
+    def precision(weights: np.ndarray) -> np.ndarray:
+        found = []
+        for one in weights:
+            own = one[owners]
+            true, all_ = np.cumsum(own * hits)[ends], np.cumsum(own)[ends]
+            with np.errstate(invalid="ignore"):
+                found.append((np.nan_to_num(true / all_) * np.diff(true, prepend=0)).sum() / true[-1])
+        return np.array(found)
+
+    return _interval(precision, n, len(score), PRECISION_DRAWS)
+
+
+def _interval(statistic, n: int, tokens: int, most: int | None = None) -> Estimate | None:
+    value = statistic(np.ones((1, n)))[0]
+    if np.isnan(value):
+        return None
+    drawn = statistic(draws(n)[:most]) if n > 1 else np.array([np.nan])
+    low, high = (None, None) if np.isnan(drawn).any() else map(float, np.percentile(drawn, [2.5, 97.5]))
+    return Estimate(float(value), low, high, tokens, n)
+
+
+def reliability(score: np.ndarray, label: np.ndarray) -> pd.DataFrame:
+    """Mean predicted probability against the observed share of failures, in bins of equally many tokens.
+
+    Rows ``predicted, observed, low, high, n``; low and high are the Wilson 95 % interval, which takes tokens as independent.
+    """
+    used = ~np.isnan(label) & ~np.isnan(score)
+    order = np.argsort(score[used], kind="stable")
+    rows = []
+    for part in np.array_split(order, min(BINS, len(order))):
+        rate = wilson(int(label[used][part].sum()), len(part))
+        observed = {"observed": rate["rate"], "low": rate["low"], "high": rate["high"], "n": rate["n"]}
+        rows.append({"predicted": float(score[used][part].mean())} | observed)
+    return pd.DataFrame(rows)

@@ -1,0 +1,94 @@
+"""The study finds what is there, nothing where nothing is, and its log says so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from made import make_cell
+from made_risk import make_risk
+
+from kvhelpers import hazardlog, riskset
+from kvhelpers.errors import InputError
+from kvhelpers.folds import learner, out_of_fold
+from kvhelpers.hazard import AVERAGE
+from kvhelpers.hazardstudy import CUSUM, MAIN, PROPOSED, family_names, judged, shuffle_outcomes, study, with_cusum
+
+
+@pytest.fixture(scope="module")
+def found():
+    return study(make_risk(10), folds=2, progress=False)
+
+
+def test_what_is_there_is_found(found):
+    entropy, best = found.methods["entropy"].auroc, found.methods[PROPOSED].auroc
+    assert entropy.value > 0.9 and best.value > 0.85
+    assert found.methods["base rate"].auroc.value == 0.5
+    assert set(found.elsewhere) >= {"presses never seen, all", "press never seen: knorm", "task never seen: task0"}
+    assert list(found.by_horizon) == [1, 5, 10, 32, 50]
+    assert found.coefficients["feature"][0] == "entropy" and found.coefficients["low"][0] > 0
+
+
+def test_shuffled_outcomes_leave_nothing(found):
+    one = found.control.auroc_same_token
+    assert one.low <= 0.5 <= one.high
+    assert "holds 0.5, as it must" in hazardlog.control_sentence(found)
+    leaking = dataclasses.replace(found, control=found.methods["entropy"])
+    assert "does not hold 0.5: something leaks" in hazardlog.control_sentence(leaking)
+
+
+def test_where_nothing_is_known_nothing_is_found():
+    risk = make_risk(10, known=False)
+    one = judged(risk, out_of_fold(risk, learner(10, family_names(*MAIN), AVERAGE), 2), 10).auroc_same_token
+    assert one.low <= 0.5 <= one.high
+
+
+def test_sentences_turn_with_the_numbers(found):
+    high, low = found.methods["entropy"], found.control
+    up = dataclasses.replace(found, methods={**dict.fromkeys(found.methods, low), PROPOSED: high})
+    down = dataclasses.replace(found, methods={**found.methods, PROPOSED: low})
+    assert f"{PROPOSED}: AUROC {high.auroc.text()} reaches the target of 0.88" in hazardlog.target_sentences(up)[0]
+    assert "falls short of the target of 0.88" in hazardlog.target_sentences(down)[0]
+    assert "is above the best baseline" in hazardlog.comparison_sentences(up)[0]
+    assert "is no better than the best baseline, " in hazardlog.comparison_sentences(down)[0]
+
+
+def test_shuffling_moves_whole_outcomes():
+    risk = make_risk(6)
+    shuffled = shuffle_outcomes(risk)
+    assert (
+        sorted(shuffled.runs["time"]) == sorted(risk.runs["time"])
+        and shuffled.runs["failed"].sum() == risk.runs["failed"].sum()
+    )
+    assert (shuffled.runs["time"] != risk.runs["time"]).any()
+    assert (shuffled.step < shuffled.runs["time"].to_numpy()[shuffled.run]).all()
+
+
+def test_cusum_by_example():
+    risk = make_risk(2)
+    first = risk.part(risk.run == 0)
+    first.features[:, 0] = 0
+    first.features[:4, 0] = [3, 1, 5, 1]
+    assert with_cusum(first, mean=1.0, spread=1.0).columns([CUSUM])[:6, 0].tolist() == [1.5, 1.0, 4.5, 4.0, 2.5, 1.0]
+
+
+def test_the_log_of_a_study(output):
+    rng = np.random.default_rng(0)
+    entropy = {index: np.concatenate([rng.random(8), 5 + rng.random(22)]) for index in range(8)}
+    cells = [
+        make_cell("none", 0.0, [True] * 8),
+        make_cell("knorm", 0.5, [False] * 8, {index: 12 + index for index in range(5)}, entropy=entropy),
+    ]
+    risk = riskset.build(cells)
+    path = hazardlog.write_hazard_log("made-hazard", study(risk, folds=2, progress=False), cells, "papermill …")
+    text = path.read_text()
+    for title in ("## Results", "### Whole runs", "### Control", "### Failures it misses", "## Cost"):
+        assert title in text
+    assert text.count("`knorm 0.5`, prompt p/") == 3 and "nan" not in text
+    assert hazardlog.model_path("made-hazard").exists()
+    assert {p.stem for p in (output / "figures/made-hazard").iterdir()} == {"incidence", "reliability", "risk", "coefficients"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("horizon", 1.5), ("folds", True), ("horizon", "10")])
+def test_numbers_that_are_none(name, value):
+    with pytest.raises(InputError, match=f"{name} .* is not allowed; it is a whole number"):
+        study(make_risk(2), **{name: value})
