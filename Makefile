@@ -1,8 +1,9 @@
 # make reproduce: set up and run experiment 001    make test: set up and run linter, unit tests and notebook smoke tests
+# make soak: kill runs again and again    make notebooks: execute the notebooks in place
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: reproduce test notebooks setup clean
+.PHONY: reproduce test soak notebooks setup clean
 
 reproduce: setup
 	$(BIN)/python -m kvhelpers run experiments/001-reproduce-failures.yaml
@@ -11,6 +12,9 @@ test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pytest --nbval
+
+soak: setup
+	$(BIN)/pytest -m soak
 
 notebooks: setup
 	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
