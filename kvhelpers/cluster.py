@@ -61,9 +61,7 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
     threads = max(1, (os.cpu_count() or 1) // workers)
-    settings = {
-        "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": threads},  # by default one, even for a lone worker
-        "logging": {"distributed": "error"},
-    }
-    with dask.config.set(settings):
+    # by default one thread each, even for a lone worker, and a page of messages
+    environment = {"OMP_NUM_THREADS": threads, "DASK_LOGGING__DISTRIBUTED": "error"}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
         return SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR)

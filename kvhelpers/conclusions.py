@@ -60,12 +60,14 @@ def catastrophe_sentences(cells: Sequence[CellResult]) -> list[str]:
 
 
 def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
-    """Which cells loop, and whether two presses that remove the same share (or keep the same budget) differ in it."""
-    baseline = find_baseline(cells)
+    """Which cells loop, and whether two presses that remove the same share (or keep the same budget) differ in it.
+
+    A baseline that solves too few prompts takes nothing away from these numbers.
+    """
     looping = [cell for cell in cells if cell.summary["looping"]["count"]]
     if not looping:
         return ["No run loops."]
-    listed = "; ".join(f"`{cell.label}` {_of(cell.summary['looping'])}{_mark(cell, baseline)}" for cell in looping)
+    listed = "; ".join(f"`{cell.label}` {_of(cell.summary['looping'])}{_mark(cell, None)}" for cell in looping)
     others = f"; none in the other {len(cells) - len(looping)} cells" if len(looping) < len(cells) else ""
     sentences = [f"Looping runs: {listed}{others}."]
     compressed = [cell for cell in cells if cell.config["press"] != NONE]
@@ -77,24 +79,24 @@ def looping_sentences(cells: Sequence[CellResult]) -> list[str]:
     ]
     tested = list(zip(pairs, adjusted([found.p for *_, found in pairs]), strict=True))
     if len(tested) <= FEW:
-        return sentences + [_looping_pair(*pair, q, baseline) for pair, q in tested]
+        return sentences + [_looping_pair(*pair, q) for pair, q in tested]
     differ = sorted((one for one in tested if one[1] < SIGNIFICANCE), key=lambda one: -abs(one[0][2].difference))
     return [
         *sentences,
         f"Of {len(tested)} pairs of cells at the same ratio or budget, {len(differ)} differ detectably in looping (q < .05)"
         + (f"; the {min(FEW, len(differ))} largest differences follow." if differ else "."),
-        *(_looping_pair(*pair, q, baseline) for pair, q in differ[:FEW]),
+        *(_looping_pair(*pair, q) for pair, q in differ[:FEW]),
     ]
 
 
-def _looping_pair(first: CellResult, second: CellResult, found: Comparison, q: float, baseline: CellResult | None) -> str:
+def _looping_pair(first: CellResult, second: CellResult, found: Comparison, q: float) -> str:
     more, less = (second, first) if found.difference > 0 else (first, second)
     verdict = (
         f"`{more.label}` loops more often than `{less.label}`"
         if q < SIGNIFICANCE
         else f"`{first.label}` and `{second.label}` do not differ detectably in looping"
     )
-    suspect = [f"`{cell.label}`" for cell in (first, second) if is_invalid(cell, baseline)]
+    suspect = [f"`{cell.label}`" for cell in (first, second) if is_invalid(cell, None)]
     caveat = f" Not valid as evidence about presses: see the flags of {' and '.join(suspect)}." if suspect else ""
     return (
         f"{verdict} ({found.only_first} prompts loop only with `{first.label}`, {found.only_second} only with "

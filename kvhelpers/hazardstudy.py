@@ -1,7 +1,7 @@
 """Everything that is computed about predictors of failure, once, for the notebook and for the log.
 
-Every score comes from a predictor that has seen neither the prompt nor, where it says so, the press or the task. Nothing was
-chosen by looking at these numbers: features, penalties and trees were fixed beforehand (`causal`, `hazard`).
+Every score comes from a predictor that has seen neither the prompt nor, where it says so, the press or the task. Penalty and
+trees were chosen on other problems (`hazard`).
 """
 
 from __future__ import annotations

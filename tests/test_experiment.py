@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -142,3 +145,19 @@ def test_saved_experiments_keep_their_overrides(write, output):
     save_experiment(load_experiment(write(), "other", {"seed": 5}))
     assert find_experiment("other").parameters["seed"] == 5
     assert find_experiment("unheard-of") is None
+
+
+FULL = (
+    "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); "
+    "from kvhelpers.__main__ import main; sys.exit(main(['log', 'small']))"
+)
+
+
+def test_a_disk_that_takes_no_more_is_named_and_nothing_is_lost(write, output, embedded):
+    """A limit on the size of files stands for a full disk: writing fails in the middle of a file."""
+    run_cell(load_experiment(write()).configs()[0], embedded)
+    assert main(["log", "small"]) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    run = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, env=dict(os.environ))
+    assert run.returncode == 2 and re.search(r"kvhelpers: error: File too large.*; what was finished is kept\n$", run.stderr)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before

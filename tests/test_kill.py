@@ -1,4 +1,4 @@
-"""``kill -9`` of the runner, again and again: the results are those of an undisturbed run, and no finished prompt runs twice."""
+"""``kill -9`` of the runner, again and again: the results are an undisturbed run's, and no finished prompt runs twice."""
 
 import os
 import random
