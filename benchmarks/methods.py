@@ -19,6 +19,8 @@ from kvhelpers.prefill import Prefiller
 from kvhelpers.presses import PressSpec
 from kvhelpers.slotcache import SlotCache, attention_implementation
 
+CANARY_TOKENS = 8
+
 
 @dataclass
 class Measured:
@@ -187,8 +189,19 @@ def static_batches(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressS
     return ours(lm, prompts, spec, new_tokens, rows, at_once=rows)
 
 
+def with_canary(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
+    """(f) As (d), with the divergence from the full cache over the first tokens."""
+    return ours(lm, prompts, spec, new_tokens, rows, canary_tokens=CANARY_TOKENS)
+
+
 def ours(
-    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int, at_once: int | None = None
+    lm: LanguageModel,
+    prompts: Sequence[list[int]],
+    spec: PressSpec,
+    new_tokens: int,
+    rows: int,
+    at_once: int | None = None,
+    canary_tokens: int = 0,
 ) -> Measured:
     """(d) `kvhelpers.generation.generate`, with all its signals; ``at_once`` prompts are given to it at a time, or all."""
     measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
@@ -214,7 +227,8 @@ def ours(
         for first in range(0, len(prompts), at_once or len(prompts)):
             batch = prompts[first : first + (at_once or len(prompts))]
             seeds = range(first, first + len(batch))
-            for run in generation.generate(lm, batch, spec.for_prompt, max_new_tokens=new_tokens, batch_size=rows, seeds=seeds):
+            sizes = {"max_new_tokens": new_tokens, "batch_size": rows, "canary_tokens": canary_tokens}
+            for run in generation.generate(lm, batch, spec.for_prompt, seeds=seeds, **sizes):
                 measured.tokens[first + run.index] = run.token_ids
                 measured.margins[first + run.index] = run.signals["margin"].tolist()
         total = clock() - started

@@ -36,6 +36,7 @@ METHODS = {
     "batched_generate": "(c) generate, batched, no press",
     "ours": "(d) kvhelpers",
     "static_batches": "(e) kvhelpers, each batch to its end",
+    "with_canary": "(f) kvhelpers, with the canary",
 }
 FEWSHOT = {"onestep": 4, "gsm8k": 3}
 

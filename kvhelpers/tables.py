@@ -94,10 +94,10 @@ def signals_table(cells: Sequence[CellResult]) -> pd.DataFrame:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A table as GitHub Markdown; pipes in cells are escaped."""
+    """A table as GitHub Markdown; pipes in cells are escaped, and white space is a blank."""
 
     def line(values):
-        return "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
+        return "| " + " | ".join(" ".join(str(value).split()).replace("|", "\\|") for value in values) + " |"
 
     return "\n".join([line(table.columns), line("---" for _ in table.columns), *map(line, table.itertuples(index=False))])
 
