@@ -6,8 +6,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import papermill
 import psutil
 from distributed import Client, Future, wait
 from distributed.scheduler import KilledWorker
+from filelock import FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
@@ -44,8 +45,8 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
 
     Raises
     ------
-    InputError : a bad cell (nothing has run then), a scheduler that is not there, or cells that failed, named with their errors
-        after all others ran.
+    InputError : a bad cell (nothing has run then), a scheduler that is not there, another runner at work on the experiment, or
+        cells that failed, named with their errors after all others ran.
     """
     configs = experiment.configs()
     failed: list[str] = []
@@ -55,8 +56,9 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
             if scheduler is not None:
                 configs = [_as_on_worker(client, config) for config in configs]
                 missing = [config for config in configs if find_finished(config) is None]
-            save_experiment(experiment)
-            failed = run_cells(client, missing, len(configs) - len(missing), experiment.name)
+            with _only_runner(experiment.name):
+                save_experiment(experiment)
+                failed = run_cells(client, missing, len(configs) - len(missing), experiment.name)
     save_experiment(experiment)
     if len(failed) == len(configs):
         raise InputError(f"experiment {experiment.name!r}: every cell failed: " + "; ".join(failed))
@@ -64,6 +66,19 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
     if failed:
         raise InputError(f"experiment {experiment.name!r}: {len(failed)} of {len(configs)} cells failed: " + "; ".join(failed))
     return path
+
+
+@contextmanager
+def _only_runner(name: str) -> Iterator[None]:
+    """Refuse to run an experiment that another process is running; a killed one's lock is gone with it."""
+    results_dir(name).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(results_dir(name) / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"experiment {name!r} is being run by another process; wait until it ends, or run it under another --name"
+        ) from error
 
 
 def run_cells(client: Client, configs: Sequence[CellConfig], finished: int = 0, name: str = "") -> list[str]:

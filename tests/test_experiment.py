@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from kvhelpers import runner
 from kvhelpers.__main__ import main
@@ -145,6 +146,14 @@ def test_saved_experiments_keep_their_overrides(write, output):
     save_experiment(load_experiment(write(), "other", {"seed": 5}))
     assert find_experiment("other").parameters["seed"] == 5
     assert find_experiment("unheard-of") is None
+
+
+def test_one_runner_at_a_time(write, output, capsys):
+    results_dir("small").mkdir(parents=True)
+    with FileLock(results_dir("small") / ".lock"):
+        assert main(["run", str(write())]) == 2
+    assert "experiment 'small' is being run by another process; wait until it ends" in capsys.readouterr().err
+    assert [path.name for path in results_dir("small").iterdir()] == [".lock"]
 
 
 FULL = (
