@@ -10,7 +10,7 @@ import numpy as np
 from kvhelpers.bootstrap import intervals
 from kvhelpers.config import kwargs_text
 from kvhelpers.results import CellResult
-from kvhelpers.tables import find_baseline
+from kvhelpers.tables import find_baseline, is_invalid
 from kvhelpers.validity import baseline_is_weak
 
 SHARE = 0.5  # of the uncompressed accuracy
@@ -39,7 +39,7 @@ class Cliff:
     """A curve's cliff as removed share of the prompt's cache and as kept tokens, with 95 % intervals.
 
     Each is (value, low, high). A share above ``last_removed`` or a count below ``last_kept``, the curve's end, means that the
-    curve does not fall so far.
+    curve does not fall so far. ``suspect``: the cell below the crossing has a flag that takes away its meaning.
     """
 
     curve: Curve
@@ -48,6 +48,7 @@ class Cliff:
     last_removed: float
     last_kept: float
     n: int
+    suspect: bool
 
     def removed_text(self) -> str:
         """``0.71 [0.64, > 0.88]``."""
@@ -95,7 +96,9 @@ def find_cliff(baseline: CellResult, curve: Curve) -> Cliff | None:
         return np.stack([1 - at / whole, at], axis=1)
 
     removed, in_tokens = zip(*intervals(crossing, prompts), strict=True)
-    return Cliff(curve, removed, in_tokens, 1 - kept[-1] / whole, kept[-1], len(prompts))
+    below = np.flatnonzero(correct.mean(0) <= SHARE * correct[:, 0].mean())
+    suspect = bool(len(below)) and is_invalid(points[below[0]], None)
+    return Cliff(curve, removed, in_tokens, 1 - kept[-1] / whole, kept[-1], len(prompts), suspect)
 
 
 def _crossing(accuracy: np.ndarray, kept: np.ndarray) -> float:

@@ -45,8 +45,14 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
             client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError as error:
             raise InputError(
-                f"scheduler {scheduler!r} has no worker after {WORKERS_S} s; start one with 'dask worker'"
+                f"scheduler {scheduler!r} has no worker after {WORKERS_S} s; start one with 'dask worker ADDRESS --nthreads 1'"
             ) from error
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            if worker["nthreads"] != 1:
+                raise InputError(
+                    f"worker {worker['name']!r} of scheduler {scheduler!r} has {worker['nthreads']} threads, which would share "
+                    "one model; start it with --nthreads 1"
+                )
         yield client
 
 

@@ -55,12 +55,12 @@ def comparison_table(compared: Sequence[Compared], outcome: str) -> pd.DataFrame
     """One row per compressed cell: the outcome's paired change in percentage points, discordant prompts, p, q and n."""
     rows = []
     for one in compared:
-        kept, (found, q) = one.cell.summary["kept_tokens"], one.found[outcome]
+        found, q = one.found[outcome]
         rows.append(
             {
                 "Press": one.cell.config["press"],
                 "Ratio": amount(one.cell),
-                "Kept tokens": "–" if kept is None else f"{kept:.0f}",
+                "Kept tokens": _kept(one.cell),
                 "Change (points)": found.points(),
                 "Only uncompressed": found.only_first,
                 "Only compressed": found.only_second,
@@ -82,6 +82,7 @@ def cliff_table(cliffs: Sequence[Cliff]) -> pd.DataFrame:
                 "Removed share": cliff.removed_text(),
                 "Kept tokens": cliff.kept_text(),
                 "n": cliff.n,
+                "Note": "the cell below is not valid, see its flags" if cliff.suspect else "–",
             }
             for cliff in cliffs
         ]
@@ -139,7 +140,7 @@ def contrast_sentences(cells: Sequence[CellResult], contrasts: Sequence[Contrast
     q = iter(adjusted([one.p for pair in found for one in pair]))
     sentences = []
     for (one, first, second), (looping, accuracy) in zip(ready, found, strict=True):
-        kept = " and ".join(dict.fromkeys(f"{cell.summary['kept_tokens']:.0f}" for cell in (first, second)))
+        kept = " and ".join(dict.fromkeys(_kept(cell) for cell in (first, second)))
         told = "; ".join(
             f"{name} {_rate(first, key)} against {_rate(second, key)}, difference {comparison.points()} points, "
             f"{_verdict(comparison, next(q))}"
@@ -149,6 +150,11 @@ def contrast_sentences(cells: Sequence[CellResult], contrasts: Sequence[Contrast
         sentences.append(f"{one.about}: {cells_of}: {told}.")
     missing = [f"`{one.first}` against `{one.second}`" for one, *pair in named if None in pair]
     return sentences + ([f"Not yet compared, since a cell is missing: {', '.join(missing)}."] if missing else [])
+
+
+def _kept(cell: CellResult) -> str:
+    kept = cell.summary["kept_tokens"]
+    return "–" if kept is None else f"{kept:.0f}"
 
 
 def _rate(cell: CellResult, name: str) -> str:

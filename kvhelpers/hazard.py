@@ -35,6 +35,7 @@ TREES = {
     "l2_regularization": 10.0,
     "max_features": 0.2,
 }
+FEW = 20  # features, of which every split may choose among all
 ROWS = 4096  # scored at once
 NODES = {  # what is kept of scikit-learn's trees
     "feature": "feature_idx",
@@ -45,6 +46,8 @@ NODES = {  # what is kept of scikit-learn's trees
     "leaf": "is_leaf",
     "value": "value",
 }
+LINEAR = ("mean", "scale", "coefficient", "intercept")
+FOREST = (*NODES, "root", "start")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def load(path: Path) -> HazardModel:
     try:
         data = json.loads(Path(path).read_text())
         numbers = {name: np.array(values) for name, values in data.pop("numbers").items()}
+        needed = {LOGISTIC: LINEAR, BOOSTING: FOREST, AVERAGE: (*LINEAR, *FOREST)}[data["kind"]]
+        numbers = {name: numbers[name] for name in needed}
         return HazardModel(**data | {"names": tuple(data["names"])}, numbers=numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"model file {relative(path)} is no hazard model ({error!r})") from error
@@ -142,13 +147,14 @@ def _fit_linear(features: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray
     finite = np.ma.masked_invalid(features.astype(float))
     scale = finite.std(0).filled(1.0)
     numbers = {"mean": finite.mean(0).filled(0.0), "scale": np.where(scale > 0, scale, 1.0)}
-    model = LogisticRegression(C=PENALTY, max_iter=1000).fit(standardized(features, numbers), label)
+    model = LogisticRegression(C=PENALTY, solver="newton-cholesky").fit(standardized(features, numbers), label)
     return numbers | {"coefficient": model.coef_[0], "intercept": model.intercept_[0]}
 
 
 def _fit_trees(features: np.ndarray, label: np.ndarray) -> dict[str, np.ndarray]:
     features = np.where(np.isnan(features).all(0), 0, features)  # scikit-learn's bins need a value
-    model = HistGradientBoostingClassifier(**TREES, early_stopping=False, random_state=0).fit(features, label)
+    settings = TREES if features.shape[1] > FEW else TREES | {"max_features": 1.0}
+    model = HistGradientBoostingClassifier(**settings, early_stopping=False, random_state=0).fit(features, label)
     trees = [tree.nodes for (tree,) in model._predictors]  # not public; a test compares the scores with scikit-learn's
     root = np.cumsum([0, *map(len, trees[:-1])])
     numbers = {name: np.concatenate([nodes[field] for nodes in trees]) for name, field in NODES.items()}

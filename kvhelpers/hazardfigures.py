@@ -16,7 +16,8 @@ from kvhelpers.hazardstudy import Study
 from kvhelpers.presses import NONE
 from kvhelpers.riskset import CENSORED, END, RiskSet
 
-COLUMNS = 4
+COLUMNS = 3
+STYLES = ("-", "--", ":")  # of tasks
 SHOWN = 20  # coefficients
 WORTH_LOOKING = 10  # tokens at risk
 TYPICAL = ("failure, highest risk", "failure, lowest risk", "healthy, highest risk", "healthy, median risk")
@@ -41,20 +42,21 @@ def incidence(runs: pd.DataFrame) -> pd.DataFrame:
 def incidence_curves(runs: pd.DataFrame) -> Figure:
     """Cumulative incidence of failure, a panel per press, a line per share removed."""
     presses = [press for press in dict.fromkeys(runs["press"]) if press != NONE] or [NONE]
-    rows = -(-len(presses) // COLUMNS)
+    tasks, rows = list(dict.fromkeys(runs["task"])), -(-len(presses) // COLUMNS)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * min(COLUMNS, len(presses)) + 0.6, 2.5 * rows + 0.6), layout="constrained")
+        figure = Figure(figsize=(4 * min(COLUMNS, len(presses)) + 0.6, 3 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, min(COLUMNS, len(presses)), squeeze=False, sharex=True, sharey=True)
         for axes, press in zip(grid.flat, presses, strict=False):
-            cells = [part for _, part in runs[runs["press"] == press].groupby("cell", sort=False)]
+            cells = [part for _, part in runs[runs["press"] == press].groupby(["task", "cell"], sort=False)]
             for part, colour in zip(cells, sns.color_palette("viridis_r", len(cells)), strict=True):
                 curve = incidence(part)
-                label = f"{part['removed'].mean():.0%} removed".replace("%", " %")
-                axes.step(curve["tokens"], curve["incidence"], where="post", color=colour, label=label)
-            axes.set_title(f"{press} (n = {len(cells[0])} a line)", fontsize="medium")
+                label = f"{part['task'].iloc[0]}, {part['removed'].mean():.0%} removed, n = {len(part)}".replace("%", " %")
+                style = STYLES[tasks.index(part["task"].iloc[0]) % len(STYLES)]
+                axes.step(curve["tokens"], curve["incidence"], style, where="post", color=colour, label=label)
+            axes.set_title(press, fontsize="medium")
             axes.set(ylim=(0, 1), xlabel="new tokens")
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False, fontsize="x-small")
+            axes.legend(frameon=False, fontsize="xx-small")
         for axes in grid[:, 0]:
             axes.set_ylabel("failed so far")
         for axes in grid.flat[len(presses) :]:

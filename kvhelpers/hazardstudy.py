@@ -6,7 +6,7 @@ trees were chosen on other problems (`hazard`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +14,21 @@ import pandas as pd
 from tqdm import tqdm
 
 from kvhelpers import folds as folds_
-from kvhelpers.bootstrap import draws
+from kvhelpers.bootstrap import Estimate, draws
 from kvhelpers.causal import FAMILIES
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.hazard import AVERAGE, BOOSTING, LOGISTIC, HazardModel, fit
 from kvhelpers.presses import NONE
-from kvhelpers.riskset import RiskSet
-from kvhelpers.runwarnings import RunWarnings, run_warnings
-from kvhelpers.tokenmetrics import TokenMetrics, reliability, token_metrics
+from kvhelpers.riskset import CENSORED, RiskSet
+from kvhelpers.runwarnings import RATES, RunWarnings, run_warnings
+from kvhelpers.tokenmetrics import TokenMetrics, auroc_difference, reliability, token_metrics
 
 MAIN = ("signals", "rolling", "repetition", "canary")
 HORIZONS = (1, 5, 10, 32, 50)
 CUSUM = "cusum"
 SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
-COEFFICIENT_DRAWS = 20
+COEFFICIENT_DRAWS = 100
 PROPOSED = "average of both"
 KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
 
@@ -45,12 +45,14 @@ class Method:
 class Study:
     """What was found at horizon ``horizon`` unless said otherwise; tables map a method's name to `TokenMetrics`.
 
+    ``above`` are the differences of the proposed predictor's AUROC and each baseline's, over the same draws of prompts;
     ``scores`` are the out-of-fold scores of the proposed predictor by token at risk; ``model`` is trained on all prompts.
     """
 
     risk: RiskSet
     horizon: int
     methods: dict[str, TokenMetrics]
+    above: dict[str, Estimate | None]
     by_horizon: dict[int, TokenMetrics]
     elsewhere: dict[str, TokenMetrics]
     ablations: dict[str, TokenMetrics]
@@ -68,11 +70,11 @@ def family_names(*families: str) -> tuple[str, ...]:
     return tuple(name for family in families for name in FAMILIES[family])
 
 
-def methods(risk: RiskSet) -> dict[str, Method]:
+def methods(risk: RiskSet, families: Sequence[str] = MAIN) -> dict[str, Method]:
     """The proposed predictor and the baselines, by the names under which they are told."""
     presses = tuple(name for name in risk.names if name.startswith("press_"))
     return {
-        PROPOSED: Method(family_names(*MAIN), AVERAGE),
+        PROPOSED: Method(family_names(*families), AVERAGE),
         "base rate": Method((), None),
         "position": Method(family_names("position"), BOOSTING),
         "share removed": Method(("removed",), BOOSTING),
@@ -85,17 +87,31 @@ def methods(risk: RiskSet) -> dict[str, Method]:
     }
 
 
-def study(risk: RiskSet, horizon: int = 10, folds: int = folds_.FOLDS, progress: bool = True) -> Study:
-    """Compute everything.
+def study(
+    risk: RiskSet,
+    horizon: int = 10,
+    folds: int = folds_.FOLDS,
+    families: Sequence[str] = MAIN,
+    false_alarms: Sequence[float] = RATES,
+    progress: bool = True,
+) -> Study:
+    """Compute everything for a predictor on some `causal.FAMILIES` of features, with these wanted rates of false alarms.
 
     Raises
     ------
-    InputError : horizon or folds that are not allowed, or too little to learn from.
+    InputError : a parameter that is not allowed, or too little to learn from.
     """
     for name, value in (("horizon", horizon), ("folds", folds)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{name} {value!r} is not allowed; it is a whole number")
-    named, main = methods(risk), family_names(*MAIN)
+    if horizon < 1:
+        raise InputError(f"horizon {horizon} is below 1; it is a number of tokens")
+    for family in families:
+        if family not in FAMILIES:
+            raise unknown_name("feature family", family, FAMILIES)
+    if isinstance(false_alarms, str) or not false_alarms or not all(0 < rate < 1 for rate in false_alarms):
+        raise InputError(f"false_alarms {false_alarms!r} are not allowed; they are shares of healthy runs, above 0 and below 1")
+    named, main = methods(risk, families), family_names(*families)
     proposed = folds_.learner(horizon, main, AVERAGE)
     with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
 
@@ -105,8 +121,12 @@ def study(risk: RiskSet, horizon: int = 10, folds: int = folds_.FOLDS, progress:
 
         scores = folds_.out_of_fold_kinds(risk, horizon, main, folds)
         found = {KINDS_TOLD[kind]: judged(risk, scores[kind], horizon) for kind in KINDS_TOLD}
+        above = {}
         for name, method in named.items():
-            found.setdefault(name, judged(risk, folds_.out_of_fold(risk, learn(method, horizon), folds), horizon))
+            if name not in found:
+                other = folds_.out_of_fold(risk, learn(method, horizon), folds)
+                found[name] = judged(risk, other, horizon)
+                above[name] = auroc_difference(scores[AVERAGE], other, risk.label(horizon), risk.prompts)
         step(found)
         others = [one for one in HORIZONS if one != horizon]
         by_horizon = {
@@ -117,20 +137,31 @@ def study(risk: RiskSet, horizon: int = 10, folds: int = folds_.FOLDS, progress:
             risk,
             horizon,
             found,
+            above,
             dict(sorted(by_horizon.items())),
-            step(_elsewhere(risk, proposed, horizon, folds)),
-            step(_ablations(risk, horizon, folds)),
-            step(_control(risk, horizon, folds)),
+            step(_elsewhere(risk, proposed, scores[AVERAGE], horizon, folds)),
+            step(_ablations(risk, families, horizon, folds)),
+            step(_control(risk, proposed, horizon, folds)),
             step(_learning(risk, proposed, horizon, folds)),
-            step({name: run_warnings(risk, learn(named[name], horizon), folds) for name in _WARNERS}),
+            step({name: run_warnings(risk, learn(named[name], horizon), folds, false_alarms) for name in _WARNERS}),
             reliability(scores[AVERAGE], risk.label(horizon)),
-            step(_coefficients(risk, horizon)),
+            step(_coefficients(risk, main, horizon)),
             scores[AVERAGE],
             fit(risk, horizon, main, AVERAGE),
         )
 
 
-_WARNERS = (PROPOSED, "entropy", "rolling entropy (16)", "CUSUM of entropy", "repetition detector", "canary")
+_WARNERS = (
+    PROPOSED,
+    "position",
+    "share removed",
+    "share removed × press",
+    "entropy",
+    "rolling entropy (16)",
+    "CUSUM of entropy",
+    "repetition detector",
+    "canary",
+)
 
 
 def judged(risk: RiskSet, scores: np.ndarray, horizon: int, where: np.ndarray | None = None) -> TokenMetrics:
@@ -172,8 +203,8 @@ def with_cusum(risk: RiskSet, mean: float, spread: float) -> RiskSet:
     return RiskSet(risk.runs, risk.run, risk.step, features, (*risk.names, CUSUM))
 
 
-def _elsewhere(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> dict[str, TokenMetrics]:
-    """The proposed predictor on presses, and on tasks, that it has not seen (nor the prompts)."""
+def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: int, folds: int) -> dict[str, TokenMetrics]:
+    """The proposed predictor on presses and tasks that it has not seen (nor the prompts); its own scores on parts of the runs."""
     scores = folds_.press_left_out(risk, proposed, folds)
     press, task = risk.runs["press"].to_numpy()[risk.run], risk.runs["task"].to_numpy()[risk.run]
     compressed = press != NONE
@@ -184,36 +215,41 @@ def _elsewhere(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) ->
     if len(set(task)) > 1:
         across = folds_.task_left_out(risk, proposed)
         found |= {f"task never seen: {name}": judged(risk, across, horizon, task == name) for name in sorted(set(task))}
+    whole = (risk.runs["event"] != CENSORED).to_numpy()[risk.run]
+    found["all presses seen, censored runs left out"] = judged(risk, own, horizon, whole)
+    if len(set(task)) > 1:
+        found |= {f"all seen, {name} only": judged(risk, own, horizon, task == name) for name in sorted(set(task))}
     return found
 
 
-def _ablations(risk: RiskSet, horizon: int, folds: int) -> dict[str, TokenMetrics]:
+def _ablations(risk: RiskSet, families: Sequence[str], horizon: int, folds: int) -> dict[str, TokenMetrics]:
     """The logistic hazard with other families of features."""
     presses = tuple(name for name in risk.names if name.startswith("press_"))
-    sets = {f"without {family}": family_names(*(other for other in MAIN if other != family)) for family in MAIN}
-    sets |= {f"{family} only": family_names(family) for family in MAIN}
+    sets = {f"without {family}": family_names(*(other for other in families if other != family)) for family in families}
+    sets |= {f"{family} only": family_names(family) for family in families}
     sets |= {
-        "with position": family_names(*MAIN, "position"),
-        "with share removed": (*family_names(*MAIN), "removed"),
-        "with share removed and press": (*family_names(*MAIN), "removed", *presses),
+        "with position": family_names(*dict.fromkeys([*families, "position"])),
+        "with share removed": (*family_names(*families), "removed"),
+        "with share removed and press": (*family_names(*families), "removed", *presses),
     }
     found = {}
-    for name, names in sets.items():
+    for name, names in ((name, names) for name, names in sets.items() if names):
         scores = folds_.out_of_fold(risk, folds_.learner(horizon, names, LOGISTIC), folds)
         found[name] = judged(risk, scores, horizon)
     return found
 
 
-def _control(risk: RiskSet, horizon: int, folds: int) -> TokenMetrics:
+def _control(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> TokenMetrics:
     """The same with outcomes shuffled between runs; what is left is no knowledge of the run."""
     shuffled = shuffle_outcomes(risk)
-    return judged(shuffled, folds_.out_of_fold(shuffled, folds_.learner(horizon, family_names(*MAIN), AVERAGE), folds), horizon)
+    return judged(shuffled, folds_.out_of_fold(shuffled, proposed, folds), horizon)
 
 
 def shuffle_outcomes(risk: RiskSet, seed: int = 0) -> RiskSet:
-    """Give each run the event and its time of another run that was at risk as long or longer, or of itself.
+    """Give each run the event and its time of a run drawn at random; a run keeps its tokens at risk up to its new event.
 
-    A run keeps its tokens at risk up to its new event. Failures fall on runs at random, at the same tokens as before.
+    What a run's features say of its own outcome is gone. What is left: failures come at certain tokens, and a run that is given
+    a later event than its own has no tokens there.
     """
     rng, runs = np.random.default_rng(seed), risk.runs.copy()
     order = rng.permutation(len(runs))
@@ -236,9 +272,9 @@ def _learning(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> 
     return {share: judged(risk, folds_.out_of_fold(risk, with_share(share), folds), horizon) for share in SHARES}
 
 
-def _coefficients(risk: RiskSet, horizon: int) -> pd.DataFrame:
+def _coefficients(risk: RiskSet, names: tuple[str, ...], horizon: int) -> pd.DataFrame:
     """Logistic coefficients (log-odds per standard deviation) with 95 % intervals over draws of the prompts, largest first."""
-    names, prompts = family_names(*MAIN), sorted(set(risk.runs["prompt"]))
+    prompts = sorted(set(risk.runs["prompt"]))
     fitted = fit(risk, horizon, names, LOGISTIC).numbers["coefficient"]
     drawn, codes = [], np.searchsorted(prompts, risk.prompts)
     for weights in draws(len(prompts))[:COEFFICIENT_DRAWS]:

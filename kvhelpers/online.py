@@ -38,7 +38,7 @@ class OnlineScorer:
 def cost(model: HazardModel, cells: Sequence[CellResult]) -> tuple[float, float]:
     """Seconds a token that scoring takes here, one run at a time, and that the cells' own generation took, prefill included."""
     tokens = scored = 0.0
-    for cell in cells[-TIMED_RUNS:]:
+    for cell in [cell for cell in cells if any(record["n_tokens"] for record in cell.records)][-TIMED_RUNS:]:
         run = cell.signals(["prompt_index", "token_id", *READS])
         run = run[run["prompt_index"] == run["prompt_index"].iloc[0]]
         ids, rows = run["token_id"].tolist(), run[list(READS)].to_dict("records")

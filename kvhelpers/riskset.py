@@ -7,7 +7,8 @@ overrun    the answer is there (``#### 18``), but the run goes on for at least 2
            the answer. This is the rule for non-termination: it does not look at the position, as a limit on tokens would
 end        the run ended by itself before any onset, whether the answer is right or not
 censored   the limit on tokens or time was reached before any of these, or an error stopped the run: what would have come is
-           unknown
+           unknown. A loop is known by its third cycle only, so a run that may have begun to loop in its last 64 tokens looks
+           the same as one that has not: it counts as seen up to there
 
 The tokens at risk are those from new token 1 (the first that sees the compressed cache) to the last before the event. A
 failure whose onset is at token 0 or 1 has none: nothing could warn of it.
@@ -30,11 +31,13 @@ from kvhelpers.generation import EOS, STOP_STRING
 from kvhelpers.paths import find_results
 from kvhelpers.prediction import FIRST_TOKEN
 from kvhelpers.results import CellResult
+from kvhelpers.runs import run_signals
 from kvhelpers.tables import is_invalid
 
 LOOP, OVERRUN, END, CENSORED = "loop", "overrun", "end", "censored"
 EVENTS = (LOOP, OVERRUN, END, CENSORED)
 GOES_ON = 20  # tokens after the answer
+UNSURE = 64  # last tokens of a censored run, in which an onset may not show yet
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class RiskSet:
     """Tokens at risk and the runs they belong to.
 
     runs : one row per run: ``experiment, task, cell, press, removed, prompt, prompt_index, tokens, event, time`` (the event's
-        token; for censored runs the first token not seen); ``failed``: the event is a loop or an overrun.
+        token; for censored runs the first token of which it is not known whether it is an onset); ``failed``: the event is a
+        loop or an overrun.
     run : index into ``runs`` of each token at risk, ``[N]``; ``step`` its number, ``[N]``.
     features : ``[N, F]`` float32, named by ``names``.
     """
@@ -119,10 +123,7 @@ def build(
     presses = list(dict.fromkeys(cell.config["press"] for cell in cells))
     rows, parts = [], []
     for cell in cells:
-        signals = cell.signals(["prompt_index", "token_id", "char_end", *READS])
-        by_prompt = dict(tuple(signals.groupby("prompt_index")))
-        for record in cell.records[:n_prompts]:
-            tokens = by_prompt.get(record["prompt_index"], signals[:0])
+        for record, tokens in run_signals(cell, ["token_id", "char_end", *READS], n_prompts):
             row = _run(cell, record, tokens["char_end"].to_numpy())
             rows.append(row)
             parts.append(_at_risk(tokens, row, presses, own_features))
@@ -148,7 +149,7 @@ def event_of(record: Mapping, char_ends: np.ndarray) -> tuple[str, int]:
     onsets = {event: onset for event, onset in onsets.items() if onset is not None}
     if onsets:
         return min(onsets.items(), key=lambda one: one[1])
-    return (END, n - 1) if record["stop_reason"] in (EOS, STOP_STRING) else (CENSORED, n)
+    return (END, n - 1) if record["stop_reason"] in (EOS, STOP_STRING) else (CENSORED, max(0, n - UNSURE))
 
 
 def _overrun(text: str, char_ends: np.ndarray) -> int | None:

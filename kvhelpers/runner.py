@@ -7,7 +7,8 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,13 +51,12 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
     """
     configs = experiment.configs()
     failed: list[str] = []
-    missing = [config for config in configs if find_finished(config) is None]
-    if missing:
-        with connected(scheduler, workers) as client:
+    if scheduler is not None or not all(map(_is_done, configs)):
+        with connected(scheduler, workers) as client, _only_runner(experiment.name):
             if scheduler is not None:
-                configs = [_as_on_worker(client, config) for config in configs]
-                missing = [config for config in configs if find_finished(config) is None]
-            with _only_runner(experiment.name):
+                configs = _as_on_workers(client, configs)
+            missing = [config for config in configs if not _is_done(config)]
+            if missing:
                 save_experiment(experiment)
                 failed = run_cells(client, missing, len(configs) - len(missing), experiment.name)
     save_experiment(experiment)
@@ -66,6 +66,15 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
     if failed:
         raise InputError(f"experiment {experiment.name!r}: {len(failed)} of {len(configs)} cells failed: " + "; ".join(failed))
     return path
+
+
+def _is_done(config: CellConfig) -> bool:
+    """Whether a cell is finished and its notebook executed."""
+    return find_finished(config) is not None and _notebook(config).exists()
+
+
+def _notebook(config: CellConfig) -> Path:
+    return cell_path(config).with_suffix(".ipynb")
 
 
 @contextmanager
@@ -100,8 +109,12 @@ def run_cells(client: Client, configs: Sequence[CellConfig], finished: int = 0, 
     ):
         done = 0
         while pending:
-            with suppress(TimeoutError):
+            try:
                 wait(list(pending), timeout=POLL_S, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                pass
+            except CancelledError as error:
+                raise InputError("the scheduler was lost; what was finished is kept: run the same command again") from error
             for future in [future for future in pending if future.done()]:
                 config = pending.pop(future).config
                 done += config.n_prompts
@@ -127,8 +140,13 @@ def _submit(client: Client, config: CellConfig, shards: int) -> Future:
 
 
 def run_shard(values: dict, indices: list[int], place: str) -> float:
-    """A task: run some prompts of a cell on this worker; return the seconds it took."""
+    """A task: run some prompts of a cell on this worker; return the seconds it took.
+
+    Dask repeats a task whose result was lost with its worker; the cell may be finished by then.
+    """
     config, started = _config_here(values, place), time.monotonic()
+    if find_finished(config) is not None:
+        return 0.0
     for _ in run_prompts(config, _loaded(config), indices):
         pass
     return time.monotonic() - started
@@ -139,6 +157,7 @@ def finish(values: dict, seconds: Sequence[float], place: str) -> None:
     config = _config_here(values, place)
     if find_finished(config) is None:
         finish_cell(config, _loaded(config), sum(seconds))
+    Checkpoint(config).remove()
     execute(config)
 
 
@@ -158,9 +177,10 @@ def _loaded(config: CellConfig) -> LanguageModel:
 _model = lru_cache(maxsize=1)(load_model)  # a worker loads a model once, not once per cell
 
 
-def _as_on_worker(client: Client, config: CellConfig) -> CellConfig:
-    """The configuration with ``dtype`` as it is where the cell will run, which may have a GPU that this machine lacks."""
-    return config.model_copy(update={"dtype": client.submit(_dtype_here, config.dtype, config.device).result()})
+def _as_on_workers(client: Client, configs: Sequence[CellConfig]) -> list[CellConfig]:
+    """The cells with ``dtype`` as it is where they will run, which may have a GPU that this machine lacks."""
+    dtype = client.submit(_dtype_here, configs[0].dtype, configs[0].device).result()
+    return [config.model_copy(update={"dtype": dtype}) for config in configs]
 
 
 def _dtype_here(dtype: str, device: str) -> str:
@@ -174,7 +194,7 @@ def execute(config: CellConfig) -> Path:
     ------
     RuntimeError : the notebook failed; its copy is then called ``.failed.ipynb``.
     """
-    target = cell_path(config).with_suffix(".ipynb")
+    target = _notebook(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".*-{target.name}"):  # of a runner that was killed
         if not psutil.pid_exists(int(re.match(r"\.(\d+)-", left.name)[1])):

@@ -18,7 +18,7 @@ mode             the failure mode, see `modes`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -65,18 +65,28 @@ def signal_arrays(cells: Sequence[CellResult], names: Sequence[str]) -> dict[str
     """
     longest = max((record["n_tokens"] for cell in cells for record in cell.records), default=0)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for cell in cells:
-        signals = cell.signals(["prompt_index", *names])
-        by_prompt = dict(tuple(signals.groupby("prompt_index")))
-        for record in cell.records:
-            run = by_prompt.get(record["prompt_index"], signals[:0])
-            if len(run) != record["n_tokens"]:
-                raise InputError(
-                    f"signals file {relative(cell.path.with_suffix('.parquet'))} has {len(run)} tokens of prompt "
-                    f"{record['prompt_id']}, its results say {record['n_tokens']}; delete both and run the cell again"
-                )
-            for name in names:
-                row = np.full(longest, np.nan)
-                row[: len(run)] = run[name]
-                rows[name].append(row)
+    for _, run in (pair for cell in cells for pair in run_signals(cell, names)):
+        for name in names:
+            row = np.full(longest, np.nan)
+            row[: len(run)] = run[name]
+            rows[name].append(row)
     return {name: np.array(values).reshape(-1, longest) for name, values in rows.items()}
+
+
+def run_signals(cell: CellResult, names: Sequence[str], first: int | None = None) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """Each record of a cell (or of its ``first`` ones) with the run's signals, a row per token.
+
+    Raises
+    ------
+    InputError : as `signal_arrays`.
+    """
+    signals = cell.signals(["prompt_index", *names])
+    by_prompt = dict(tuple(signals.groupby("prompt_index")))
+    for record in cell.records[:first]:
+        run = by_prompt.get(record["prompt_index"], signals[:0])
+        if len(run) != record["n_tokens"]:
+            raise InputError(
+                f"signals file {relative(cell.path.with_suffix('.parquet'))} has {len(run)} tokens of prompt "
+                f"{record['prompt_id']}, its results say {record['n_tokens']}; delete both and run the cell again"
+            )
+        yield record, run

@@ -6,6 +6,7 @@ share of healthy *training* runs would be warned of, by scores that these runs' 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,21 +34,22 @@ class RunWarnings:
     immediate: int
 
 
-def run_warnings(risk: RiskSet, learn: Fit, folds: int = FOLDS) -> list[RunWarnings]:
-    """Judge a predictor at each rate of `RATES`: thresholds from inner folds, warnings in outer folds."""
+def run_warnings(risk: RiskSet, learn: Fit, folds: int = FOLDS, rates: Sequence[float] = RATES) -> list[RunWarnings]:
+    """Judge a predictor at each wanted rate of false alarms: thresholds from inner folds, warnings in outer folds."""
     fold, n = fold_of_run(risk, folds), len(risk.runs)
-    warned = np.full((len(RATES), n), np.inf)  # token of the warning
+    warned = np.full((len(rates), n), np.inf)  # token of the warning
     for held in range(folds):
         train, test = risk.part(fold[risk.run] != held), risk.part(fold[risk.run] == held)
-        inner = out_of_fold(_only_runs(train, fold != held), learn, INNER)
+        mine = _only_runs(train, fold != held)
+        inner = out_of_fold(mine, learn, min(INNER, mine.runs["prompt"].nunique()))
         healthy = (risk.runs["event"] == END).to_numpy() & (fold != held)
         highest = _by_run(np.maximum, train.run, inner, n, -np.inf)[healthy]
         scores = learn(risk, fold[risk.run] != held)(test)
-        for which, rate in enumerate(RATES):
+        for which, rate in enumerate(rates):
             threshold = np.quantile(highest, 1 - rate) if len(highest) else np.inf
             alarm = scores > threshold
             warned[which] = np.minimum(warned[which], _by_run(np.minimum, test.run[alarm], test.step[alarm], n, np.inf))
-    return [_judge(risk, rate, warned[which]) for which, rate in enumerate(RATES)]
+    return [_judge(risk, rate, warned[which]) for which, rate in enumerate(rates)]
 
 
 def _only_runs(risk: RiskSet, keep: np.ndarray) -> RiskSet:

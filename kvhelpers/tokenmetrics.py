@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kvhelpers.bootstrap import Estimate, draws
+from kvhelpers.bootstrap import ENOUGH_DRAWS, Estimate, draws
 from kvhelpers.summary import wilson
 
 PRECISION_DRAWS = 200  # draws of average precision, which is costly
@@ -53,6 +53,14 @@ def token_metrics(score: np.ndarray, label: np.ndarray, prompts: Sequence[str], 
         len(score),
         int(positive.sum()),
     )
+
+
+def auroc_difference(first: np.ndarray, second: np.ndarray, label: np.ndarray, prompts: Sequence[str]) -> Estimate | None:
+    """AUROC of the first scores minus that of the second on the same tokens, all draws shared."""
+    used = ~np.isnan(label) & ~np.isnan(first) & ~np.isnan(second)
+    positive, (codes, names) = label[used].astype(bool), pd.factorize(np.asarray(prompts, dtype=object)[used])
+    won, pairs = zip(*(_pairs(score[used], positive, codes, len(names)) for score in (first, second)), strict=True)
+    return _pairwise(won[0] - won[1], pairs[0], int(used.sum()))
 
 
 def _pairs(score: np.ndarray, positive: np.ndarray, codes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +123,8 @@ def _interval(statistic, n: int, tokens: int, most: int | None = None) -> Estima
     if np.isnan(value):
         return None
     drawn = statistic(draws(n)[:most]) if n > 1 else np.array([np.nan])
-    low, high = (None, None) if np.isnan(drawn).any() else map(float, np.percentile(drawn, [2.5, 97.5]))
+    enough = (~np.isnan(drawn)).mean() >= ENOUGH_DRAWS
+    low, high = map(float, np.nanpercentile(drawn, [2.5, 97.5])) if enough else (None, None)
     return Estimate(float(value), low, high, tokens, n)
 
 

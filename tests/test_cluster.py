@@ -6,16 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from distributed import LocalCluster
 from same import assert_same
 
-from kvhelpers import cluster
+from kvhelpers import cluster, runner
 from kvhelpers.cell import run_cell
 from kvhelpers.config import make_config
 from kvhelpers.errors import InputError
 from kvhelpers.results import Checkpoint, cell_path, find_finished
-from kvhelpers.runner import run_cells
+from kvhelpers.runner import run_cells, run_shard
 
 VALUES = {"n_fewshot": 1, "n_prompts": 12, "max_new_tokens": 24, "ratio": 0.75, "batch_size": 2, "device": "cpu"}
 
@@ -69,6 +71,34 @@ def test_a_lost_worker_s_prompts_are_taken_up_by_another(scheduler, embedded):
     spread.data["config"]["experiment"] = "serial"
     assert_same(spread, serial)
     assert cell_path(config).with_suffix(".ipynb").exists()
+
+
+def test_a_worker_with_several_threads_is_refused():
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as local,
+        pytest.raises(InputError, match="has 2 threads, which would share one model; start it with --nthreads 1"),
+        cluster.connected(local.scheduler_address),
+    ):
+        pass
+
+
+def test_a_cell_that_is_finished_is_not_run_again_when_its_task_is_repeated(output, embedded):
+    config = make_config(VALUES | {"n_prompts": 2, "max_new_tokens": 4})
+    run_cell(config, embedded)
+    assert run_shard(config.model_dump(), [0, 1], str(output)) == 0.0
+    assert not list(output.rglob("*.partial"))
+
+
+def test_cells_have_the_precision_of_the_workers(output, monkeypatch):
+    """A runner without a GPU gives workers that have one what they would choose themselves."""
+    monkeypatch.setattr(runner, "_dtype_here", lambda dtype, device: "float16")
+
+    class Local:
+        def submit(self, function, *arguments):
+            return SimpleNamespace(result=lambda: function(*arguments))
+
+    configs = [make_config(VALUES), make_config(VALUES | {"press": "knorm"})]
+    assert {config.dtype for config in runner._as_on_workers(Local(), configs)} == {"float16"}
 
 
 def test_a_scheduler_that_is_not_there_is_named(output, monkeypatch):

@@ -52,6 +52,7 @@ def test_ten_kills_change_nothing(output):
     for killed, undisturbed in zip(finished_cells("killed"), finished_cells("undisturbed"), strict=True):
         killed.data["config"]["experiment"] = "undisturbed"
         assert_same(killed, undisturbed)
+        assert killed.path.with_suffix(".ipynb").exists()
     assert told("killed") == told("undisturbed")
     assert not list(output.rglob("*.partial")) and not list(output.rglob(".*-*"))
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from kvhelpers.bootstrap import draws
-from kvhelpers.tokenmetrics import reliability, token_metrics
+from kvhelpers.tokenmetrics import auroc_difference, reliability, token_metrics
 
 
 @pytest.fixture
@@ -43,6 +43,15 @@ def test_intervals_are_those_of_drawing_whole_prompts(data):
         precisions.append(average_precision_score(label[taken], score[taken]))
     assert (found.auprc.low, found.auprc.high) == pytest.approx(tuple(np.percentile(precisions, [2.5, 97.5])))
     assert (found.auroc.low, found.auroc.high) == pytest.approx(tuple(np.percentile(aurocs, [2.5, 97.5])), abs=0.01)
+
+
+def test_a_difference_is_of_the_same_draws(data):
+    score, label, prompts, _ = data
+    other = np.random.default_rng(1).random(600)
+    found = auroc_difference(score, other, label, prompts)
+    assert found.value == pytest.approx(roc_auc_score(label, score) - roc_auc_score(label, other)) and found.low > 0
+    nothing = auroc_difference(score, score, label, prompts)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
 
 
 def test_what_is_unknown_is_left_out_and_nothing_to_tell_apart_is_none(data):
