@@ -204,7 +204,7 @@ def with_cusum(risk: RiskSet, mean: float, spread: float) -> RiskSet:
 
 
 def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: int, folds: int) -> dict[str, TokenMetrics]:
-    """The proposed predictor on presses and tasks that it has not seen, nor the prompts; its own scores on parts of the runs."""
+    """The proposed predictor on presses and tasks that it has not seen, nor the prompts; its scores on parts of the runs."""
     scores = folds_.press_left_out(risk, proposed, folds)
     press, task = risk.runs["press"].to_numpy()[risk.run], risk.runs["task"].to_numpy()[risk.run]
     compressed = press != NONE
