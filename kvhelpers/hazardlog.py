@@ -191,7 +191,7 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
         "\n".join(f"{n}. {told}" for n, told in enumerate([*target_sentences(found), *comparison_sentences(found)], start=1)),
         "### Single tokens",
         f"Horizon {found.horizon}, prompts never seen, with 95 % intervals by bootstrap over prompts. *Same token* compares "
-        "only tokens with the same number, so that position gains nothing.",
+        "only tokens with the same number, and of the same fold, so that position gains nothing.",
         markdown_table(metrics_table(found.methods, "Predictor")),
         image(images, "reliability", f"Reliability ({PROPOSED}); Wilson 95 % intervals, tokens taken as independent"),
         f"### Other horizons ({PROPOSED})",

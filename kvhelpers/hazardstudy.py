@@ -28,7 +28,7 @@ HORIZONS = (1, 5, 10, 32, 50)
 CUSUM = "cusum"
 SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
-COEFFICIENT_DRAWS = 100
+COEFFICIENT_DRAWS = 40
 PROPOSED = "average of both"
 KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
 
@@ -120,17 +120,17 @@ def study(
             return result
 
         scores = folds_.out_of_fold_kinds(risk, horizon, main, folds)
-        found = {KINDS_TOLD[kind]: judged(risk, scores[kind], horizon) for kind in KINDS_TOLD}
+        found = {KINDS_TOLD[kind]: judged(risk, scores[kind], horizon, folds) for kind in KINDS_TOLD}
         above = {}
         for name, method in named.items():
             if name not in found:
                 other = folds_.out_of_fold(risk, learn(method, horizon), folds)
-                found[name] = judged(risk, other, horizon)
+                found[name] = judged(risk, other, horizon, folds)
                 above[name] = auroc_difference(scores[AVERAGE], other, risk.label(horizon), risk.prompts)
         step(found)
         others = [one for one in HORIZONS if one != horizon]
         by_horizon = {
-            one: judged(risk, folds_.out_of_fold(risk, folds_.learner(one, main, AVERAGE), folds), one) for one in others
+            one: judged(risk, folds_.out_of_fold(risk, folds_.learner(one, main, AVERAGE), folds), one, folds) for one in others
         } | {horizon: found[PROPOSED]}
         step(by_horizon)
         return Study(
@@ -164,11 +164,16 @@ _WARNERS = (
 )
 
 
-def judged(risk: RiskSet, scores: np.ndarray, horizon: int, where: np.ndarray | None = None) -> TokenMetrics:
-    """Token metrics of scores, on all tokens at risk or those in a mask."""
-    label = risk.label(horizon)
+def judged(risk: RiskSet, scores: np.ndarray, horizon: int, folds: int, where: np.ndarray | None = None) -> TokenMetrics:
+    """Token metrics of scores, on all tokens at risk or those in a mask.
+
+    Pairs at the same token are also of the same fold: a fold with more failures than the others is scored by a predictor that
+    has seen fewer, so that over all folds even a constant looks as if it knew something, the wrong way round.
+    """
+    label, fold = risk.label(horizon), folds_.fold_of_run(risk, folds)[risk.run]
     where = np.ones(len(label), dtype=bool) if where is None else where
-    return token_metrics(scores[where], label[where], risk.prompts[where], risk.step[where])
+    strata = fold * (risk.step.max(initial=0) + 1) + risk.step
+    return token_metrics(scores[where], label[where], risk.prompts[where], strata[where])
 
 
 def learn(method: Method, horizon: int) -> folds_.Fit:
@@ -208,17 +213,18 @@ def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: in
     scores = folds_.press_left_out(risk, proposed, folds)
     press, task = risk.runs["press"].to_numpy()[risk.run], risk.runs["task"].to_numpy()[risk.run]
     compressed = press != NONE
-    found = {"presses never seen, all": judged(risk, scores, horizon, compressed)}
+    found = {"presses never seen, all": judged(risk, scores, horizon, folds, compressed)}
     found |= {
-        f"press never seen: {name}": judged(risk, scores, horizon, press == name) for name in sorted(set(press[compressed]))
+        f"press never seen: {name}": judged(risk, scores, horizon, folds, press == name)
+        for name in sorted(set(press[compressed]))
     }
     if len(set(task)) > 1:
         across = folds_.task_left_out(risk, proposed)
-        found |= {f"task never seen: {name}": judged(risk, across, horizon, task == name) for name in sorted(set(task))}
+        found |= {f"task never seen: {name}": judged(risk, across, horizon, folds, task == name) for name in sorted(set(task))}
     whole = (risk.runs["event"] != CENSORED).to_numpy()[risk.run]
-    found["all presses seen, censored runs left out"] = judged(risk, own, horizon, whole)
+    found["all presses seen, censored runs left out"] = judged(risk, own, horizon, folds, whole)
     if len(set(task)) > 1:
-        found |= {f"all seen, {name} only": judged(risk, own, horizon, task == name) for name in sorted(set(task))}
+        found |= {f"all seen, {name} only": judged(risk, own, horizon, folds, task == name) for name in sorted(set(task))}
     return found
 
 
@@ -235,14 +241,14 @@ def _ablations(risk: RiskSet, families: Sequence[str], horizon: int, folds: int)
     found = {}
     for name, names in ((name, names) for name, names in sets.items() if names):
         scores = folds_.out_of_fold(risk, folds_.learner(horizon, names, LOGISTIC), folds)
-        found[name] = judged(risk, scores, horizon)
+        found[name] = judged(risk, scores, horizon, folds)
     return found
 
 
 def _control(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> TokenMetrics:
     """The same with outcomes shuffled between runs; what is left is no knowledge of the run."""
     shuffled = shuffle_outcomes(risk)
-    return judged(shuffled, folds_.out_of_fold(shuffled, proposed, folds), horizon)
+    return judged(shuffled, folds_.out_of_fold(shuffled, proposed, folds), horizon, folds)
 
 
 def shuffle_outcomes(risk: RiskSet, seed: int = 0) -> RiskSet:
@@ -269,7 +275,7 @@ def _learning(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> 
 
         return learn_part
 
-    return {share: judged(risk, folds_.out_of_fold(risk, with_share(share), folds), horizon) for share in SHARES}
+    return {share: judged(risk, folds_.out_of_fold(risk, with_share(share), folds), horizon, folds) for share in SHARES}
 
 
 def _coefficients(risk: RiskSet, names: tuple[str, ...], horizon: int) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def test_shuffled_outcomes_leave_nothing(found):
 
 def test_where_nothing_is_known_nothing_is_found():
     risk = make_risk(10, known=False)
-    one = judged(risk, out_of_fold(risk, learner(10, family_names(*MAIN), AVERAGE), 2), 10).auroc_same_token
+    one = judged(risk, out_of_fold(risk, learner(10, family_names(*MAIN), AVERAGE), 2), 10, 2).auroc_same_token
     assert one.low <= 0.5 <= one.high
 
 
