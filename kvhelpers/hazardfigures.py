@@ -18,6 +18,8 @@ from kvhelpers.riskset import CENSORED, END, RiskSet
 
 COLUMNS = 3
 STYLES = ("-", "--", ":")  # of tasks
+PALETTE = sns.color_palette("viridis_r", as_cmap=True)  # by share removed
+AT_RISK = 5  # runs; with fewer left a curve ends
 SHOWN = 20  # coefficients
 WORTH_LOOKING = 10  # tokens at risk
 TYPICAL = ("failure, highest risk", "failure, lowest risk", "healthy, highest risk", "healthy, median risk")
@@ -26,7 +28,7 @@ TYPICAL = ("failure, highest risk", "failure, lowest risk", "healthy, highest ri
 def incidence(runs: pd.DataFrame) -> pd.DataFrame:
     """Cumulative incidence of failure by new tokens, with healthy ends as the competing event (Aalen and Johansen 1978).
 
-    Columns ``tokens, incidence``; a failure with its onset at token 0 counts at 1 token.
+    Columns ``tokens, incidence``, as long as 5 runs are at risk; a failure with its onset at token 0 counts at 1 token.
     """
     codes = np.where(runs["failed"], 1, np.where(runs["event"] == END, 2, 0))
     if not runs["failed"].any():
@@ -36,7 +38,8 @@ def incidence(runs: pd.DataFrame) -> pd.DataFrame:
         fitter = AalenJohansenFitter(calculate_variance=False, seed=0)
         fitter.fit(runs["time"].to_numpy() + 1, codes, event_of_interest=1)
     curve = fitter.cumulative_density_
-    return pd.DataFrame({"tokens": curve.index, "incidence": curve.iloc[:, 0].to_numpy()})
+    curve = pd.DataFrame({"tokens": curve.index, "incidence": curve.iloc[:, 0].to_numpy()})
+    return curve[curve["tokens"].map(lambda token: (runs["time"] + 1 >= token).sum()) >= AT_RISK]
 
 
 def incidence_curves(runs: pd.DataFrame) -> Figure:
@@ -48,8 +51,8 @@ def incidence_curves(runs: pd.DataFrame) -> Figure:
         grid = figure.subplots(rows, min(COLUMNS, len(presses)), squeeze=False, sharex=True, sharey=True)
         for axes, press in zip(grid.flat, presses, strict=False):
             cells = [part for _, part in runs[runs["press"] == press].groupby(["task", "cell"], sort=False)]
-            for part, colour in zip(cells, sns.color_palette("viridis_r", len(cells)), strict=True):
-                curve = incidence(part)
+            for part in cells:
+                curve, colour = incidence(part), PALETTE(part["removed"].mean())
                 label = f"{part['task'].iloc[0]}, {part['removed'].mean():.0%} removed, n = {len(part)}".replace("%", " %")
                 style = STYLES[tasks.index(part["task"].iloc[0]) % len(STYLES)]
                 axes.step(curve["tokens"], curve["incidence"], style, where="post", color=colour, label=label)
