@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from kvhelpers.tables import find_baseline, is_invalid
 COLOURS = sns.color_palette("colorblind")
 DIGITS = 3  # of signals in figures: the last ones depend on the machine
 STYLE = {"svg.hashsalt": "kvhelpers", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+
+
+def wrapped(label: str, width: int = 36) -> str:
+    """A label in lines, so that a cell with many fields leaves room for its data."""
+    return textwrap.fill(label, width)
 
 
 def outcomes(cells: Sequence[CellResult]) -> Figure:
@@ -41,7 +47,7 @@ def outcomes(cells: Sequence[CellResult]) -> Figure:
 
 
 def _cell_name(cell: CellResult, baseline: CellResult | None) -> str:
-    return f"{cell.label}\n(n = {cell.summary['n']}{', not valid' if is_invalid(cell, baseline) else ''})"
+    return f"{wrapped(cell.label)}\n(n = {cell.summary['n']}{', not valid' if is_invalid(cell, baseline) else ''})"
 
 
 def trace(runs: Sequence[tuple[str, pd.DataFrame]], onset: int | None = None) -> Figure:

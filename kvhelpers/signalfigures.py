@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kvhelpers.discriminators import WITHIN
-from kvhelpers.figures import COLOURS, DIGITS, STYLE
+from kvhelpers.figures import COLOURS, DIGITS, STYLE, wrapped
 from kvhelpers.modes import AMNESIA, CORRECT, CORRUPTION, FAILED, LOOPING, MODES, NON_TERMINATION
 
 AXIS = {"entropy": "entropy (nats)", "top1_prob": "top-1 probability"}
@@ -100,7 +100,7 @@ def heat_map(runs: pd.DataFrame, entropy: np.ndarray) -> Figure:
             axes.plot(loops["onset"].astype(float), loops.index, "x", color=COLOURS[3], markersize=3.4, markeredgewidth=0.9)
             axes.plot(ends["tokens"], ends.index, ".", color="0.2", markersize=3)
             axes.set_xlim(-0.5, entropy.shape[1] - 0.5)
-            axes.set_title(f"{cell} ({len(part)} runs, {len(loops)} loop)", fontsize="small")
+            axes.set_title(wrapped(f"{cell} ({len(part)} runs, {len(loops)} loop)", 44), fontsize="small")
             axes.set_ylabel("run")
             axes.set_yticks([])
         for axes in grid.flat[len(cells) :]:
@@ -160,7 +160,9 @@ def mode_bars(runs: pd.DataFrame) -> Figure:
                     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.2}
                     axes.text(start + share / 2, place, str(count), ha="center", va="center", size="small", bbox=box)
             left += shares[mode].to_numpy()
-        axes.set_yticks(range(len(counts)), [f"{cell} (n = {n})" for cell, n in counts.sum(axis=1).items()])
+        axes.set_yticks(
+            range(len(counts)), [wrapped(f"{cell} (n = {n})", 52) for cell, n in counts.sum(axis=1).items()], size="small"
+        )
         axes.set(ylim=(len(counts) - 0.5, -0.5), xlim=(0, 1), xlabel="share of runs (number of runs in the bar)")
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure

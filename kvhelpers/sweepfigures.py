@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kvhelpers.cliff import Curve
-from kvhelpers.figures import COLOURS, STYLE
+from kvhelpers.figures import COLOURS, STYLE, wrapped
 from kvhelpers.results import CellResult
 
 COLUMNS = 4
@@ -57,7 +57,7 @@ def rates_by_kept(curves: Sequence[Curve], baseline: CellResult | None) -> Figur
             axes.set_title(title, fontsize="medium")
             axes.grid(alpha=0.3)
             if several:
-                axes.legend(frameon=False, fontsize="x-small")
+                axes.legend(frameon=False, fontsize="xx-small")
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         if not several:
@@ -74,7 +74,9 @@ def _with_baseline(curve: Curve, baseline: CellResult | None) -> tuple[list[floa
 def _line(axes, curve: Curve, baseline: CellResult | None, rate: str, label: str, colour, marker: str) -> None:
     kept, cells = _with_baseline(curve, baseline)
     rates = [cell.summary[rate] for cell in cells]
-    axes.plot(kept, [one["rate"] for one in rates], marker=marker, markersize=4, color=colour, label=label, clip_on=False)
+    axes.plot(
+        kept, [one["rate"] for one in rates], marker=marker, markersize=4, color=colour, label=wrapped(label, 28), clip_on=False
+    )
     axes.fill_between(kept, *([one[end] for one in rates] for end in ("low", "high")), color=colour, alpha=0.13, linewidth=0)
 
 
