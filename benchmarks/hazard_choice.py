@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from kvhelpers import hazard
 from kvhelpers.folds import learner, out_of_fold
-from kvhelpers.hazardstudy import MAIN, family_names
+from kvhelpers.predictors import MAIN, family_names
 from kvhelpers.riskset import read_risk_set
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)

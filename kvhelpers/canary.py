@@ -16,11 +16,10 @@ from kvhelpers.slotcache import SlotCache
 
 
 class Canary:
-    """Full caches of the rows that are in their first ``tokens`` new tokens, stepped beside the compressed ones."""
+    """Full caches of the rows that are in their first new tokens, stepped beside the compressed ones."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, tokens: int, recorder: Recorder | None):
-        self.model, self.tokens = model, tokens
-        self.cache = SlotCache(model, slots, recorder)
+    def __init__(self, model: PreTrainedModel, slots: int, recorder: Recorder | None):
+        self.model, self.cache = model, SlotCache(model, slots, recorder)
         self.members: list[int] = []  # prompt index of the row in each slot
 
     def join(self, index: int, full: DynamicCache) -> None:

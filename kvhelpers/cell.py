@@ -23,7 +23,7 @@ from kvhelpers.config import SCHEMA_VERSION, CellConfig
 from kvhelpers.errors import InputError
 from kvhelpers.generation import Generation, generate
 from kvhelpers.models import LanguageModel, load_model
-from kvhelpers.presses import NONE, phases
+from kvhelpers.presses import phases
 from kvhelpers.results import CellResult, Checkpoint, find_finished, write_cell
 from kvhelpers.scoring import score
 from kvhelpers.summary import summarize
@@ -59,10 +59,9 @@ def run_cell(config: CellConfig, lm: LanguageModel | None = None) -> CellResult:
         return finished
     lm = lm or load_for(config)
     checkpoint, started = Checkpoint(config), time.monotonic()
-    runs = run_prompts(config, lm)
     checkpoint.forget_failed()
     with tqdm(total=config.n_prompts, initial=len(checkpoint.finished()), desc=config.label(), unit="prompt") as bar:
-        for _ in runs:
+        for _ in run_prompts(config, lm):
             bar.update()
     return finish_cell(config, lm, time.monotonic() - started)
 
@@ -126,7 +125,7 @@ def generate_prompts(config: CellConfig, lm: LanguageModel, prompts: list[Prompt
 
 def uncompressed_answer(config: CellConfig, prompt_index: int) -> str:
     """The cell's answer to a prompt, had its cache not been compressed: a finished ``none`` cell's, or a new run's."""
-    bare = config.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+    bare = config.uncompressed()
     if (finished := find_finished(bare)) is not None:
         return finished.records[prompt_index]["text"]
     lm = load_for(bare)

@@ -21,7 +21,7 @@ from kvhelpers.paired import (
     never_ends,
 )
 from kvhelpers.results import CellResult
-from kvhelpers.tables import amount, find_baseline, is_invalid
+from kvhelpers.tables import amount, find_baseline, is_invalid, percent
 from kvhelpers.validity import SIGNIFICANCE
 
 OUTCOMES = {"Accuracy": is_correct, "Loops or does not end": never_ends}
@@ -158,7 +158,7 @@ def _kept(cell: CellResult) -> str:
 
 
 def _rate(cell: CellResult, name: str) -> str:
-    return f"{cell.summary[name]['rate']:.0%}".replace("%", " %")
+    return percent(cell.summary[name]["rate"])
 
 
 def _verdict(found: Comparison, q: float) -> str:

@@ -79,6 +79,10 @@ class CellConfig(BaseModel):
         """The attention implementation asked for, or what the press needs."""
         return self.press_spec.attention() if self.attn == "auto" else self.attn
 
+    def uncompressed(self) -> CellConfig:
+        """The same cell without a press."""
+        return self.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+
     def identity(self) -> dict[str, Any]:
         """What determines the tokens: all but how and where the cell is run, with names resolved to what they mean."""
         kept = self.model_dump(exclude={"experiment", "batch_size", "device", "data_file", "timeout_s"})

@@ -176,7 +176,7 @@ def generate(
     waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
     slots = min(batch_size, len(prompts))
     rows: list[_Row] = []
-    cache, canary = SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, canary_tokens, recorder)
+    cache, canary = SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, recorder)
     while waiting or rows:
         joining, ended, out_of_memory = [], [], None
         try:
@@ -195,7 +195,7 @@ def generate(
                 yield Generation(again.pop(), [], ERROR, {}, None, 0.0, f"out of memory: {out_of_memory}")
             slots = max(1, min(slots, len(again)) // 2)
             waiting.extendleft(reversed(again))
-            rows, cache, canary = [], SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, canary_tokens, recorder)
+            rows, cache, canary = [], SlotCache(lm.model, slots, recorder), Canary(lm.model, slots, recorder)
             continue
         canary.drop({row.index for row in rows if row.stop_reason is not None or len(row.tokens) > canary_tokens})
         for slot in reversed(range(len(rows))):

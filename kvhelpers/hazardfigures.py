@@ -15,6 +15,7 @@ from kvhelpers.figures import COLOURS, STYLE
 from kvhelpers.hazardstudy import Study
 from kvhelpers.presses import NONE
 from kvhelpers.riskset import CENSORED, END, RiskSet
+from kvhelpers.tables import percent
 
 COLUMNS = 3
 STYLES = ("-", "--", ":")  # of tasks
@@ -53,7 +54,7 @@ def incidence_curves(runs: pd.DataFrame) -> Figure:
             cells = [part for _, part in runs[runs["press"] == press].groupby(["task", "cell"], sort=False)]
             for part in cells:
                 curve, colour = incidence(part), PALETTE(part["removed"].mean())
-                label = f"{part['task'].iloc[0]}, {part['removed'].mean():.0%} removed, n = {len(part)}".replace("%", " %")
+                label = f"{part['task'].iloc[0]}, {percent(part['removed'].mean())} removed, n = {len(part)}"
                 style = STYLES[tasks.index(part["task"].iloc[0]) % len(STYLES)]
                 axes.step(curve["tokens"], curve["incidence"], style, where="post", color=colour, label=label)
             axes.set_title(press, fontsize="medium")

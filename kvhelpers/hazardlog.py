@@ -10,13 +10,14 @@ import pandas as pd
 
 from kvhelpers import figures, hazardfigures
 from kvhelpers.bootstrap import Estimate
-from kvhelpers.hazardstudy import COEFFICIENT_DRAWS, PROPOSED, Study
+from kvhelpers.hazardstudy import COEFFICIENT_DRAWS, Study
 from kvhelpers.online import cost
 from kvhelpers.paths import figures_dir, log_path, relative, results_dir, write_atomic
+from kvhelpers.predictors import PROPOSED
 from kvhelpers.results import CellResult
-from kvhelpers.riskset import EVENTS, RiskSet
+from kvhelpers.riskset import EVENTS, GOES_ON, UNSURE, RiskSet
 from kvhelpers.signallog import excerpt, image
-from kvhelpers.tables import markdown_table
+from kvhelpers.tables import markdown_table, percent
 from kvhelpers.tokenmetrics import TokenMetrics
 
 TARGETS = {PROPOSED: 0.88, "presses never seen, all": 0.80}  # AUROC, set before anything was measured
@@ -26,11 +27,11 @@ OBJECTIVE = (
     "tokens at risk, before the onset, of prompts that the predictor has not seen."
 )
 EVENTS_TOLD = (
-    "A run ends, for a predictor, with a *loop* (onset: the first token of the cycle), an *overrun* (the answer is there, "
-    "but the run goes on for at least 20 tokens), by itself (*end*), or *censored* near the token limit: a loop that began in "
-    "the last 64 tokens might not show yet. Tokens whose next tokens are censored have no label and are left out. That the two "
-    "predictors are averaged was decided after a look at both on part of the one-step runs; their constants come from other "
-    "problems (`benchmarks/hazard_choice.py`)."
+    "A run ends, for a predictor, with a *loop* (onset: the first token of the cycle), an *overrun* (the answer is there, but "
+    f"the run goes on for at least {GOES_ON} tokens), by itself (*end*), or *censored* near the token limit: a loop that began "
+    f"in the last {UNSURE} tokens might not show yet. Tokens whose next tokens are censored have no label and are left out. "
+    "That the two predictors are averaged was decided after a look at both on part of the one-step runs; their constants come "
+    "from other problems (`benchmarks/hazard_choice.py`)."
 )
 WHOLE_RUNS = (
     "A run is warned of when its score first exceeds a threshold. The threshold is set in inner folds, so that the wanted "
@@ -72,7 +73,7 @@ def warnings_table(found: Study) -> pd.DataFrame:
             rows.append(
                 {
                     "Predictor": name,
-                    "False alarms wanted": _percent(one.wanted),
+                    "False alarms wanted": percent(one.wanted),
                     "False alarms": "–" if one.false_alarms is None else one.false_alarms.percent(),
                     "Failures caught": "–" if one.caught is None else one.caught.percent(),
                     "Lead, tokens: median (quartiles)": lead,
@@ -128,7 +129,7 @@ def comparison_sentences(found: Study) -> list[str]:
         best = max(rivals, key=lambda name: rivals[name].caught.value)
         verdict = "more than" if one.caught.low is not None and one.caught.low > rivals[best].caught.value else "no more than"
         sentences.append(
-            f"For whole runs, with {_percent(one.wanted)} false alarms wanted"
+            f"For whole runs, with {percent(one.wanted)} false alarms wanted"
             f" ({one.false_alarms.percent() if one.false_alarms else '–'} raised), it catches {one.caught.percent()} of the "
             f"failures before their onset, {verdict} the best baseline, {best}: {rivals[best].caught.percent()} "
             f"({rivals[best].false_alarms.percent() if rivals[best].false_alarms else '–'} raised)."
@@ -147,7 +148,9 @@ def control_sentence(found: Study) -> str:
     if one is None:
         return "The shuffled outcomes leave nothing to tell apart."
     holds = one.low is not None and one.low <= 0.5 <= one.high
-    verdict = "holds 0.5, as it must" if holds else "does not hold 0.5, as one shuffle in twenty does, or what leaks"
+    verdict = "holds 0.5, as it must"
+    if not holds:
+        verdict = "does not hold 0.5 (by chance one shuffle in twenty does not; a leak would lie above)"
     everything = found.control.auroc
     return (
         f"With outcomes shuffled between runs, the AUROC over pairs at the same token is {one.text()}: it {verdict}. Over all "
@@ -176,7 +179,7 @@ def write_hazard_log(name: str, found: Study, cells: Sequence[CellResult], comma
 
 def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping[str, str], command: str, model: str) -> str:
     """The log's Markdown."""
-    learning = {_percent(share): one for share, one in found.learning.items()} | {"100 %": found.methods[PROPOSED]}
+    learning = {percent(share): one for share, one in found.learning.items()} | {"100 %": found.methods[PROPOSED]}
     sections = [
         f"# Experiment {name}",
         "<!-- Made from data. -->",
@@ -222,18 +225,14 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
-
-
 def _setup(found: Study, command: str, model: str) -> str:
     runs = found.risk.runs
     experiments = ", ".join(f"`{experiment}`" for experiment in dict.fromkeys(runs["experiment"]))
     told = {
         "Runs": f"{len(runs)} of {runs['prompt'].nunique()} prompts, from {experiments}; {len(found.risk.run)} tokens at risk",
         "Horizon": f"a failure begins within the next {found.horizon} tokens",
-        "Predictors": f"{len(found.model.names)} causal features, without position, share removed and press; logistic "
-        "regression, boosted trees, and the average of their log-odds",
+        "Predictors": f"{len(found.model.names)} causal features ({', '.join(found.families)}), without share removed and "
+        "press; logistic regression, boosted trees, and the average of their log-odds",
         "Model": f"`{model}`, the {PROPOSED}, trained on all prompts (data `{found.model.data_hash[:12]}`)",
         "Command": f"`{command}`",
     }
@@ -245,7 +244,7 @@ def _cost(found: Study, cells: Sequence[CellResult]) -> str:
     return (
         f"Scoring takes {1e3 * scoring:.2f} ms a token on this machine, one run at a time, features included. In the batches "
         f"of these runs a decode step took {1e3 * generating:.2f} ms for each of its tokens, prefill included: "
-        f"scoring would add {_percent(scoring / generating)}."
+        f"scoring would add {percent(scoring / generating)}."
     )
 
 

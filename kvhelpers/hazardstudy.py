@@ -18,39 +18,30 @@ from kvhelpers.bootstrap import Estimate, draws
 from kvhelpers.causal import FAMILIES
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.hazard import AVERAGE, BOOSTING, LOGISTIC, HazardModel, fit
+from kvhelpers.predictors import MAIN, PROPOSED, family_names, learn, methods, press_names
 from kvhelpers.presses import NONE
 from kvhelpers.riskset import CENSORED, RiskSet
 from kvhelpers.runwarnings import RATES, RunWarnings, run_warnings
 from kvhelpers.tokenmetrics import TokenMetrics, auroc_difference, reliability, token_metrics
 
-MAIN = ("signals", "rolling", "repetition", "canary")
 HORIZONS = (1, 5, 10, 32, 50)
-CUSUM = "cusum"
-SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
 COEFFICIENT_DRAWS = 40
-PROPOSED = "average of both"
 KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
 
 
 @dataclass(frozen=True)
-class Method:
-    """A predictor: ``names`` of features and the kind of model, or None for the base rate."""
-
-    names: tuple[str, ...]
-    kind: str | None
-
-
-@dataclass(frozen=True)
 class Study:
-    """What was found at horizon ``horizon`` unless said otherwise; tables map a method's name to `TokenMetrics`.
+    """What was found at horizon ``horizon`` with features of ``families``, unless said otherwise.
 
-    ``above`` are the differences of the proposed predictor's AUROC and each baseline's, over the same draws of prompts;
-    ``scores`` are the out-of-fold scores of the proposed predictor by token at risk; ``model`` is trained on all prompts.
+    Tables map a method's name to `TokenMetrics`. ``above`` are the differences of the proposed predictor's AUROC and each
+    baseline's, over the same draws of prompts; ``scores`` are the proposed predictor's out-of-fold scores by token at risk;
+    ``model`` is trained on all prompts.
     """
 
     risk: RiskSet
     horizon: int
+    families: tuple[str, ...]
     methods: dict[str, TokenMetrics]
     above: dict[str, Estimate | None]
     by_horizon: dict[int, TokenMetrics]
@@ -63,28 +54,6 @@ class Study:
     coefficients: pd.DataFrame
     scores: np.ndarray
     model: HazardModel
-
-
-def family_names(*families: str) -> tuple[str, ...]:
-    """The features of some families."""
-    return tuple(name for family in families for name in FAMILIES[family])
-
-
-def methods(risk: RiskSet, families: Sequence[str] = MAIN) -> dict[str, Method]:
-    """The proposed predictor and the baselines, by the names under which they are told."""
-    presses = tuple(name for name in risk.names if name.startswith("press_"))
-    return {
-        PROPOSED: Method(family_names(*families), AVERAGE),
-        "base rate": Method((), None),
-        "position": Method(family_names("position"), BOOSTING),
-        "share removed": Method(("removed",), BOOSTING),
-        "share removed × press": Method(("removed", *presses), BOOSTING),
-        "entropy": Method(("entropy",), LOGISTIC),
-        "rolling entropy (16)": Method(("entropy_mean16",), LOGISTIC),
-        "CUSUM of entropy": Method((CUSUM,), LOGISTIC),
-        "repetition detector": Method(("repeated_suffix_max16",), LOGISTIC),
-        "canary": Method(("kl_mean",), LOGISTIC),
-    }
 
 
 def study(
@@ -112,6 +81,7 @@ def study(
     if isinstance(false_alarms, str) or not false_alarms or not all(0 < rate < 1 for rate in false_alarms):
         raise InputError(f"false_alarms {false_alarms!r} are not allowed; they are shares of healthy runs, above 0 and below 1")
     named, main = methods(risk, families), family_names(*families)
+    warning = {name: method for name, method in named.items() if method.kind}  # a constant warns of nothing
     proposed = folds_.learner(horizon, main, AVERAGE)
     with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
 
@@ -136,6 +106,7 @@ def study(
         return Study(
             risk,
             horizon,
+            tuple(families),
             found,
             above,
             dict(sorted(by_horizon.items())),
@@ -143,25 +114,12 @@ def study(
             step(_ablations(risk, families, horizon, folds)),
             step(_control(risk, proposed, horizon, folds)),
             step(_learning(risk, proposed, horizon, folds)),
-            step({name: run_warnings(risk, learn(named[name], horizon), folds, false_alarms) for name in _WARNERS}),
+            step({name: run_warnings(risk, learn(one, horizon), folds, false_alarms) for name, one in warning.items()}),
             reliability(scores[AVERAGE], risk.label(horizon)),
             step(_coefficients(risk, main, horizon)),
             scores[AVERAGE],
             fit(risk, horizon, main, AVERAGE),
         )
-
-
-_WARNERS = (
-    PROPOSED,
-    "position",
-    "share removed",
-    "share removed × press",
-    "entropy",
-    "rolling entropy (16)",
-    "CUSUM of entropy",
-    "repetition detector",
-    "canary",
-)
 
 
 def judged(risk: RiskSet, scores: np.ndarray, horizon: int, folds: int, where: np.ndarray | None = None) -> TokenMetrics:
@@ -174,38 +132,6 @@ def judged(risk: RiskSet, scores: np.ndarray, horizon: int, folds: int, where: n
     where = np.ones(len(label), dtype=bool) if where is None else where
     strata = fold * (risk.step.max(initial=0) + 1) + risk.step
     return token_metrics(scores[where], label[where], risk.prompts[where], strata[where])
-
-
-def learn(method: Method, horizon: int) -> folds_.Fit:
-    """How to train and score a method."""
-    if method.kind is None:
-
-        def base_rate(risk: RiskSet, train: np.ndarray) -> Callable[[RiskSet], np.ndarray]:
-            rate = np.nanmean(risk.label(horizon))  # of all folds: folds of different rates would look like knowledge
-            return lambda other: np.full(len(other.run), rate)
-
-        return base_rate
-    if CUSUM in method.names:
-
-        def on_cusum(risk: RiskSet, train: np.ndarray) -> Callable[[RiskSet], np.ndarray]:
-            reference = train & (risk.runs["press"] == NONE).to_numpy()[risk.run]
-            usual = risk.columns(["entropy"])[reference if reference.any() else train, 0]
-            mean, spread = float(usual.mean()), float(usual.std()) or 1.0
-            score = folds_.learner(horizon, method.names, method.kind)(with_cusum(risk, mean, spread), train)
-            return lambda other: score(with_cusum(other, mean, spread))
-
-        return on_cusum
-    return folds_.learner(horizon, method.names, method.kind)
-
-
-def with_cusum(risk: RiskSet, mean: float, spread: float) -> RiskSet:
-    """Add the one-sided CUSUM of entropy (Page 1954): S = max(0, S + (H - mean) / spread - 0.5), along each run."""
-    entropy, found, last = (risk.columns(["entropy"])[:, 0] - mean) / spread - SLACK, np.zeros(len(risk.run)), 0.0
-    for index, (value, begins) in enumerate(zip(entropy, np.diff(risk.run, prepend=-1) != 0, strict=True)):
-        last = max(0.0, (0.0 if begins else last) + value)
-        found[index] = last
-    features = np.concatenate([risk.features, found[:, None].astype(np.float32)], axis=1)
-    return RiskSet(risk.runs, risk.run, risk.step, features, (*risk.names, CUSUM))
 
 
 def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: int, folds: int) -> dict[str, TokenMetrics]:
@@ -230,13 +156,12 @@ def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: in
 
 def _ablations(risk: RiskSet, families: Sequence[str], horizon: int, folds: int) -> dict[str, TokenMetrics]:
     """The logistic hazard with other families of features."""
-    presses = tuple(name for name in risk.names if name.startswith("press_"))
     sets = {f"without {family}": family_names(*(other for other in families if other != family)) for family in families}
     sets |= {f"{family} only": family_names(family) for family in families}
     sets |= {
         "with position": family_names(*dict.fromkeys([*families, "position"])),
         "with share removed": (*family_names(*families), "removed"),
-        "with share removed and press": (*family_names(*families), "removed", *presses),
+        "with share removed and press": (*family_names(*families), "removed", *press_names(risk)),
     }
     found = {}
     for name, names in ((name, names) for name, names in sets.items() if names):

@@ -10,7 +10,6 @@ import pandas as pd
 from kvhelpers.cell import cell_prompts, generate_prompts, load_for, rows_together
 from kvhelpers.config import CellConfig
 from kvhelpers.experiment import Experiment
-from kvhelpers.presses import NONE
 from kvhelpers.results import Checkpoint, find_finished
 
 PROBE_TOKENS = 8
@@ -57,7 +56,7 @@ def told(experiment: Experiment, table: pd.DataFrame) -> str:
 
 def _probe(configs: Sequence[CellConfig]) -> float:
     """Seconds a prompt of one batch takes, from its prefill and a few steps."""
-    config = configs[0].model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+    config = configs[0].uncompressed()
     lm = load_for(config)
     prompts = cell_prompts(config, lm)
     rows = min(len(prompts), rows_together(config, lm, prompts))

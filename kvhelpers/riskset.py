@@ -31,7 +31,7 @@ from kvhelpers.generation import EOS, STOP_STRING
 from kvhelpers.paths import find_results
 from kvhelpers.prediction import FIRST_TOKEN
 from kvhelpers.results import CellResult
-from kvhelpers.runs import run_signals
+from kvhelpers.runs import removed_share, run_signals
 from kvhelpers.tables import is_invalid
 
 LOOP, OVERRUN, END, CENSORED = "loop", "overrun", "end", "censored"
@@ -167,7 +167,7 @@ def _run(cell: CellResult, record: Mapping, char_ends: np.ndarray) -> dict:
         "task": cell.config["task"],
         "cell": cell.label,
         "press": cell.config["press"],
-        "removed": 1 - record["cache"]["kept_tokens"] / record["prompt_tokens"] if record["cache"] else np.nan,
+        "removed": removed_share(record),
         "prompt": record["prompt_id"],
         "prompt_index": record["prompt_index"],
         "tokens": record["n_tokens"],

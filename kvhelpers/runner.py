@@ -33,9 +33,8 @@ from kvhelpers.results import Checkpoint, cell_path, find_finished
 
 NOTEBOOK = "01_reproduce"
 POLL_S = 1
-KERNEL = Config(
-    {} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}}
-)  # kernels started at once race for TCP ports
+# kernels started at once race for TCP ports
+KERNEL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})
 
 
 def run_experiment(experiment: Experiment, scheduler: str | None = None, workers: int | None = None) -> Path:

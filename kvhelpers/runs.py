@@ -39,12 +39,12 @@ def runs_table(cells: Sequence[CellResult]) -> pd.DataFrame:
 
 
 def _row(cell: CellResult, record: dict) -> dict:
-    failures, cache = record["failures"], record["cache"]
+    failures = record["failures"]
     return {
         "cell": cell.label,
         "press": cell.config["press"],
         "valid": not is_invalid(cell, None),
-        "removed": 1 - cache["kept_tokens"] / record["prompt_tokens"] if cache else np.nan,
+        "removed": removed_share(record),
         "prompt": record["prompt_id"],
         "tokens": record["n_tokens"],
         "ended": record["stop_reason"] in (EOS, STOP_STRING),
@@ -54,6 +54,11 @@ def _row(cell: CellResult, record: dict) -> dict:
         "onset": failures["loop_onset"] if failures["looping"] else None,
         "mode": failure_mode(record, cell.data["examples"]),
     }
+
+
+def removed_share(record: dict) -> float:
+    """Measured share of the prompt's cache that was removed; NaN if the prefill failed."""
+    return 1 - record["cache"]["kept_tokens"] / record["prompt_tokens"] if record["cache"] else np.nan
 
 
 def signal_arrays(cells: Sequence[CellResult], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -19,9 +19,14 @@ from kvhelpers.validity import INVALIDATING, baseline_is_weak
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
 
 
+def percent(share: float) -> str:
+    """``45 %``."""
+    return f"{share:.0%}".replace("%", " %")
+
+
 def rate_text(rate: dict[str, Any]) -> str:
     """``45 % [26, 66]``: a rate with its Wilson 95 % interval."""
-    return f"{rate['rate']:.0%} [{rate['low'] * 100:.0f}, {rate['high'] * 100:.0f}]".replace("%", " %")
+    return f"{percent(rate['rate'])} [{rate['low'] * 100:.0f}, {rate['high'] * 100:.0f}]"
 
 
 def cell_flags(cell: CellResult, baseline: CellResult | None) -> dict[str, int]:

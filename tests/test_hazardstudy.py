@@ -12,7 +12,8 @@ from kvhelpers.bootstrap import Estimate
 from kvhelpers.errors import InputError
 from kvhelpers.folds import learner, out_of_fold
 from kvhelpers.hazard import AVERAGE, LOGISTIC
-from kvhelpers.hazardstudy import CUSUM, MAIN, PROPOSED, family_names, judged, shuffle_outcomes, study, with_cusum
+from kvhelpers.hazardstudy import judged, shuffle_outcomes, study
+from kvhelpers.predictors import CUSUM, MAIN, PROPOSED, family_names, with_cusum
 
 
 @pytest.fixture(scope="module")
