@@ -22,7 +22,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from kvhelpers.cachereport import CacheReport
 from kvhelpers.canary import Canary
 from kvhelpers.decoding import Compression, Compressor, DecodingRow
-from kvhelpers.errors import InputError
+from kvhelpers.limits import check_limits
 from kvhelpers.models import LanguageModel
 from kvhelpers.prefill import Prefilled, Prefiller, is_out_of_memory
 from kvhelpers.presses import phases
@@ -166,11 +166,12 @@ def generate(
 
     Raises
     ------
-    InputError : a prompt and its new tokens exceed the model's context.
+    InputError : what `limits.check_limits` refuses.
     """
-    _check_context(lm, prompts, max_new_tokens)
+    press = press_for(len(prompts[0])) if prompts else None
+    check_limits(lm.model, prompts, press, max_new_tokens)
     choose = _Chooser(lm, max_new_tokens, stop_strings, repetition_penalty, timeout_s)
-    decoding = phases(press_for(len(prompts[0])))[1] if prompts else None
+    decoding = phases(press)[1]
     compressor = Compressor(lm, decoding) if decoding else None
     prefiller, recorder = Prefiller(lm, prompts, canary_tokens > 0), None if compressor else recorder_for(lm.device)
     waiting = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
@@ -255,15 +256,3 @@ def _started(index: int, prompt: list[int], made: Prefilled | str, started: floa
     if isinstance(made, str):
         return _Row(index, prompt, None, started, stop_reason=ERROR, error=made)
     return _Row(index, prompt, made.report, started)
-
-
-def _check_context(lm: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
-    limit = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, prompts), default=0)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise InputError(
-            f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context of {limit}; "
-            f"choose at most {limit - longest}"
-        )

@@ -114,28 +114,29 @@ def _setup(cell: CellResult) -> str:
 
 
 def _configurations(cells: Sequence[CellResult]) -> str:
-    lines = []
+    """What is kept of the cache, one line for all cells of which the same is to be said."""
+    told: dict[str, list[str]] = {}
     for cell in cells:
         summary = cell.summary
         attention = cell.data["identity"]["attn"]
         eager = "; eager attention in the prefill" if attention == "eager" else ""
         eager += ", which this press needs" if eager and cell.config["attn"] == "auto" else ""
-        if summary["kept_tokens"] is None:
-            lines.append(f"- `{cell.label}`: no prompt could be prefilled{eager}")
-            continue
-        megabytes = summary["cache_bytes"] / 2**20
-        lines.append(
-            f"- `{cell.label}`: keeps {summary['kept_tokens']:.1f} of {summary['prompt_tokens']:.1f} prompt tokens, "
-            f"{megabytes:.1f} MiB of cache after the prefill (means over prompts){eager}"
-        )
-    return "\n".join(lines)
+        what = f"no prompt could be prefilled{eager}"
+        if summary["kept_tokens"] is not None:
+            what = (
+                f"keeps {summary['kept_tokens']:.1f} of {summary['prompt_tokens']:.1f} prompt tokens, "
+                f"{summary['cache_bytes'] / 2**20:.1f} MiB of cache after the prefill (means over prompts){eager}"
+            )
+        told.setdefault(what, []).append(f"`{cell.label}`")
+    return "\n".join(f"- {', '.join(labels)}: {what}" for what, labels in told.items())
 
 
 def _flags(cells: Sequence[CellResult]) -> str:
+    """Each flag with the cells that have it."""
     baseline = find_baseline(cells)
-    lines = [
-        f"- `{cell.label}`: **{name}** in {count} of {cell.summary['n']} runs: {FLAGS[name]}."
-        for cell in cells
-        for name, count in cell_flags(cell, baseline).items()
-    ]
+    told: dict[str, list[str]] = {}
+    for cell in cells:
+        for name, count in cell_flags(cell, baseline).items():
+            told.setdefault(name, []).append(f"`{cell.label}` {count}/{cell.summary['n']}")
+    lines = [f"- **{name}** ({FLAGS[name]}), in so many runs: " + ", ".join(labels) + "." for name, labels in told.items()]
     return "**Validity.** Read these numbers with care:\n\n" + "\n".join(lines) if lines else ""

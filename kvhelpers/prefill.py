@@ -211,7 +211,7 @@ def or_reason(when: str, function, *args):
     """``function(*args)``, or a sentence when the model or the press fails in it; running out of memory raises."""
     try:
         return function(*args)
-    except (AssertionError, ValueError, IndexError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # a press may fail in any way on a model it was not made for
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         return f"{type(error).__name__} {when}: {str(error).splitlines()[0] if str(error) else 'no message'}"

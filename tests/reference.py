@@ -3,10 +3,24 @@
 import contextlib
 import dataclasses
 
+import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from kvhelpers.slotcache import attention_implementation
+
+MATRIX = pytest.StashKey[dict[str, dict[str, str]]]()  # what test_matrix found, by family and press
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 512,
+}
 
 
 def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
@@ -29,7 +43,7 @@ def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
 def kvpress_cache(lm, prompt, press, seed):
     """The cache that kvpress itself leaves of one prompt, and the next token's logits ``[V]``."""
     torch.manual_seed(seed)
-    cache = DynamicCache()
+    cache = DynamicCache(config=lm.model.config)
     with torch.no_grad(), attention_implementation(lm.model, lm.attn), press(lm.model) if press else contextlib.nullcontext():
         out = lm.model(torch.tensor([prompt]), past_key_values=cache)
     return cache, out.logits[0, -1]
@@ -47,15 +61,4 @@ def with_attention(lm, spec):
 
 def tiny_llama(**changes) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "initializer_range": 0.3,
-        "max_position_embeddings": 512,
-    }
-    return LlamaForCausalLM(LlamaConfig(**(sizes | changes))).eval()
+    return LlamaForCausalLM(LlamaConfig(**(SIZES | changes))).eval()

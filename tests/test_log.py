@@ -63,6 +63,16 @@ def test_a_flag_stands_beside_every_number_it_concerns():
     assert "Note: the attention sink" in told and "Not valid" not in told
 
 
+def test_cells_of_which_the_same_is_to_be_said_share_a_line():
+    flagged = [make_cell(press, 0.5, [True] * 12, flags=["sink_evicted"]) for press in ("knorm", "random")]
+    cells = [make_cell("none", 0.0, [True] * 12), *flagged]
+    text = log.render(cells, None, analyse(cells), {}, {})
+    assert "- `knorm 0.5`, `random 0.5`: keeps 50.0 of 100.0 prompt tokens" in text
+    assert (
+        "**sink_evicted** (the attention sink (first token) was evicted in most heads), in so many runs: `knorm 0.5` " in text
+    )
+
+
 def test_failed_runs_are_named():
     cell = make_cell("knorm", 0.5, [False, True])
     cell.records[0].update(stop_reason="error", error="RuntimeError in the prefill: broken")
