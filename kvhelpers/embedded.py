@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvhelpers.errors import InputError
-from kvhelpers.paths import cache_dir
+from kvhelpers.paths import cache_dir, temporary_beside
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ def converted(gguf: Path, sha256: str | None = None) -> Path:
         raise InputError(f"model file {gguf} has sha256 {actual}; expected {sha256}: reinstall the wheel")
     folder = cache_dir() / f"{gguf.stem}-{actual[:12]}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            _convert(gguf, Path(temporary))
+        temporary = temporary_beside(folder)
+        try:
+            _convert(gguf, temporary)
             if not folder.is_dir():  # another process may have been first
                 os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

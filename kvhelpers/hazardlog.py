@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kvhelpers import figures, hazardfigures
+from kvhelpers import figures, hazardfigures, hazardtext
 from kvhelpers.bootstrap import Estimate
 from kvhelpers.hazardstudy import COEFFICIENT_DRAWS, Study
 from kvhelpers.online import cost
@@ -20,7 +20,6 @@ from kvhelpers.signallog import excerpt, image
 from kvhelpers.tables import markdown_table, percent
 from kvhelpers.tokenmetrics import TokenMetrics
 
-TARGETS = {PROPOSED: 0.88, "presses never seen, all": 0.80}  # AUROC, set before anything was measured
 MISSED = 3  # failures shown as text
 OBJECTIVE = (
     "Can failure be seen coming from a run's own signals, token by token, before it begins? Every number below comes from "
@@ -94,70 +93,6 @@ def events_table(risk: RiskSet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def target_sentences(found: Study) -> list[str]:
-    """Whether the targets were met, with the intervals."""
-    reached = {**found.methods, **found.elsewhere}
-    sentences = []
-    for name, target in TARGETS.items():
-        one = reached.get(name)
-        if one is None or one.auroc is None:
-            sentences.append(f"{name}: no AUROC, since there is nothing to tell apart.")
-            continue
-        verdict = "reaches" if one.auroc.value >= target else "falls short of"
-        sentences.append(
-            f"{name}: AUROC {one.auroc.text()} {verdict} the target of {target:.2f} at horizon {found.horizon} "
-            f"({one.positive} of {one.tokens} tokens precede a failure, {one.auroc.prompts} prompts)."
-        )
-    return sentences
-
-
-def comparison_sentences(found: Study) -> list[str]:
-    """The proposed predictor against the best baseline, for tokens and for runs, whichever way it falls."""
-    best = max((name for name, one in found.above.items() if one), key=lambda name: found.methods[name].auroc.value)
-    own, other, gain = found.methods[PROPOSED].auroc, found.methods[best].auroc, found.above[best]
-    verdict = "not distinguishable from"
-    if gain.low is not None and not gain.low <= 0 <= gain.high:
-        verdict = "above" if gain.value > 0 else "below"
-    sentences = [
-        f"For single tokens, {PROPOSED} (AUROC {own.text()}) is {verdict} the best baseline, {best} ({other.text()}): "
-        f"difference {gain.text()}, on the same draws of prompts."
-    ]
-    for index, one in enumerate(found.warnings[PROPOSED]):
-        rivals = {name: judged[index] for name, judged in found.warnings.items() if name != PROPOSED and judged[index].caught}
-        if one.caught is None or not rivals:
-            continue
-        best = max(rivals, key=lambda name: rivals[name].caught.value)
-        verdict = "more than" if one.caught.low is not None and one.caught.low > rivals[best].caught.value else "no more than"
-        sentences.append(
-            f"For whole runs, with {percent(one.wanted)} false alarms wanted"
-            f" ({one.false_alarms.percent() if one.false_alarms else '–'} raised), it catches {one.caught.percent()} of the "
-            f"failures before their onset, {verdict} the best baseline, {best}: {rivals[best].caught.percent()} "
-            f"({rivals[best].false_alarms.percent() if rivals[best].false_alarms else '–'} raised)."
-        )
-    immediate = found.warnings[PROPOSED][0].immediate
-    sentences.append(
-        f"{immediate} of {int(found.risk.runs['failed'].sum())} failures begin at token 0 or 1: no token could warn of them, "
-        "and they are in none of these shares."
-    )
-    return sentences
-
-
-def control_sentence(found: Study) -> str:
-    """What the predictor knows when outcomes are shuffled between runs."""
-    one = found.control.auroc_same_token
-    if one is None:
-        return "The shuffled outcomes leave nothing to tell apart."
-    holds = one.low is not None and one.low <= 0.5 <= one.high
-    verdict = "holds 0.5, as it must"
-    if not holds:
-        verdict = "does not hold 0.5 (by chance one shuffle in twenty does not; a leak would lie above)"
-    everything = found.control.auroc
-    return (
-        f"With outcomes shuffled between runs, the AUROC over pairs at the same token is {one.text()}: it {verdict}. Over all "
-        f"pairs it is {everything.text()}, since a shuffled failure still comes at a token where failures come."
-    )
-
-
 def model_path(name: str) -> Path:
     """Where a study's model lies."""
     return results_dir(name) / "model.json"
@@ -191,7 +126,7 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
         markdown_table(events_table(found.risk)),
         image(images, "incidence", "Cumulative incidence of failure (Aalen-Johansen), healthy ends competing"),
         "## Results",
-        "\n".join(f"{n}. {told}" for n, told in enumerate([*target_sentences(found), *comparison_sentences(found)], start=1)),
+        "\n".join(f"{n}. {told}" for n, told in enumerate(hazardtext.result_sentences(found), start=1)),
         "### Single tokens",
         f"Horizon {found.horizon}, prompts never seen, with 95 % intervals by bootstrap over prompts. *Same token* compares "
         "only tokens with the same number, and of the same fold, so that position gains nothing.",
@@ -213,7 +148,7 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
         "The same test tokens, trained on a share of the training prompts.",
         markdown_table(metrics_table(learning, "Training prompts")),
         "### Control",
-        control_sentence(found),
+        hazardtext.control_sentence(found),
         "### What it looks like",
         image(images, "risk", "Risk over time of four runs, out of fold"),
         "### Failures it misses",

@@ -27,6 +27,7 @@ from kvhelpers.tokenmetrics import TokenMetrics, auroc_difference, reliability, 
 HORIZONS = (1, 5, 10, 32, 50)
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
 COEFFICIENT_DRAWS = 40
+SHUFFLES = 6  # of outcomes; a single one lies off 0.5 by chance
 KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
 
 
@@ -35,8 +36,8 @@ class Study:
     """What was found at horizon ``horizon`` with features of ``families``, unless said otherwise.
 
     Tables map a method's name to `TokenMetrics`. ``above`` are the differences of the proposed predictor's AUROC and each
-    baseline's, over the same draws of prompts; ``scores`` are the proposed predictor's out-of-fold scores by token at risk;
-    ``model`` is trained on all prompts.
+    baseline's, over the same draws of prompts; ``control`` has one entry per shuffle of the outcomes; ``scores`` are the
+    proposed predictor's out-of-fold scores by token at risk; ``model`` is trained on all prompts.
     """
 
     risk: RiskSet
@@ -47,7 +48,7 @@ class Study:
     by_horizon: dict[int, TokenMetrics]
     elsewhere: dict[str, TokenMetrics]
     ablations: dict[str, TokenMetrics]
-    control: TokenMetrics
+    control: list[TokenMetrics]
     learning: dict[float, TokenMetrics]
     warnings: dict[str, list[RunWarnings]]
     reliability: pd.DataFrame
@@ -170,13 +171,13 @@ def _ablations(risk: RiskSet, families: Sequence[str], horizon: int, folds: int)
     return found
 
 
-def _control(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> TokenMetrics:
-    """The same with outcomes shuffled between runs; what is left is no knowledge of the run."""
-    shuffled = shuffle_outcomes(risk)
-    return judged(shuffled, folds_.out_of_fold(shuffled, proposed, folds), horizon, folds)
+def _control(risk: RiskSet, proposed: folds_.Fit, horizon: int, folds: int) -> list[TokenMetrics]:
+    """The same with outcomes shuffled between runs, several times; what is left is no knowledge of the run."""
+    shuffles = [shuffle_outcomes(risk, seed) for seed in range(SHUFFLES)]
+    return [judged(one, folds_.out_of_fold(one, proposed, folds), horizon, folds) for one in shuffles]
 
 
-def shuffle_outcomes(risk: RiskSet, seed: int = 0) -> RiskSet:
+def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
     """Give each run the event and its time of a run drawn at random; a run keeps its tokens at risk up to its new event.
 
     What a run's features say of its own outcome is gone. What is left: failures come at certain tokens, and a run that is given

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -72,13 +77,26 @@ def relative(path: Path) -> str:
     return next(inside, str(path))
 
 
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside ``path`` for this process to write to before it renames; the folder is made.
+
+    What processes of this machine that are gone left under such names is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    host = platform.node()
+    for left in path.parent.glob(f".{glob.escape(host)}-*-{glob.escape(path.name)}"):
+        pid = left.name[len(host) + 2 : -len(path.name) - 1]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{host}-{os.getpid()}-{path.name}")
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write(temporary)`` make the file, then rename it to ``path``: there is never half a file.
 
     The temporary name keeps the suffix, since some writers choose their format by it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         write(temporary)
         with open(temporary, "rb") as handle:

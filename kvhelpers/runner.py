@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -13,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import papermill
-import psutil
 from distributed import Client, Future, wait
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
@@ -28,7 +26,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment import Experiment, save_experiment
 from kvhelpers.log import write_log
 from kvhelpers.models import LanguageModel, load_model, resolve_device, resolve_dtype
-from kvhelpers.paths import figures_dir, notebook_path, output_root, relative, results_dir
+from kvhelpers.paths import figures_dir, notebook_path, output_root, relative, results_dir, temporary_beside
 from kvhelpers.results import Checkpoint, cell_path, find_finished
 
 NOTEBOOK = "01_reproduce"
@@ -194,11 +192,7 @@ def execute(config: CellConfig) -> Path:
     RuntimeError : the notebook failed; its copy is then called ``.failed.ipynb``.
     """
     target = _notebook(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".*-{target.name}"):  # of a runner that was killed
-        if not psutil.pid_exists(int(re.match(r"\.(\d+)-", left.name)[1])):
-            left.unlink(missing_ok=True)
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
+    temporary = temporary_beside(target)
     parameters = config.model_dump() | {"write_log": False}
     try:
         papermill.execute_notebook(

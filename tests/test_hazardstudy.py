@@ -7,7 +7,7 @@ import pytest
 from made import make_cell
 from made_risk import make_risk
 
-from kvhelpers import hazardlog, riskset
+from kvhelpers import hazardlog, hazardtext, riskset
 from kvhelpers.bootstrap import Estimate
 from kvhelpers.errors import InputError
 from kvhelpers.folds import learner, out_of_fold
@@ -37,10 +37,10 @@ def test_shuffled_outcomes_leave_nothing(found):
         scores = out_of_fold(shuffled, learner(10, family_names("signals"), LOGISTIC), 3)
         values.append(judged(shuffled, scores, 10, 3).auroc_same_token.value)
     assert abs(np.mean(values) - 0.5) < 0.04
-    holding = dataclasses.replace(found, control=found.methods["base rate"])
-    assert "holds 0.5, as it must" in hazardlog.control_sentence(holding)
-    leaking = dataclasses.replace(found, control=found.methods["entropy"])
-    assert "does not hold 0.5" in hazardlog.control_sentence(leaking)
+    holding = dataclasses.replace(found, control=[found.methods["base rate"]] * 3)
+    assert "holds 0.5, as it must" in hazardtext.control_sentence(holding)
+    leaking = dataclasses.replace(found, control=[found.methods["entropy"]] * 3)
+    assert "does not hold 0.5" in hazardtext.control_sentence(leaking)
 
 
 def test_where_nothing_is_known_nothing_is_found():
@@ -50,22 +50,44 @@ def test_where_nothing_is_known_nothing_is_found():
 
 
 def test_sentences_turn_with_the_numbers(found):
-    high, low = found.methods["entropy"], found.control
+    high, low = found.methods["entropy"], found.control[0]
     gain = Estimate(0.2, 0.1, 0.3, 100, 10)
     up = dataclasses.replace(found, methods={**found.methods, PROPOSED: high}, above=dict.fromkeys(found.above, gain))
     down = dataclasses.replace(found, methods={**found.methods, PROPOSED: low})
     unclear = dataclasses.replace(found, above=dict.fromkeys(found.above, dataclasses.replace(gain, low=-0.1)))
     below = dataclasses.replace(found, above=dict.fromkeys(found.above, Estimate(-0.2, -0.3, -0.1, 100, 10)))
-    assert f"{PROPOSED}: AUROC {high.auroc.text()} reaches the target of 0.88" in hazardlog.target_sentences(up)[0]
-    assert "falls short of the target of 0.88" in hazardlog.target_sentences(down)[0]
-    assert "is above the best baseline" in hazardlog.comparison_sentences(up)[0]
-    assert "is not distinguishable from the best baseline" in hazardlog.comparison_sentences(unclear)[0]
-    assert "is below the best baseline" in hazardlog.comparison_sentences(below)[0]
+    assert f"{PROPOSED}: AUROC {high.auroc.text()} reaches the target of 0.88" in hazardtext.target_sentences(up)[0]
+    assert "falls short of the target of 0.88" in hazardtext.target_sentences(down)[0]
+    assert "is above the best baseline" in hazardtext.comparison_sentences(up)[0]
+    assert "is not distinguishable from the best baseline" in hazardtext.comparison_sentences(unclear)[0]
+    assert "is below the best baseline" in hazardtext.comparison_sentences(below)[0]
+
+
+def test_a_missed_target_is_explained_and_a_reached_one_is_not(found):
+    low, high = found.methods["base rate"], found.methods["entropy"]
+    never = "presses never seen, all"
+    both = dataclasses.replace(found, methods={**found.methods, PROPOSED: high}, elsewhere={**found.elsewhere, never: high})
+    assert hazardtext.shortfall_sentences(both) == []
+    missed = dataclasses.replace(found, elsewhere={**found.elsewhere, never: low})
+    told = " ".join(hazardtext.shortfall_sentences(missed))
+    for part in (
+        "Features: the logistic hazard",
+        "Data: from 25 % to all",
+        "Presses, none of them seen: worst",
+        "Time: the onset",
+    ):
+        assert part in told
+    learned = dataclasses.replace(missed, learning={0.25: low}, methods={**found.methods, PROPOSED: high})
+    assert "more prompts would help" in " ".join(hazardtext.shortfall_sentences(learned))
+    flat = dataclasses.replace(learned, learning={0.25: high})
+    assert "would hardly help" in " ".join(hazardtext.shortfall_sentences(flat))
+    telling = dataclasses.replace(missed, ablations={**found.ablations, "with share removed and press": low})
+    assert "is not knowledge of the cell" in " ".join(hazardtext.shortfall_sentences(telling))
 
 
 def test_shuffling_moves_whole_outcomes():
     risk = make_risk(6)
-    shuffled = shuffle_outcomes(risk)
+    shuffled = shuffle_outcomes(risk, 0)
     assert (
         sorted(shuffled.runs["time"]) == sorted(risk.runs["time"])
         and shuffled.runs["failed"].sum() == risk.runs["failed"].sum()

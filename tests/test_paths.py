@@ -1,0 +1,42 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from kvhelpers.paths import temporary_beside, write_atomic
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "deep" / "text.md"
+    assert write_atomic(target, lambda path: path.write_text("whole")).read_text() == "whole"
+
+    def breaks(path):
+        path.write_text("ha")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(target, breaks)
+    assert target.read_text() == "whole" and list(target.parent.iterdir()) == [target]
+
+
+def test_what_dead_processes_left_is_removed_and_what_the_living_write_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host, target = platform.node(), tmp_path / "a-1[x].json"
+    left = tmp_path / f".{host}-{dead.pid}-{target.name}"
+    folder = tmp_path / f".{host}-{dead.pid}-b"
+    others = [
+        tmp_path / f".{host}-{os.getppid()}-{target.name}",  # a living process's
+        tmp_path / f".other-{dead.pid}-{target.name}",  # another machine's
+        tmp_path / f".{host}-{dead.pid}-another-{target.name}",  # another file's
+        tmp_path / f".{host}-mine-{target.name}",
+    ]
+    for path in (left, *others):
+        path.write_text("half")
+    (folder / "within").mkdir(parents=True)
+    assert temporary_beside(target) == tmp_path / f".{host}-{os.getpid()}-{target.name}"
+    assert not left.exists() and all(path.exists() for path in others) and folder.exists()
+    temporary_beside(tmp_path / "b")
+    assert not folder.exists()
