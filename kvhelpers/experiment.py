@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhelpers.config import EXPERIMENT_NAME, GRID_KEYS, CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.paths import experiment_file, relative, results_dir, write_atomic
+from kvhelpers.paths import REPOSITORY, experiment_file, relative, results_dir, write_atomic
 from kvhelpers.results import CellResult, read_experiment
 
 
@@ -76,12 +77,17 @@ class Experiment(BaseModel):
         return configs
 
 
-def load_experiment(path: Path, name: str | None = None, overrides: dict[str, Any] | None = None) -> Experiment:
+def load_experiment(
+    path: Path, name: str | None = None, overrides: dict[str, Any] | None = None, saved: bool = False
+) -> Experiment:
     """Read an experiment file, with parameters overridden under a name of its own.
+
+    A file may come from anyone, so its paths stay inside the repository; overrides are the user's own, and a ``saved`` file
+    (`save_experiment`) has them in it.
 
     Raises
     ------
-    InputError : unreadable or malformed file, unknown key, overrides without a new name.
+    InputError : unreadable or malformed file, unknown key, a path that leaves the repository, overrides without a new name.
     """
     try:
         data = yaml.safe_load(Path(path).read_text())
@@ -100,7 +106,10 @@ def load_experiment(path: Path, name: str | None = None, overrides: dict[str, An
     if overrides and (name is None or name == data.get("name")):
         raise InputError("overrides need a new experiment name, so that nothing is overwritten; give --name")
     try:
-        data["parameters"] = {**data.get("parameters", {}), **(overrides or {})}
+        parameters = data.get("parameters", {})
+        data["parameters"] = {**parameters, **(overrides or {})}
+        if not saved:
+            _check_inside(path, parameters)
         data.setdefault("command", _command(path, name, overrides))
         return Experiment(**{**data, "name": name or data["name"]})
     except ValidationError as error:
@@ -109,6 +118,17 @@ def load_experiment(path: Path, name: str | None = None, overrides: dict[str, An
         raise InputError(f"experiment file {str(path)!r}: {key} {first['input']!r} is not allowed: {first['msg']}") from error
     except (KeyError, TypeError) as error:
         raise InputError(f"experiment file {str(path)!r} lacks or garbles {error}") from error
+
+
+def _check_inside(path: Path, parameters: dict[str, Any]) -> None:
+    for key in ("data_file", "model"):
+        value = parameters.get(key)
+        if isinstance(value, str) and not os.path.normpath(REPOSITORY / Path(value).expanduser()).startswith(
+            f"{REPOSITORY}{os.sep}"
+        ):
+            raise InputError(
+                f"experiment file {str(path)!r}: {key} {value!r} is outside the repository; give it by --set {key}=… instead"
+            )
 
 
 def _command(path: Path, name: str | None, overrides: dict[str, Any] | None) -> str:
@@ -129,7 +149,7 @@ def find_experiment(name: str, root: Path | None = None) -> Experiment | None:
     """The experiment whose results lie below ``root`` under this name, or the repository's file of that name, or None."""
     for path in (results_dir(name, root) / "experiment.yaml", experiment_file(name)):
         if path.is_file():
-            return load_experiment(path)
+            return load_experiment(path, saved=True)
     return None
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -89,7 +91,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
-    """Load a model for generation: safetensors only, no remote code.
+    """Load a model for generation: safetensors only, checked by hash if downloaded, no remote code.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
 
     Raises
     ------
-    InputError : unknown name, missing file, device that is not there, no chat template, no end token.
+    InputError : unknown name, missing or damaged file, device that is not there, no chat template, no end token.
     """
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
@@ -123,10 +125,26 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name!r} ({source}) cannot be loaded: {reason}") from error
+    if kind == "hub":
+        _check_downloaded(name, where)
     if not tokenizer.chat_template:
         raise InputError(f"model {name!r} has no chat template; use an instruction-tuned (chat) model")
     model = model.to(device).eval()
     return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
+
+
+def _check_downloaded(name: str, hub_id: str) -> None:
+    """Compare downloaded weights with their hash: the hub's cache names such a file by its SHA-256.
+
+    Raises
+    ------
+    InputError : a file is not what its name says.
+    """
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    for file in sorted(Path(cached).parent.glob("*.safetensors")) if isinstance(cached, str) else ():
+        blob = file.resolve()
+        if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
+            raise InputError(f"model {name!r}: the downloaded file {blob} is damaged; delete it and run again")
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

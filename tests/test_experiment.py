@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from kvhelpers.cell import run_cell
 from kvhelpers.errors import InputError
 from kvhelpers.experiment import find_experiment, load_experiment, save_experiment
 from kvhelpers.paths import REPOSITORY, log_path, results_dir
+from kvhelpers.tasks import load_problems
 
 SMALL = {
     "name": "small",
@@ -59,6 +61,10 @@ def test_overrides_need_a_name_of_their_own(write):
         ({"grid": [{"press": "knorm", "ratio": 0.5}] * 2}, "grid has two cells that write to knorm/smollm2-135m_0.5_2p"),
         ({"parameters": {"n_prompt": 2}}, "parameter 'n_prompt' is unknown"),
         ({"parameters": [1]}, "lacks or garbles"),
+        ({"parameters": {"data_file": "/etc/passwd"}}, "data_file '/etc/passwd' is outside the repository; give it by --set"),
+        ({"parameters": {"data_file": "data/../../x.jsonl"}}, "data_file 'data/../../x.jsonl' is outside the repository"),
+        ({"parameters": {"data_file": "~/x.jsonl"}}, "data_file '~/x.jsonl' is outside the repository"),
+        ({"parameters": {"model": "../weights"}}, "model '../weights' is outside the repository"),
         ({"name": 5}, "name 5 is not allowed"),
         ({"name": "a/b"}, "experiment 'a/b' is not allowed"),
     ],
@@ -94,6 +100,21 @@ def test_bad_command_lines(capsys, output):
     assert main(["run", "x.yaml", "--name", "n", "--set", "novalue"]) == 2
     assert "--set 'novalue' is no key=value" in capsys.readouterr().err
     assert main(["log", "nothing-there"]) == 2
+
+
+def test_a_path_of_the_user_s_own_may_lie_anywhere(write, tmp_path, output):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) + "\n" for n in range(9)))
+    path = write(parameters=SMALL["parameters"] | {"task": "gsm8k"})
+    experiment = load_experiment(path, "other", {"data_file": str(file)})
+    save_experiment(experiment)
+    assert find_experiment("other").parameters == experiment.parameters
+
+
+def test_a_file_is_found_from_the_repository_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="line 1 is no JSON object"):
+        load_problems("gsm8k", 1, 0, 0, "pyproject.toml")
 
 
 def test_every_set_counts(write, monkeypatch, output):

@@ -1,4 +1,4 @@
-"""``kill -9`` of the runner, again and again: the results are an undisturbed run's, and no finished prompt runs twice."""
+"""``kill -9`` again and again: the results are an undisturbed run's, and no finished prompt runs twice."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import killing
 import pytest
 import yaml
 from same import assert_same
@@ -23,40 +24,75 @@ EXPERIMENT = {
 }
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An output folder with an experiment file and its undisturbed run."""
+    place = tmp_path_factory.mktemp("kill")
+    (place / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVHELPERS_OUTPUT", str(place))
+        assert start(place, "-m", "kvhelpers", name="undisturbed").wait() == 0
+        yield place
+
+
+def start(place, *how, name):
+    """Start the experiment under a name, in a process group of its own."""
+    command = [sys.executable, *how, "run", str(place / "experiment.yaml"), "--name", name]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=dict(os.environ), start_new_session=True, **quiet)
+
+
+def configs(place, name):
+    return load_experiment(place / "experiment.yaml", name).configs()
+
+
 def records_of(config):
     """The prompts that a cell has finished so far."""
     finished = find_finished(config)
     return finished.records if finished else [record for record, _ in Checkpoint(config).load()]
 
 
-@pytest.mark.soak
-def test_ten_kills_change_nothing(output):
-    path = output / "experiment.yaml"
-    path.write_text(yaml.safe_dump(EXPERIMENT))
-    command = [sys.executable, "-m", "kvhelpers", "run", str(path), "--name"]
-    quiet = {"env": dict(os.environ), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([*command, "undisturbed"], check=True, **quiet)
-    configs, moments, seen = load_experiment(path, "killed").configs(), random.Random(0), []
-    for _ in range(KILLS):
-        process = subprocess.Popen([*command, "killed"], **quiet)
-        try:
-            process.wait(moments.uniform(2, 22))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        seen += [(config, record) for config in configs for record in records_of(config)]
-    subprocess.run([*command, "killed"], check=True, **quiet)
+def assert_undisturbed(place, name, seen):
+    """After one more run, everything is as in the undisturbed one; ``seen`` are records that were there at a kill."""
+    assert start(place, "-m", "kvhelpers", name=name).wait() == 0
     assert seen
     for config, record in seen:
         assert record in find_finished(config).records  # times included: it was not generated again
-    for killed, undisturbed in zip(finished_cells("killed"), finished_cells("undisturbed"), strict=True):
+    for killed, undisturbed in zip(finished_cells(name), finished_cells("undisturbed"), strict=True):
         killed.data["config"]["experiment"] = "undisturbed"
         assert_same(killed, undisturbed)
         assert killed.path.with_suffix(".ipynb").exists()
-    assert told("killed") == told("undisturbed")
-    assert not list(output.rglob("*.partial")) and not list(output.rglob(".*-*"))
+    assert told(name) == told("undisturbed")
+    left = [path for path in place.rglob("*") if path.suffix == ".partial" or re.match(r"\..*-", path.name)]
+    assert left == []
 
 
 def told(name):
     """An experiment's log without its name and its command."""
     return re.sub(r"^- \*\*Command.*$", "", log_path(name).read_text(), flags=re.MULTILINE).replace(name, "")
+
+
+@pytest.mark.soak
+def test_ten_kills_of_the_runner_at_random_change_nothing(place):
+    moments, seen = random.Random(0), []
+    for _ in range(KILLS):
+        process = start(place, "-m", "kvhelpers", name="random")
+        try:
+            process.wait(moments.uniform(2, 22))
+        except subprocess.TimeoutExpired:
+            process.kill()  # its workers are left to notice
+            process.wait()
+        seen += [(config, record) for config in configs(place, "random") for record in records_of(config)]
+    assert_undisturbed(place, "random", seen)
+
+
+@pytest.mark.soak
+def test_a_kill_at_each_scheduled_moment_changes_nothing(place, capsys):
+    seen, phases = [], [moment.phase for moment in killing.MOMENTS]
+    for number, moment in enumerate(killing.MOMENTS):
+        assert start(place, killing.__file__, str(number), name="scheduled").wait() == -9, moment
+        seen += [(config, record) for config in configs(place, "scheduled") for record in records_of(config)]
+    assert_undisturbed(place, "scheduled", seen)
+    with capsys.disabled():
+        counts = ", ".join(f"{phases.count(phase)} in {phase}" for phase in dict.fromkeys(phases))
+        print(f"\nkilled {len(phases)} times: {counts}")

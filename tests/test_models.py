@@ -2,6 +2,7 @@ import pytest
 import torch
 from reference import tiny_llama
 
+from kvhelpers.embedded import sha256_of
 from kvhelpers.errors import InputError
 from kvhelpers.models import load_model, model_source, resolve_device, resolve_dtype
 
@@ -57,6 +58,27 @@ def test_a_hub_id_that_cannot_be_reached_is_named(monkeypatch):
 
     monkeypatch.setattr("kvhelpers.models.AutoTokenizer.from_pretrained", unreachable)
     with pytest.raises(InputError, match=r"model 'a/b' \(hub:a/b\) cannot be loaded: We couldn't connect to the hub$"):
+        load_model("a/b", device="cpu")
+
+
+def test_downloaded_weights_are_checked_by_their_hash(folder, tmp_path, monkeypatch):
+    """The hub's cache: a snapshot's files are links to blobs that are named by their SHA-256."""
+    cache, weights = tmp_path / "cache", folder / "model.safetensors"
+    snapshot, blobs = cache / "models--a--b" / "snapshots" / "f00", cache / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for path in folder.glob("*.*"):
+        blob = blobs / (sha256_of(path) if path == weights else path.name)
+        blob.write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(blob)
+    (cache / "models--a--b" / "refs").mkdir()
+    (cache / "models--a--b" / "refs" / "main").write_text("f00")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache), raising=False)
+    assert load_model("a/b", device="cpu").source == "hub:a/b"
+    blob = (snapshot / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-4] + b"\0\0\1\0")
+    with pytest.raises(InputError, match="model 'a/b': the downloaded file .* is damaged; delete it and run again"):
         load_model("a/b", device="cpu")
 
 
