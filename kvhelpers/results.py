@@ -92,12 +92,14 @@ def find_finished(config: CellConfig) -> CellResult | None:
     InputError : the file, or another cell of the experiment, belongs to another configuration or schema; nothing is ever
         overwritten or mixed.
     """
-    path, identity, finished = cell_path(config), config.identity(), None
-    for other in read_experiment(config.experiment):
-        if other.path == path:
-            finished = other
-        _refuse_unless_same(config, other, identity if other is finished else shared_identity(identity))
-    return finished
+    path, identity = cell_path(config), config.identity()
+    if path.exists():
+        finished = read_cell(path)
+        _refuse_unless_same(config, finished, identity)
+        return finished
+    if others := _cell_paths(config.experiment):  # any of them, since each was compared when it came
+        _refuse_unless_same(config, read_cell(others[0]), shared_identity(identity))
+    return None
 
 
 def _refuse_unless_same(config: CellConfig, other: CellResult, wanted: dict[str, Any]) -> None:
@@ -127,9 +129,13 @@ def read_cell(path: Path) -> CellResult:
 
 def read_experiment(experiment: str, root: Path | None = None) -> list[CellResult]:
     """All finished cells of an experiment below ``root``, ``none`` first, then by press, ratio and file name."""
-    paths = sorted(results_dir(experiment, root).glob("*/*.json"))
-    cells = [read_cell(path) for path in paths if not path.name.startswith(".")]  # a killed write leaves a hidden file
+    cells = map(read_cell, _cell_paths(experiment, root))
     return sorted(cells, key=lambda c: (c.config["press"] != NONE, c.config["press"], c.config["ratio"] or 0, c.path.name))
+
+
+def _cell_paths(experiment: str, root: Path | None = None) -> list[Path]:
+    paths = results_dir(experiment, root).glob("*/*.json")
+    return sorted(path for path in paths if not path.name.startswith("."))  # a killed write leaves a hidden file
 
 
 class Checkpoint:

@@ -15,6 +15,7 @@ import papermill
 from distributed import Client, Future, wait
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 from traitlets.config import Config
@@ -189,19 +190,23 @@ def execute(config: CellConfig) -> Path:
 
     Raises
     ------
-    RuntimeError : the notebook failed; its copy is then called ``.failed.ipynb``.
+    RuntimeError : the notebook failed, its copy is then called ``.failed.ipynb``; or its kernel died.
     """
     target = _notebook(config)
-    temporary = temporary_beside(target)
+    temporary, failed = temporary_beside(target), target.with_suffix(".failed.ipynb")
     parameters = config.model_dump() | {"write_log": False}
     try:
         papermill.execute_notebook(
             notebook_path(NOTEBOOK), temporary, parameters=parameters, kernel_name="python3", progress_bar=False, config=KERNEL
         )
     except PapermillExecutionError as error:
-        temporary.replace(target.with_suffix(".failed.ipynb"))
+        temporary.replace(failed)
         raise RuntimeError(f"{error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:
+        temporary.unlink(missing_ok=True)
+        raise RuntimeError("the notebook's kernel died; the machine may have run out of memory") from error
     temporary.replace(target)
+    failed.unlink(missing_ok=True)
     return target
 
 

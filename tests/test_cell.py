@@ -142,7 +142,7 @@ def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, 
     assert result.summary["flags"] == {"kept_within_window": 4, "sink_evicted": 4}
     assert "kept_within_window 4/4" in results_table([result])["Flags"][0]
     log = write_log("scratch").read_text()
-    assert "**kept_within_window** in 4 of 4 runs" in log and "Not valid as evidence about `snapkv`" not in log
+    assert "in so many runs: `snapkv 0.875` 4/4" in log and "Not valid as evidence about `snapkv`" not in log
     cell.run_cell(small(press="none", ratio=0), embedded)
     assert "Not valid as evidence about `snapkv`" in write_log("scratch").read_text()
 

@@ -1,3 +1,7 @@
+import copy
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from reference import alone, kvpress_kept, with_attention
@@ -67,10 +71,26 @@ def test_presses_that_differ_by_head_or_layer_are_exact_too(tiny, name, kwargs):
         assert result.cache.kept_tokens < result.cache.prompt_tokens
 
 
-def test_batch_size_does_not_matter(tiny):
-    spec, prompts = PressSpec("knorm", 0.5), random_prompts(7)
-    one, three, seven = ([r.token_ids for r in run(tiny, prompts, spec, 20, size)] for size in (1, 3, 7))
-    assert one == three == seven
+@pytest.mark.parametrize("name", ("none", "knorm", "snapkv", "observed_attention"))
+def test_batch_size_does_not_matter(tiny, name):
+    spec, prompts = PressSpec(name, 0.0 if name == "none" else 0.5), random_prompts(40)
+    lm = with_attention(tiny, spec)
+    one, *others = (run(lm, prompts, spec, 20, size) for size in (1, 7, 32))
+    for other in others:
+        for alone_, together in zip(one, other, strict=True):
+            assert alone_.token_ids == together.token_ids and alone_.stop_reason == together.stop_reason
+            for signal, values in alone_.signals.items():
+                if not signal.endswith("_id"):  # of two like tokens either may come first
+                    np.testing.assert_allclose(values, together.signals[signal], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("name", ("none", "knorm", "snapkv", "observed_attention", "expected_attention"))
+def test_half_precision_on_the_cpu_runs(tiny, name, dtype):
+    spec = PressSpec(name, 0.0 if name == "none" else 0.5)
+    half = dataclasses.replace(with_attention(tiny, spec), model=copy.deepcopy(tiny.model).to(dtype), dtype=str(dtype)[6:])
+    for result in run(half, random_prompts(3), spec, 8):
+        assert result.error is None and result.token_ids and np.isfinite(result.signals["entropy"]).all()
 
 
 def test_repetition_penalty_is_that_of_generate_and_signals_stay_raw(tiny):
@@ -138,7 +158,8 @@ def test_a_prompt_that_never_fits_becomes_an_error(tiny, monkeypatch):
     assert [r.stop_reason for r in results] == ["error"] * 3 and "out of memory" in results[0].error
 
 
-def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch):
+@pytest.mark.parametrize("value", ("nan", "inf", "-inf"))
+def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch, value):
     from kvhelpers.slotcache import SlotCache
 
     step, calls = SlotCache.step, []
@@ -147,7 +168,7 @@ def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch):
         logits = step(self, model, tokens, positions).clone()
         calls.append(1)
         if len(calls) == 3:
-            logits[0, 5] = float("nan")
+            logits[0, 5] = float(value)
         return logits
 
     monkeypatch.setattr(SlotCache, "step", poisoned)

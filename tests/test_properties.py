@@ -1,14 +1,18 @@
 """Properties that must hold for any text and any tokens, not for chosen ones only."""
 
+import json
 import math
 
 import pandas as pd
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvhelpers.answers import extract_answer
+from kvhelpers.errors import InputError
 from kvhelpers.failures import find_failures, find_periodic_loop, find_window_loop
 from kvhelpers.modes import is_amnesia
+from kvhelpers.results import CellResult, read_cell
 from kvhelpers.signallog import _quote
 from kvhelpers.tables import markdown_table
 from kvhelpers.tasks import STOP_STRINGS
@@ -77,6 +81,31 @@ def test_model_output_cannot_leave_its_block(text):
     fence = lines[0].removesuffix("text")
     assert set(fence) == {"`"} and lines[-1] == fence
     assert not any(line.strip().startswith(fence) for line in lines[1:-1])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["schema_version", "config", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_file_is_a_result_or_named(tmp_path, content):
+    path = tmp_path / "cell.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="results file .*cell.json (is no readable cell result|has schema version)"):
+        read_cell(path)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_any_signals_file_is_one_or_named(tmp_path, content):
+    cell = CellResult({}, tmp_path / "cell.json")
+    cell.path.with_suffix(".parquet").write_bytes(content)
+    with pytest.raises(InputError, match="signals file .*cell.parquet cannot be read"):
+        cell.signals()
 
 
 @FEW
