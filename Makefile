@@ -11,7 +11,7 @@ reproduce: setup
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest --nbval
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --numprocesses 2 --dist loadfile
 
 soak: setup
 	$(BIN)/pytest -m soak

@@ -31,8 +31,8 @@ def check_limits(
     window = compressed_window(model, press)
     if window is not None and longest + max_new_tokens > window:
         raise InputError(
-            f"{asked} exceeds the sliding window of {window} that layers of this model have: press {type(press).__name__!r} "
-            "compresses these layers too, and transformers cannot go on from such a cache"
+            f"{asked} exceeds the sliding window of {window} that layers of this model have; a press compresses these layers "
+            "too, and transformers cannot go on from such a cache"
         )
 
 

@@ -25,13 +25,17 @@ def output(tmp_path, monkeypatch):
     return tmp_path
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """Print the table of `test_matrix`, and why some of its cells are not equal."""
-    if found := config.stash.get(MATRIX, None):
-        table = pd.DataFrame(found).T.fillna("")
-        terminalreporter.section("presses by models")
-        terminalreporter.write_line(table.map(lambda told: told.partition(":")[0]).to_string())
-        for reason, cells in table.stack().groupby(table.stack()):
-            if ":" in reason:
-                where = ", ".join(f"{family} × {press}" for family, press in cells.index)
-                terminalreporter.write_line(f"{where}: {reason}")
+    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "user_properties")]
+    found = [value for report in reports if report.when == "call" for name, value in report.user_properties if name == MATRIX]
+    if not found:
+        return
+    cells = pd.DataFrame(found, columns=["family", "press", "told"])
+    cells["short"] = cells["told"].str.partition(":")[0]
+    terminalreporter.section("presses by models")
+    table = cells.pivot(index="family", columns="press", values="short").reindex(index=cells["family"].unique())
+    terminalreporter.write_line(table[list(cells["press"].unique())].to_string())
+    for reason, part in cells[cells["told"] != cells["short"]].groupby("told", sort=False):
+        where = ", ".join(f"{cell.family} × {cell.press}" for cell in part.itertuples())
+        terminalreporter.write_line(f"{where}: {reason}")

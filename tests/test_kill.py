@@ -19,8 +19,8 @@ KILLS = 10
 EXPERIMENT = {
     "name": "undisturbed",
     "objective": "See that nothing is lost.",
-    "parameters": {"n_prompts": 8, "n_fewshot": 1, "max_new_tokens": 48, "batch_size": 2, "device": "cpu"},
-    "grid": [{"press": "none"}, {"press": "knorm", "ratio": [0.5, 0.75]}, {"press": "streaming_llm", "ratio": 0.75}],
+    "parameters": {"n_prompts": 6, "n_fewshot": 1, "max_new_tokens": 32, "batch_size": 3, "device": "cpu"},
+    "grid": [{"press": "none"}, {"press": ["knorm", "streaming_llm"], "ratio": 0.75}],
 }
 
 
