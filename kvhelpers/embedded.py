@@ -73,6 +73,9 @@ def converted(gguf: Path, sha256: str | None = None) -> Path:
         temporary = temporary_beside(folder)
         try:
             _convert(gguf, temporary)
+            for file in temporary.iterdir():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
             if not folder.is_dir():  # another process may have been first
                 os.rename(temporary, folder)
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhelpers.config import EXPERIMENT_NAME, GRID_KEYS, CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.paths import REPOSITORY, experiment_file, relative, results_dir, write_atomic
+from kvhelpers.paths import REPOSITORY, experiment_file, relative, results_dir, user_path, write_atomic
 from kvhelpers.results import CellResult, read_experiment
 
 
@@ -93,7 +92,7 @@ def load_experiment(
         data = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise InputError(f"experiment file {str(path)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"experiment file {str(path)!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise InputError(f"experiment file {str(path)!r} holds no mapping; it needs {', '.join(Experiment.model_fields)}")
@@ -123,9 +122,11 @@ def load_experiment(
 def _check_inside(path: Path, parameters: dict[str, Any]) -> None:
     for key in ("data_file", "model"):
         value = parameters.get(key)
-        if isinstance(value, str) and not os.path.normpath(REPOSITORY / Path(value).expanduser()).startswith(
-            f"{REPOSITORY}{os.sep}"
-        ):
+        if not isinstance(value, str):
+            continue
+        here = user_path(key, value)
+        inside = (REPOSITORY / here).resolve()
+        if not inside.is_relative_to(REPOSITORY) or (here.exists() and not here.resolve().is_relative_to(REPOSITORY)):
             raise InputError(
                 f"experiment file {str(path)!r}: {key} {value!r} is outside the repository; give it by --set {key}=… instead"
             )

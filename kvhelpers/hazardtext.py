@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import t
 
+from kvhelpers.bootstrap import Estimate
 from kvhelpers.hazardstudy import Study
 from kvhelpers.predictors import PROPOSED
 from kvhelpers.tables import percent
@@ -12,7 +13,6 @@ from kvhelpers.tokenmetrics import TokenMetrics
 
 UNSEEN = "presses never seen, all"
 TARGETS = {PROPOSED: 0.88, UNSEEN: 0.80}  # AUROC, set before anything was measured
-LITTLE = 0.02  # of AUROC, below which more data or more knowledge is said not to help
 
 
 def result_sentences(found: Study) -> list[str]:
@@ -53,7 +53,7 @@ def comparison_sentences(found: Study) -> list[str]:
         if one.caught is None or not rivals:
             continue
         best = max(rivals, key=lambda name: rivals[name].caught.value)
-        verdict = "more than" if one.caught.low is not None and one.caught.low > rivals[best].caught.value else "no more than"
+        verdict = _compared(one.caught, rivals[best].caught)
         sentences.append(
             f"For whole runs, with {percent(one.wanted)} false alarms wanted"
             f" ({one.false_alarms.percent() if one.false_alarms else '–'} raised), it catches {one.caught.percent()} of the "
@@ -80,14 +80,12 @@ def shortfall_sentences(found: Study) -> list[str]:
         worst = min(without, key=lambda name: _value(without[name]))
         sentences.append(
             f"Features: the logistic hazard ({logistic.auroc.text()}) loses most {worst} ({without[worst].auroc.text()}). "
-            + _told_more(parts["with share removed and press"], logistic)
+            + _told_more(parts["with share removed and press"])
         )
     if (few := found.learning[min(found.learning)]).auroc and found.methods[PROPOSED].auroc:
-        gain = _value(found.methods[PROPOSED]) - _value(few)
-        verdict = "more prompts of this kind would hardly help" if gain < LITTLE else "more prompts would help"
         sentences.append(
             f"Data: from {percent(min(found.learning))} to all of the training prompts the AUROC goes from "
-            f"{few.auroc.text()} to {found.methods[PROPOSED].auroc.text()}: {verdict}."
+            f"{few.auroc.text()} to {found.methods[PROPOSED].auroc.text()}."
         )
     for kind, prefix in (("Tasks", "all seen, "), ("Presses, none of them seen", "press never seen: ")):
         ranked = sorted(
@@ -104,22 +102,28 @@ def shortfall_sentences(found: Study) -> list[str]:
     failed = found.risk.runs["failed"].to_numpy()
     early = np.percentile(found.risk.runs["time"].to_numpy()[failed], [25, 50, 75])
     sentences.append(
-        "Time: the onset is the first token of what will be repeated, before any repetition; it comes at token "
-        f"{early[1]:.0f} (median; quartiles {early[0]:.0f} and {early[2]:.0f})."
+        f"Time: failures begin at token {early[1]:.0f} (median; quartiles {early[0]:.0f} and {early[2]:.0f}), a loop with the "
+        "first token of what will be repeated, before any repetition."
     )
     return sentences
 
 
-def _told_more(one: TokenMetrics, logistic: TokenMetrics) -> str:
-    if one.auroc is None:
-        return ""
-    gain = _value(one) - _value(logistic)
-    verdict = "so what is missing is not knowledge of the cell" if gain < LITTLE else "so knowledge of the cell is missing"
-    return f"Told the share removed and the press as well it reaches {one.auroc.text()}, {verdict}."
+def _told_more(one: TokenMetrics) -> str:
+    return "" if one.auroc is None else f"Told the share removed and the press as well it reaches {one.auroc.text()}."
 
 
 def _value(one: TokenMetrics | None) -> float:
     return np.nan if one is None or one.auroc is None else one.auroc.value
+
+
+def _compared(one: Estimate, other: Estimate) -> str:
+    """By their intervals, which are not of the difference: so only a large one is called one."""
+    if None not in (one.low, other.low):
+        if one.low > other.high:
+            return "more than"
+        if one.high < other.low:
+            return "fewer than"
+    return "not clearly more or fewer than"
 
 
 def control_sentence(found: Study) -> str:

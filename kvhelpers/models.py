@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from kvhelpers.embedded import EMBEDDED, converted, find_wheel_file, sha256_of
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.paths import user_path
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEVICES = ("cpu", "cuda", "mps")
@@ -52,7 +53,7 @@ def model_source(name: str) -> str:
     if name in EMBEDDED:
         embedded = EMBEDDED[name]
         return f"gguf:{embedded.sha256}" if find_wheel_file(embedded) else f"hub:{embedded.hub_id}"
-    path = Path(name).expanduser()
+    path = user_path("model", name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"model {name!r} does not exist; give an existing .gguf file")
@@ -112,7 +113,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     kind, _, where = source.partition(":")
     if kind == "gguf":
         embedded = EMBEDDED.get(name)
-        folder = converted(find_wheel_file(embedded), embedded.sha256) if embedded else converted(Path(name).expanduser())
+        folder = converted(find_wheel_file(embedded), embedded.sha256) if embedded else converted(user_path("model", name))
         where = str(folder)
     elif kind == "folder":
         where = where.rpartition("#")[0]
@@ -122,8 +123,10 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=DTYPES[dtype], attn_implementation=attn, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # files of anybody's making may be wrong in any way
+        if kind == "hub":
+            _check_downloaded(name, where)
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"model {name!r} ({source}) cannot be loaded: {reason}") from error
     if kind == "hub":
         _check_downloaded(name, where)

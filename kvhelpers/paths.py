@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from kvhelpers.errors import InputError
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +41,7 @@ def find_results(experiment: str, root: str | None = None) -> Path:
     not there, the samples that the repository carries.
     """
     if root is not None:
-        return REPOSITORY / Path(root).expanduser()
+        return REPOSITORY / user_path("results_dir", root)
     own = results_dir(experiment)
     return own.parent if own.is_dir() or not (samples_dir() / experiment).is_dir() else samples_dir()
 
@@ -89,6 +91,16 @@ def temporary_beside(path: Path) -> Path:
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
     return path.with_name(f".{host}-{os.getpid()}-{path.name}")
+
+
+def user_path(parameter: str, value: str) -> Path:
+    """A path that a user gave, with ``~`` written out. Raises InputError if no path can be made of it."""
+    try:
+        if "\0" in value:
+            raise ValueError("it has a null character")
+        return Path(value).expanduser()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{parameter} {value!r} is no path: {error}") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:

@@ -162,8 +162,8 @@ def _check_decoding(press: kvpress.DecodingPress | None) -> None:
 
 def _make(name: str, kwargs: dict[str, Any], parameter: str) -> kvpress.BasePress:
     classes = press_classes()
-    if name not in classes:
-        raise unknown_name(parameter, name, (NONE, *classes))
+    if not isinstance(name, str) or name not in classes:
+        raise unknown_name(parameter, name, (NONE, *classes) if parameter == "press" else classes)
     cls = classes[name]
     if cls.__name__ in UNSUPPORTED:
         raise InputError(f"{parameter} {name!r} is not supported: {UNSUPPORTED[cls.__name__]}")

@@ -29,6 +29,7 @@ from kvhelpers.presses import NONE
 from kvhelpers.signals import CANARY, LISTS, SCALARS
 
 FLOATS = (*SCALARS, "entropy_change", *CANARY)
+CELL = {"label": str, "config": dict, "identity": dict, "summary": dict, "records": list}  # what every reader relies on
 SIGNALS_SCHEMA = pa.schema(
     [("prompt_index", pa.int32()), ("step", pa.int32()), ("token_id", pa.int32()), ("char_end", pa.int32())]
     + [(name, pa.float32()) for name in FLOATS]
@@ -89,7 +90,7 @@ def find_finished(config: CellConfig) -> CellResult | None:
 
     Raises
     ------
-    InputError : the file, or another cell of the experiment, belongs to another configuration or schema; nothing is ever
+    InputError : the file, or the experiment's first cell, belongs to another configuration or schema; nothing is ever
         overwritten or mixed.
     """
     path, identity = cell_path(config), config.identity()
@@ -97,9 +98,15 @@ def find_finished(config: CellConfig) -> CellResult | None:
         finished = read_cell(path)
         _refuse_unless_same(config, finished, identity)
         return finished
-    if others := _cell_paths(config.experiment):  # any of them, since each was compared when it came
+    if others := _cell_paths(config.experiment):  # one of them: `check_cells` looks at all
         _refuse_unless_same(config, read_cell(others[0]), shared_identity(identity))
     return None
+
+
+def check_cells(config: CellConfig) -> None:
+    """Raise InputError unless every finished cell of the experiment differs from this one in its press only."""
+    for cell in read_experiment(config.experiment):
+        _refuse_unless_same(config, cell, shared_identity(config.identity()))
 
 
 def _refuse_unless_same(config: CellConfig, other: CellResult, wanted: dict[str, Any]) -> None:
@@ -117,7 +124,9 @@ def read_cell(path: Path) -> CellResult:
     try:
         data = json.loads(path.read_text())
         version = data["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if version == SCHEMA_VERSION and (missing := [key for key in CELL if not isinstance(data.get(key), CELL[key])]):
+            raise KeyError(missing[0])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"results file {relative(path)} is no readable cell result ({error!r}); delete it") from error
     if version != SCHEMA_VERSION:
         raise InputError(

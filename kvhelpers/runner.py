@@ -28,7 +28,7 @@ from kvhelpers.experiment import Experiment, save_experiment
 from kvhelpers.log import write_log
 from kvhelpers.models import LanguageModel, load_model, resolve_device, resolve_dtype
 from kvhelpers.paths import figures_dir, notebook_path, output_root, relative, results_dir, temporary_beside
-from kvhelpers.results import Checkpoint, cell_path, find_finished
+from kvhelpers.results import Checkpoint, cell_path, check_cells, find_finished
 
 NOTEBOOK = "01_reproduce"
 POLL_S = 1
@@ -53,6 +53,7 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
         with connected(scheduler, workers) as client, _only_runner(experiment.name):
             if scheduler is not None:
                 configs = _as_on_workers(client, configs)
+            check_cells(configs[0])
             missing = [config for config in configs if not _is_done(config)]
             if missing:
                 save_experiment(experiment)
@@ -203,10 +204,12 @@ def execute(config: CellConfig) -> Path:
         temporary.replace(failed)
         raise RuntimeError(f"{error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
-        temporary.unlink(missing_ok=True)
         raise RuntimeError("the notebook's kernel died; the machine may have run out of memory") from error
-    temporary.replace(target)
-    failed.unlink(missing_ok=True)
+    else:
+        temporary.replace(target)
+        failed.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     return target
 
 

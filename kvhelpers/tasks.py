@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from kvhelpers.answers import STRICT, clean
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.onestep import DISTINCT, onestep_problems
-from kvhelpers.paths import REPOSITORY
+from kvhelpers.paths import REPOSITORY, user_path
 
 OWN_TASKS = ("onestep",)  # whose texts are generated here
 GSM8K_HUB = ("openai/gsm8k", "main")
@@ -55,7 +55,7 @@ def load_problems(
     Parameters
     ----------
     task : ``onestep`` (generated here) or ``gsm8k`` (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
-    data_file : for gsm8k, a local JSONL with ``question`` and ``answer``, its path as seen from here or from the repository;
+    data_file : for gsm8k, a local JSONL with ``question`` and ``answer``, its path as seen from the repository or from here;
         examples then come from it too. None loads ``openai/gsm8k`` by `datasets`, problems from its test split and examples
         from its train split.
 
@@ -169,8 +169,8 @@ def _problem(row_id: str, row: dict[str, str]) -> Problem:
 
 
 def _read(data_file: str) -> bytes:
-    path = Path(data_file).expanduser()
+    path = user_path("data_file", data_file)
     try:
-        return (path if path.exists() else REPOSITORY / path).read_bytes()
+        return (REPOSITORY / path if (REPOSITORY / path).exists() else path).read_bytes()
     except OSError as error:
         raise InputError(f"data_file {data_file!r} cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Run kvhelpers until a named moment, then ``kill -9`` it with all that it started. `test_kill` runs this file.
+"""Run kvhelpers until a named moment, then ``kill -9`` it with its workers. `test_kill` runs this file.
 
 ``python killing.py MOMENT run FILE …``. The runner's Dask workers read this file too, as a preload, so that a moment may lie
 in them: whichever process comes to it first kills the whole process group.
@@ -29,7 +29,7 @@ class Moment:
     keyword: str | None = None
 
 
-CELL = "compression"  # the keyword that sets writing a cell's signals apart from writing a prompt's
+CELL = "compression"  # the keyword that sets writing a cell's signals apart from writing a prompt's; its JSON has allow_nan
 MOMENTS = (
     Moment("load", "kvhelpers.cell:load_problems"),
     Moment("load", "kvhelpers.models:AutoModelForCausalLM.from_pretrained"),
@@ -46,6 +46,7 @@ MOMENTS = (
     Moment("rename", "os:replace"),
     Moment("rename", "os:replace", "after", 2),
     Moment("rename", "pyarrow.parquet:write_table", "after", keyword=CELL),
+    Moment("rename", "kvhelpers.results:json.dumps", keyword="allow_nan"),
     Moment("rename", "kvhelpers.cell:write_cell", "after"),
     Moment("render", "kvhelpers.runner:papermill.execute_notebook"),
     Moment("render", "kvhelpers.runner:papermill.execute_notebook", "during"),

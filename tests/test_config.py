@@ -27,6 +27,11 @@ BAD = [
     ({"press": "observed_attention", "attn": "sdpa"}, "attn 'sdpa' does not fit 'observed_attention'"),
     ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
     ({"press_kwargs": [1]}, "press_kwargs [1] is not allowed"),
+    ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": [1]}}}, "press_kwargs press [1] is unknown"),
+    ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": "none"}}}, "press_kwargs press 'none' is unknown"),
+    ({"model": "~nobody-here/m"}, "model '~nobody-here/m' is no path"),
+    ({"task": "gsm8k", "data_file": "~nobody-here/x"}, "data_file '~nobody-here/x' is no path"),
+    ({"task": "gsm8k", "data_file": "a\0b"}, "data_file 'a\\x00b' is no path: it has a null character"),
     ({"press": "AdaKVPress", "press_kwargs": {}}, "press 'AdaKVPress' cannot be built"),
     ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": "knrm"}}}, "press_kwargs press 'knrm' is unknown"),
     ({"n_prompt": 4}, "parameter 'n_prompt' is unknown; did you mean 'n_prompts'?"),
@@ -66,6 +71,10 @@ def test_bad_input_gets_one_sentence(values, sentence):
     with pytest.raises(InputError) as caught:
         make_config(values)
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_the_table_is_long_enough():
+    assert len({str(values) for values, _ in BAD}) >= 40
 
 
 def test_ratio_defaults():

@@ -84,6 +84,7 @@ def test_bad_files_get_one_sentence_and_leave_nothing(write, output, capsys, cha
         (b"a: [", "is no YAML"),
         (b"\xff\xfe\x00", "is no YAML"),
         (b"- 1", "holds no mapping"),
+        (b"[" * 5000, "is no YAML"),
         (b"objective: x", "lacks or garbles 'name'"),
     ],
 )
@@ -109,6 +110,25 @@ def test_a_path_of_the_user_s_own_may_lie_anywhere(write, tmp_path, output):
     experiment = load_experiment(path, "other", {"data_file": str(file)})
     save_experiment(experiment)
     assert find_experiment("other").parameters == experiment.parameters
+
+
+def test_a_path_of_a_file_does_not_depend_on_where_one_stands(write, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x.jsonl").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    for key in ("data_file", "model"):
+        with pytest.raises(InputError, match=f"{key} 'data' is outside the repository|{key} 'data/x.jsonl' is outside"):
+            load_experiment(write(parameters={key: "data/x.jsonl"}))
+
+
+def test_cells_of_another_experiment_are_found_before_anything_runs(write, output, embedded, capsys):
+    run_cell(load_experiment(write()).configs()[0], embedded)
+    odd = run_cell(load_experiment(write(), "odd", {"seed": 7}).configs()[1], embedded)
+    stray = results_dir("small") / "random" / "stray.json"
+    stray.parent.mkdir()
+    stray.write_text(odd.path.read_text())
+    assert main(["run", str(write())]) == 2
+    assert re.search("already holds .*stray.json with another configuration \\(seed 7 → 42\\)", capsys.readouterr().err)
 
 
 def test_a_file_is_found_from_the_repository_too(tmp_path, monkeypatch):

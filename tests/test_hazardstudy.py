@@ -74,15 +74,21 @@ def test_a_missed_target_is_explained_and_a_reached_one_is_not(found):
         "Features: the logistic hazard",
         "Data: from 25 % to all",
         "Presses, none of them seen: worst",
-        "Time: the onset",
+        "Time: failures begin at token",
     ):
         assert part in told
-    learned = dataclasses.replace(missed, learning={0.25: low}, methods={**found.methods, PROPOSED: high})
-    assert "more prompts would help" in " ".join(hazardtext.shortfall_sentences(learned))
-    flat = dataclasses.replace(learned, learning={0.25: high})
-    assert "would hardly help" in " ".join(hazardtext.shortfall_sentences(flat))
-    telling = dataclasses.replace(missed, ablations={**found.ablations, "with share removed and press": low})
-    assert "is not knowledge of the cell" in " ".join(hazardtext.shortfall_sentences(telling))
+    assert "from 0.50" in " ".join(hazardtext.shortfall_sentences(dataclasses.replace(missed, learning={0.25: low})))
+
+
+def test_runs_caught_are_compared_by_their_intervals(found):
+    def told(caught):
+        best = dataclasses.replace(found.warnings["entropy"][0], caught=Estimate(0.4, 0.3, 0.5, 100, 10))
+        own = dataclasses.replace(best, caught=caught)
+        return hazardtext.comparison_sentences(dataclasses.replace(found, warnings={PROPOSED: [own], "entropy": [best]}))[1]
+
+    assert "more than the best baseline, entropy" in told(Estimate(0.7, 0.6, 0.8, 100, 10))
+    assert "fewer than the best baseline" in told(Estimate(0.1, 0.05, 0.2, 100, 10))
+    assert "not clearly more or fewer than the best baseline" in told(Estimate(0.45, 0.35, 0.55, 100, 10))
 
 
 def test_shuffling_moves_whole_outcomes():

@@ -55,7 +55,6 @@ def records_of(config):
 def assert_undisturbed(place, name, seen):
     """After one more run, everything is as in the undisturbed one; ``seen`` are records that were there at a kill."""
     assert start(place, "-m", "kvhelpers", name=name).wait() == 0
-    assert seen
     for config, record in seen:
         assert record in find_finished(config).records  # times included: it was not generated again
     for killed, undisturbed in zip(finished_cells(name), finished_cells("undisturbed"), strict=True):
@@ -74,16 +73,21 @@ def told(name):
 
 @pytest.mark.soak
 def test_ten_kills_of_the_runner_at_random_change_nothing(place):
-    moments, seen = random.Random(0), []
-    for _ in range(KILLS):
-        process = start(place, "-m", "kvhelpers", name="random")
+    moments, seen, killed, names = random.Random(0), {}, 0, ["random-0"]
+    while killed < KILLS:
+        process = start(place, "-m", "kvhelpers", name=names[-1])
         try:
-            process.wait(moments.uniform(2, 22))
+            assert process.wait(moments.uniform(2, 22)) == 0
+            names.append(f"random-{len(names)}")  # it came to its end: another one
         except subprocess.TimeoutExpired:
             process.kill()  # its workers are left to notice
             process.wait()
-        seen += [(config, record) for config in configs(place, "random") for record in records_of(config)]
-    assert_undisturbed(place, "random", seen)
+            killed += 1
+            there = [(config, record) for config in configs(place, names[-1]) for record in records_of(config)]
+            seen.setdefault(names[-1], []).extend(there)
+    assert any(seen.values())
+    for name in seen:
+        assert_undisturbed(place, name, seen[name])
 
 
 @pytest.mark.soak
@@ -92,6 +96,7 @@ def test_a_kill_at_each_scheduled_moment_changes_nothing(place, capsys):
     for number, moment in enumerate(killing.MOMENTS):
         assert start(place, killing.__file__, str(number), name="scheduled").wait() == -9, moment
         seen += [(config, record) for config in configs(place, "scheduled") for record in records_of(config)]
+    assert seen
     assert_undisturbed(place, "scheduled", seen)
     with capsys.disabled():
         counts = ", ".join(f"{phases.count(phase)} in {phase}" for phase in dict.fromkeys(phases))

@@ -35,6 +35,13 @@ def test_pickled_weights_are_not_loaded(folder):
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("file", ("model.safetensors", "tokenizer.json", "config.json"))
+def test_damaged_files_are_named(folder, file):
+    (folder / file).write_text("[]")
+    with pytest.raises(InputError, match=f"model '{folder}' .* cannot be loaded: "):
+        load_model(str(folder))
+
+
 def test_model_without_chat_template_is_refused(folder):
     for path in folder.glob("chat_template*"):
         path.unlink()
@@ -77,9 +84,11 @@ def test_downloaded_weights_are_checked_by_their_hash(folder, tmp_path, monkeypa
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache), raising=False)
     assert load_model("a/b", device="cpu").source == "hub:a/b"
     blob = (snapshot / "model.safetensors").resolve()
-    blob.write_bytes(blob.read_bytes()[:-4] + b"\0\0\1\0")
-    with pytest.raises(InputError, match="model 'a/b': the downloaded file .* is damaged; delete it and run again"):
-        load_model("a/b", device="cpu")
+    whole = blob.read_bytes()
+    for damaged in (whole[:-4] + b"\0\0\1\0", whole[:100]):
+        blob.write_bytes(damaged)
+        with pytest.raises(InputError, match="model 'a/b': the downloaded file .* is damaged; delete it and run again"):
+            load_model("a/b", device="cpu")
 
 
 def test_devices_and_dtypes(monkeypatch):

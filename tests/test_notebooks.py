@@ -25,7 +25,7 @@ def test_parameters_cell_has_the_configuration_s_names():
     assert set(assigned_names(parameters.source)) == {*CellConfig.model_fields, WRITE_LOG}
 
 
-@pytest.mark.parametrize("name", ["01_reproduce", "02_signals"])
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
 def test_committed_notebook_is_executed_whole_with_kernel_python3(name):
     notebook = nbformat.read(notebook_path(name), as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"

@@ -5,10 +5,11 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kvhelpers.answers import extract_answer
+from kvhelpers.config import SCHEMA_VERSION
 from kvhelpers.errors import InputError
 from kvhelpers.failures import find_failures, find_periodic_loop, find_window_loop
 from kvhelpers.modes import is_amnesia
@@ -92,6 +93,9 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'{"schema_version": %d}' % SCHEMA_VERSION)
+@example(b'{"schema_version": %d, "config": {}, "identity": []}' % SCHEMA_VERSION)
+@example(b"[" * 100_000)
 def test_any_file_is_a_result_or_named(tmp_path, content):
     path = tmp_path / "cell.json"
     path.write_bytes(content)

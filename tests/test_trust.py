@@ -10,10 +10,10 @@ from kvhelpers.paths import REPOSITORY
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {
     "eval", "exec", "compile", "__import__",  # code from text
-    "torch.load", "pd.read_pickle", "yaml.load", "yaml.unsafe_load", "yaml.full_load",  # objects from files
+    "torch.load", "pandas.read_pickle", "yaml.load", "yaml.unsafe_load", "yaml.full_load",  # objects from files
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",  # a shell
 }  # fmt: skip
-KEYWORDS = {"trust_remote_code": False, "allow_pickle": False, "shell": False, "weights_only": True, "use_safetensors": True}
+KEYWORDS = {"trust_remote_code": "False", "allow_pickle": "False", "shell": "False", "use_safetensors": "True"}
 MAGIC = "%matplotlib inline\n"  # all that is allowed beside plain Python
 SOURCES = sorted(
     path for folder in ("kvhelpers", "benchmarks", "notebooks") for path in (REPOSITORY / folder).rglob("*.[pi][yp]*")
@@ -31,21 +31,22 @@ def code_of(path):
 
 def faults(code):
     """What in a program could run something that was read."""
-    found = []
-    for node in ast.walk(ast.parse(code)):
+    found, tree, names = [], ast.parse(code), {}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [name.name for name in node.names if name.name.split(".")[0] in MODULES]
+            names |= {one.asname: one.name for one in node.names if one.asname}
+            found += [one.name for one in node.names if one.name.split(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
+            names |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
             found += [node.module] if (node.module or "").split(".")[0] in MODULES else []
-        elif isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            found += [name] if name in CALLS else []
-            for keyword in node.keywords:
-                if keyword.arg in KEYWORDS and ast.unparse(keyword.value) != str(KEYWORDS[keyword.arg]):
-                    found.append(f"{name}({keyword.arg}=…)")
-            if name.endswith(".from_pretrained") and name.startswith("Auto"):
-                given = {keyword.arg for keyword in node.keywords}
-                found += [] if "trust_remote_code" in given or "gguf_file" in given else [f"{name} without trust_remote_code"]
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        first, dot, rest = ast.unparse(node.func).partition(".")
+        name, given = names.get(first, first) + dot + rest, {keyword.arg: keyword.value for keyword in node.keywords}
+        found += [name] if name in CALLS else []
+        found += [f"{name}({key}=…)" for key, value in given.items() if key in KEYWORDS and ast.unparse(value) != KEYWORDS[key]]
+        if name.endswith(".from_pretrained") and "gguf_file" not in given:
+            needed = ["trust_remote_code"] + (["use_safetensors"] if "Tokenizer" not in name else [])
+            found += [f"{name} without {key}" for key in needed if key not in given]
     return found
 
 
@@ -60,10 +61,15 @@ def test_nothing_that_is_read_may_run(path):
         ("import pickle", "pickle"),
         ("from joblib import load", "joblib"),
         ("torch.load(path)", "torch.load"),
+        ("import torch as th; th.load(path)", "torch.load"),
+        ("from torch import load; load(path)", "torch.load"),
+        ("import pandas as pd; pd.read_pickle(path)", "pandas.read_pickle"),
+        ("from os import system as run; run(text)", "os.system"),
         ("yaml.load(text, Loader=loader)", "yaml.load"),
         ("np.load(path, allow_pickle=True)", "np.load(allow_pickle=…)"),
-        ("AutoModel.from_pretrained(name, trust_remote_code=flag)", "AutoModel.from_pretrained(trust_remote_code=…)"),
-        ("AutoModel.from_pretrained(name)", "AutoModel.from_pretrained without trust_remote_code"),
+        ("AutoTokenizer.from_pretrained(name, trust_remote_code=flag)", "AutoTokenizer.from_pretrained(trust_remote_code=…)"),
+        ("AutoTokenizer.from_pretrained(name)", "AutoTokenizer.from_pretrained without trust_remote_code"),
+        ("Model.from_pretrained(name, trust_remote_code=False)", "Model.from_pretrained without use_safetensors"),
         ("subprocess.run(f'ls {path}', shell=True)", "subprocess.run(shell=…)"),
         ("eval(text)", "eval"),
     ],
