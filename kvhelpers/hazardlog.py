@@ -17,7 +17,7 @@ from kvhelpers.predictors import PROPOSED
 from kvhelpers.results import CellResult
 from kvhelpers.riskset import EVENTS, GOES_ON, UNSURE, RiskSet
 from kvhelpers.signallog import excerpt, image
-from kvhelpers.tables import markdown_table, percent
+from kvhelpers.tables import is_invalid, markdown_table, percent
 from kvhelpers.tokenmetrics import TokenMetrics
 
 MISSED = 3  # failures shown as text
@@ -121,7 +121,7 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
         "## Objective",
         OBJECTIVE,
         "## Setup",
-        _setup(found, command, model),
+        _setup(found, cells, command, model),
         EVENTS_TOLD,
         markdown_table(events_table(found.risk)),
         image(images, "incidence", "Cumulative incidence of failure (Aalen-Johansen), healthy ends competing"),
@@ -160,11 +160,13 @@ def render(name: str, found: Study, cells: Sequence[CellResult], images: Mapping
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _setup(found: Study, command: str, model: str) -> str:
+def _setup(found: Study, cells: Sequence[CellResult], command: str, model: str) -> str:
     runs = found.risk.runs
+    left_out = [f"`{cell.label}` of `{cell.config['experiment']}`" for cell in cells if is_invalid(cell, None)]
     experiments = ", ".join(f"`{experiment}`" for experiment in dict.fromkeys(runs["experiment"]))
     told = {
         "Runs": f"{len(runs)} of {runs['prompt'].nunique()} prompts, from {experiments}; {len(found.risk.run)} tokens at risk",
+        "Left out": f"{', '.join(left_out) or 'no cell'} (flags that take away a cell's meaning)",
         "Horizon": f"a failure begins within the next {found.horizon} tokens",
         "Predictors": f"{len(found.model.names)} causal features ({', '.join(found.families)}), without share removed and "
         "press; logistic regression, boosted trees, and the average of their log-odds",
