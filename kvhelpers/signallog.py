@@ -80,7 +80,11 @@ def signal_section(cells: Sequence[CellResult], found: Analysis, images: Mapping
         "by bootstrap over prompts. A longer run has more chances of an extreme value: compare extremes only with the average "
         "tokens in mind.",
         markdown_table(signals_table(cells)),
-        image(images, "heatmap", "Entropy of every run by token; crosses are loop onsets, dots are ends"),
+        image(
+            images,
+            "heatmap",
+            f"Entropy of every run by token, of at most {signalfigures.SHOWN} cells; crosses are loop onsets, dots are ends",
+        ),
         image(images, "trace", f"Entropy and top-1 probability of {run}, and of the uncompressed run"),
         image(images, "tokens", f"The same run, {run}, token by token"),
         *signaltext.left_out_sentence(found),
