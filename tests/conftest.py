@@ -27,7 +27,7 @@ def output(tmp_path, monkeypatch):
 
 def pytest_terminal_summary(terminalreporter):
     """Print the table of `test_matrix`, and why some of its cells are not equal."""
-    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "user_properties")]
+    reports = [one for some in terminalreporter.stats.values() for one in some if isinstance(one, pytest.TestReport)]
     found = [value for report in reports if report.when == "call" for name, value in report.user_properties if name == MATRIX]
     if not found:
         return
