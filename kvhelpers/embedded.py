@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvhelpers.errors import InputError
-from kvhelpers.paths import cache_dir, temporary_beside
+from kvhelpers.paths import cache_dir, flush, temporary_beside
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ def converted(gguf: Path, sha256: str | None = None) -> Path:
         try:
             _convert(gguf, temporary)
             for file in temporary.iterdir():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+                flush(file)
             if not folder.is_dir():  # another process may have been first
                 os.rename(temporary, folder)
         finally:

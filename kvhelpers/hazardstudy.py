@@ -28,6 +28,8 @@ HORIZONS = (1, 5, 10, 32, 50)
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
 COEFFICIENT_DRAWS = 40
 SHUFFLES = 6  # of outcomes; a single one lies off 0.5 by chance
+UNSEEN = "presses never seen, all"
+TOLD_CELL = "with share removed and press"
 KINDS_TOLD = {AVERAGE: PROPOSED, LOGISTIC: "logistic hazard", BOOSTING: "boosted trees"}
 
 
@@ -140,7 +142,7 @@ def _elsewhere(risk: RiskSet, proposed: folds_.Fit, own: np.ndarray, horizon: in
     scores = folds_.press_left_out(risk, proposed, folds)
     press, task = risk.runs["press"].to_numpy()[risk.run], risk.runs["task"].to_numpy()[risk.run]
     compressed = press != NONE
-    found = {"presses never seen, all": judged(risk, scores, horizon, folds, compressed)}
+    found = {UNSEEN: judged(risk, scores, horizon, folds, compressed)}
     found |= {
         f"press never seen: {name}": judged(risk, scores, horizon, folds, press == name)
         for name in sorted(set(press[compressed]))
@@ -162,7 +164,7 @@ def _ablations(risk: RiskSet, families: Sequence[str], horizon: int, folds: int)
     sets |= {
         "with position": family_names(*dict.fromkeys([*families, "position"])),
         "with share removed": (*family_names(*families), "removed"),
-        "with share removed and press": (*family_names(*families), "removed", *press_names(risk)),
+        TOLD_CELL: (*family_names(*families), "removed", *press_names(risk)),
     }
     found = {}
     for name, names in ((name, names) for name, names in sets.items() if names):

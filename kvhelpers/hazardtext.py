@@ -6,12 +6,12 @@ import numpy as np
 from scipy.stats import t
 
 from kvhelpers.bootstrap import Estimate
-from kvhelpers.hazardstudy import Study
+from kvhelpers.hazard import LOGISTIC
+from kvhelpers.hazardstudy import KINDS_TOLD, TOLD_CELL, UNSEEN, Study
 from kvhelpers.predictors import PROPOSED
 from kvhelpers.tables import percent
 from kvhelpers.tokenmetrics import TokenMetrics
 
-UNSEEN = "presses never seen, all"
 TARGETS = {PROPOSED: 0.88, UNSEEN: 0.80}  # AUROC, set before anything was measured
 
 
@@ -73,14 +73,14 @@ def shortfall_sentences(found: Study) -> list[str]:
     reached = {**found.methods, **found.elsewhere}
     if all(_value(reached.get(name)) >= target for name, target in TARGETS.items() if name in reached):
         return []
-    logistic, parts = found.methods["logistic hazard"], found.ablations
+    logistic, parts = found.methods[KINDS_TOLD[LOGISTIC]], found.ablations
     without = {name: one for name, one in parts.items() if name.startswith("without ") and one.auroc}
     sentences = []
     if without and logistic.auroc:
         worst = min(without, key=lambda name: _value(without[name]))
         sentences.append(
             f"Features: the logistic hazard ({logistic.auroc.text()}) loses most {worst} ({without[worst].auroc.text()}). "
-            + _told_more(parts["with share removed and press"])
+            + _told_more(parts[TOLD_CELL])
         )
     if (few := found.learning[min(found.learning)]).auroc and found.methods[PROPOSED].auroc:
         sentences.append(

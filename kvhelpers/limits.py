@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import kvpress
-from transformers import DynamicCache, Gemma3ForConditionalGeneration, PreTrainedModel
+from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from kvhelpers.errors import InputError
 from kvhelpers.presses import phases
+from kvhelpers.slotcache import sliding_windows
 
 
 def check_limits(
@@ -44,5 +45,4 @@ def compressed_window(model: PreTrainedModel, press: kvpress.BasePress | None) -
     prefilling, decoding = phases(press)
     if decoding is None and (prefilling is None or isinstance(model, Gemma3ForConditionalGeneration)):
         return None
-    windows = (getattr(layer, "sliding_window", None) for layer in DynamicCache(config=model.config).layers)
-    return min((window for window in windows if window is not None), default=None)
+    return min((window for window in sliding_windows(model) if window is not None), default=None)

@@ -103,6 +103,12 @@ def user_path(parameter: str, value: str) -> Path:
         raise InputError(f"{parameter} {value!r} is no path: {error}") from error
 
 
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk, so that it survives a power cut under the name it gets next."""
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write(temporary)`` make the file, then rename it to ``path``: there is never half a file.
 
@@ -111,8 +117,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
     temporary = temporary_beside(path)
     try:
         write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -105,8 +105,9 @@ def find_finished(config: CellConfig) -> CellResult | None:
 
 def check_cells(config: CellConfig) -> None:
     """Raise InputError unless every finished cell of the experiment differs from this one in its press only."""
+    shared = shared_identity(config.identity())
     for cell in read_experiment(config.experiment):
-        _refuse_unless_same(config, cell, shared_identity(config.identity()))
+        _refuse_unless_same(config, cell, shared)
 
 
 def _refuse_unless_same(config: CellConfig, other: CellResult, wanted: dict[str, Any]) -> None:

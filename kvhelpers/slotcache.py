@@ -52,6 +52,11 @@ def attention_implementation(model: PreTrainedModel, name: str):
             config._attn_implementation = old
 
 
+def sliding_windows(model: PreTrainedModel) -> list[int | None]:
+    """Each layer's sliding window in tokens; None where it sees the whole context."""
+    return [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=model.config).layers]
+
+
 class SlotLayer(CacheLayerMixin):
     """One layer's buffers ``[slots, G, capacity, D]``; the owning cache says where rows write and what is read."""
 
@@ -151,7 +156,7 @@ class SlotCache(Cache):
     """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes steps replayable, or is None."""
 
     def __init__(self, model: PreTrainedModel, slots: int, recorder: Recorder | None = None):
-        windows = [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=model.config).layers]
+        windows = sliding_windows(model)
         super().__init__(layers=[SlotLayer(self, index, window) for index, window in enumerate(windows)])
         self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
         self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)

@@ -30,9 +30,17 @@ def notebook(tmp_path, monkeypatch):
     return write
 
 
-def test_a_kernel_that_dies_is_named_and_the_cell_is_kept(output, embedded, notebook):
-    config = make_config(SMALL)
-    cell = run_cell(config, embedded)
+@pytest.fixture
+def config(output):
+    return make_config(SMALL)
+
+
+@pytest.fixture
+def cell(config, embedded):
+    return run_cell(config, embedded)
+
+
+def test_a_kernel_that_dies_is_named_and_the_cell_is_kept(config, cell, notebook):
     notebook("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(RuntimeError, match="the notebook's kernel died; the machine may have run out of memory"):
         runner.execute(config)
@@ -42,9 +50,7 @@ def test_a_kernel_that_dies_is_named_and_the_cell_is_kept(output, embedded, note
     assert sorted(path.suffix for path in cell.path.parent.iterdir()) == [".ipynb", ".json", ".parquet"]
 
 
-def test_a_notebook_that_fails_is_kept_under_another_name(output, embedded, notebook):
-    config = make_config(SMALL)
-    cell = run_cell(config, embedded)
+def test_a_notebook_that_fails_is_kept_under_another_name(config, cell, notebook):
     notebook("1 / 0")
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
         runner.execute(config)
