@@ -1,4 +1,6 @@
-"""For unit tests and notebooks alike: a temporary output folder, the CPU, and nothing compared that differs every time."""
+"""For unit tests and notebooks alike: a temporary output folder, the CPU, and nothing compared that differs
+every time.
+"""
 
 import os
 import tempfile

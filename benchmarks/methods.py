@@ -13,11 +13,13 @@ import psutil
 import torch
 from kvpress import KVPressTextGenerationPipeline
 
-from kvhelpers import generation
-from kvhelpers.models import LanguageModel
-from kvhelpers.prefill import Prefiller
-from kvhelpers.presses import PressSpec
-from kvhelpers.slotcache import SlotCache, attention_implementation
+from kvhelpers.generation import choose
+from kvhelpers.generation.batched_cache import BatchedCache, attention_implementation
+from kvhelpers.generation.generate import generate
+from kvhelpers.generation.prefill import Prefiller
+from kvhelpers.generation.requests import Request, Settings
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.spec import PressSpec
 
 CANARY_TOKENS = 8
 
@@ -26,8 +28,9 @@ CANARY_TOKENS = 8
 class Measured:
     """One method's run: seconds by part, peak memory above the loaded model, and what it generated.
 
-    ``decode_s`` is all but the prefill, signals included. ``moved_bytes`` and ``flops`` are what the decode steps must at least
-    read (weights once a step, each row's cache) and compute (products with weights), noted for our own method only.
+    ``decode_s`` is all but the prefill, signals included. ``moved_bytes`` and ``flops`` are what the decode
+    steps must at least read (weights once a step, each row's cache) and compute (products with weights),
+    noted for our own method only.
     """
 
     prompts: int
@@ -77,7 +80,9 @@ class Clock:
 
 @contextlib.contextmanager
 def weighed(device: str, measured: Measured):
-    """Note the peak of the memory taken inside the context: of the device, or of this process, looked at every 20 ms."""
+    """Note the peak of the memory taken inside the context: of the device, or of this process, looked at
+    every 20 ms.
+    """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -117,27 +122,43 @@ def prefill_timed(lm: LanguageModel, clock: Clock, seconds: dict[str, float]):
 
 
 def published_signals(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Entropy, alternatives' entropy and the 20 most probable tokens from kept logits ``[T, V]``, as scripts do it."""
+    """Entropy, alternatives' entropy and the 20 most probable tokens from kept logits ``[T, V]``, as scripts
+    do it.
+    """
     logp = torch.log_softmax(logits.float(), dim=-1)
     p = logp.exp()
     top = torch.topk(logp, 20, dim=-1)
     others = p.scatter(1, top.indices[:, :1], 0.0)
     others = others / others.sum(-1, keepdim=True)
-    return -(p * logp).sum(-1), -torch.special.xlogy(others, others).sum(-1), top.values.cpu(), top.indices.cpu()
+    return (
+        -(p * logp).sum(-1),
+        -torch.special.xlogy(others, others).sum(-1),
+        top.values.cpu(),
+        top.indices.cpu(),
+    )
 
 
 @torch.inference_mode()
-def one_at_a_time(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
+def one_at_a_time(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
     """(a) transformers' `generate` for each prompt, all logits kept, signals from them afterwards."""
     measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
-    with weighed(lm.device, measured), prefill_timed(lm, clock, seconds), attention_implementation(lm.model, lm.attn):
+    with (
+        weighed(lm.device, measured),
+        prefill_timed(lm, clock, seconds),
+        attention_implementation(lm.model, lm.attn),
+    ):
         started = clock()
         for index, prompt in enumerate(prompts):
             press, ids = spec.for_prompt(len(prompt)), torch.tensor([prompt], device=lm.device)
             torch.manual_seed(index)
             with press(lm.model) if press else contextlib.nullcontext():
                 out = lm.model.generate(
-                    ids, output_logits=True, return_dict_in_generate=True, **_greedy(lm, new_tokens, torch.ones_like(ids))
+                    ids,
+                    output_logits=True,
+                    return_dict_in_generate=True,
+                    **_greedy(lm, new_tokens, torch.ones_like(ids)),
                 )
             clock.wrap(seconds, "signals", lambda out=out: published_signals(torch.cat(out.logits)))()
             measured.tokens[index] = out.sequences[0, len(prompt) :].tolist()
@@ -146,11 +167,19 @@ def one_at_a_time(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSp
 
 
 @torch.inference_mode()
-def kvpress_pipeline(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
-    """(b) kvpress's own pipeline: the prompt but its last token is the context, the last token the question; no signals."""
+def kvpress_pipeline(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
+    """(b) kvpress's own pipeline: the prompt but its last token is the context, the last token the question;
+    no signals.
+    """
     measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
     pipe = KVPressTextGenerationPipeline(model=lm.model, tokenizer=lm.tokenizer)
-    with weighed(lm.device, measured), prefill_timed(lm, clock, seconds), attention_implementation(lm.model, lm.attn):
+    with (
+        weighed(lm.device, measured),
+        prefill_timed(lm, clock, seconds),
+        attention_implementation(lm.model, lm.attn),
+    ):
         started = clock()
         for index, prompt in enumerate(prompts):
             torch.manual_seed(index)
@@ -166,10 +195,16 @@ def kvpress_pipeline(lm: LanguageModel, prompts: Sequence[list[int]], spec: Pres
 
 
 @torch.inference_mode()
-def batched_generate(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
+def batched_generate(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
     """(c) transformers' `generate` in left-padded batches: no press, no signals."""
     measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
-    with weighed(lm.device, measured), prefill_timed(lm, clock, seconds), attention_implementation(lm.model, "sdpa"):
+    with (
+        weighed(lm.device, measured),
+        prefill_timed(lm, clock, seconds),
+        attention_implementation(lm.model, "sdpa"),
+    ):
         started = clock()
         for first in range(0, len(prompts), rows):
             batch = prompts[first : first + rows]
@@ -184,30 +219,49 @@ def batched_generate(lm: LanguageModel, prompts: Sequence[list[int]], spec: Pres
     return _filled(measured, total, seconds)
 
 
-def static_batches(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
-    """(e) as (d), but no prompt takes the place of one that has ended: the next batch waits for the last run of this one."""
-    return ours(lm, prompts, spec, new_tokens, rows, at_once=rows)
+def static_batches(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
+    """(e) as (d), but no prompt takes the place of one that has ended: the next batch waits for the last run
+    of this one.
+    """
+    settings = Settings(new_tokens, rows)
+    batches = [range(len(prompts))[first : first + rows] for first in range(0, len(prompts), rows)]
+    return _measured(lm, _requests(prompts, spec), settings, batches)
 
 
-def with_canary(lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int) -> Measured:
+def with_canary(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
     """(f) As (d), with the divergence from the full cache over the first tokens."""
-    return ours(lm, prompts, spec, new_tokens, rows, canary_tokens=CANARY_TOKENS)
+    settings = Settings(new_tokens, rows, canary_tokens=CANARY_TOKENS)
+    return _measured(lm, _requests(prompts, spec), settings)
 
 
 def ours(
-    lm: LanguageModel,
-    prompts: Sequence[list[int]],
-    spec: PressSpec,
-    new_tokens: int,
-    rows: int,
-    at_once: int | None = None,
-    canary_tokens: int = 0,
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
 ) -> Measured:
-    """(d) `kvhelpers.generation.generate`, with all its signals; ``at_once`` prompts are given to it at a time, or all."""
-    measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
+    """(d) `kvhelpers.generation.generate`, with all its signals."""
+    return _measured(lm, _requests(prompts, spec), Settings(new_tokens, rows))
+
+
+def _requests(prompts: Sequence[list[int]], spec: PressSpec) -> list[Request]:
+    return [Request(prompt, spec.for_prompt(len(prompt)), seed) for seed, prompt in enumerate(prompts)]
+
+
+def _measured(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    settings: Settings,
+    calls: Sequence[Sequence[int]] | None = None,
+) -> Measured:
+    """Measure this project's generation; ``calls`` says which requests are given to it at a time: all, unless
+    told.
+    """
+    measured, clock, seconds = Measured(len(requests)), Clock(lm.device), {}
     weights = list(lm.model.parameters())
     weight_bytes, weight_count = sum(w.nbytes for w in weights), sum(w.numel() for w in weights)
-    step = SlotCache.step
+    step = BatchedCache.step
 
     def counted(cache, *args):
         tokens = sum(map(sum, cache.lengths))
@@ -219,18 +273,15 @@ def ours(
     with (
         weighed(lm.device, measured),
         patch.object(Prefiller, "__call__", clock.wrap(seconds, "prefill", Prefiller.__call__)),
-        patch.object(SlotCache, "join", clock.wrap(seconds, "prefill", SlotCache.join)),
-        patch.object(SlotCache, "step", counted),
-        patch.object(generation, "token_signals", clock.wrap(seconds, "signals", generation.token_signals)),
+        patch.object(BatchedCache, "join", clock.wrap(seconds, "prefill", BatchedCache.join)),
+        patch.object(BatchedCache, "step", counted),
+        patch.object(choose, "token_signals", clock.wrap(seconds, "signals", choose.token_signals)),
     ):
         started = clock()
-        for first in range(0, len(prompts), at_once or len(prompts)):
-            batch = prompts[first : first + (at_once or len(prompts))]
-            seeds = range(first, first + len(batch))
-            sizes = {"max_new_tokens": new_tokens, "batch_size": rows, "canary_tokens": canary_tokens}
-            for run in generation.generate(lm, batch, spec.for_prompt, seeds=seeds, **sizes):
-                measured.tokens[first + run.index] = run.token_ids
-                measured.margins[first + run.index] = run.signals["margin"].tolist()
+        for indices in calls or [range(len(requests))]:
+            for run in generate(lm, [requests[index] for index in indices], settings):
+                measured.tokens[indices[run.index]] = run.token_ids
+                measured.margins[indices[run.index]] = run.signals["margin"].tolist()
         total = clock() - started
     return _filled(measured, total, seconds)
 

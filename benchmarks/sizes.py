@@ -1,4 +1,6 @@
-"""Tokens per second of `kvhelpers.generation.generate` against the number of prompts, kept tokens and new tokens."""
+"""Tokens per second of `kvhelpers.generation.generate` against the number of prompts, kept tokens and new
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,25 @@ import methods
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kvhelpers.figures import COLOURS, STYLE, save
-from kvhelpers.models import load_model
+from kvhelpers.models.load import load_model
 from kvhelpers.paths import figures_dir, relative
-from kvhelpers.presses import PressSpec
-from kvhelpers.tables import markdown_table
-from kvhelpers.tasks import build_prompts, load_problems
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.report.figures.style import COLOURS, STYLE, save
+from kvhelpers.report.format import markdown_table
+from kvhelpers.tasks.load import load_problems
+from kvhelpers.tasks.prompts import build_prompts
 
 BASE = {"prompts": 32, "kept tokens": 256, "new tokens": 64}
-VALUES = {"prompts": (1, 4, 16, 64, 256), "kept tokens": (32, 128, 256, 512), "new tokens": (64, 128, 256, 512)}
+VALUES = {
+    "prompts": (1, 4, 16, 64, 256),
+    "kept tokens": (32, 128, 256, 512),
+    "new tokens": (64, 128, 256, 512),
+}
 EXAMPLES = 10  # makes prompts of about 700 tokens
 
 
 def measure(model: str, device: str, dtype: str, sizes: dict[str, int]) -> methods.Measured:
-    """`onestep` prompts of which StreamingLLM keeps so many tokens; answers that never end, all in one batch."""
+    """`onestep` prompts of which StreamingLLM keeps so many tokens; answers that never end, in one batch."""
     lm = dataclasses.replace(load_model(model, device, dtype), stop_ids=frozenset())
     n, press = sizes["prompts"], PressSpec("streaming_llm", budget=sizes["kept tokens"])
     prompts = [p.token_ids for p in build_prompts(*load_problems("onestep", n, EXAMPLES, 42), lm.tokenizer)]
@@ -67,7 +74,10 @@ def _figure(rows: list[tuple[str, int, methods.Measured]]) -> Figure:
         for axes, varied in zip(figure.subplots(1, 3, sharey=True), VALUES, strict=True):
             points = [(value, m) for name, value, m in rows if name == varied]
             values = [value for value, _ in points]
-            for label, marker, colour in (("decode", "o", COLOURS[0]), ("prefill and decode", "s", COLOURS[1])):
+            for label, marker, colour in (
+                ("decode", "o", COLOURS[0]),
+                ("prefill and decode", "s", COLOURS[1]),
+            ):
                 rates = [m.decode_rate if label == "decode" else m.rate for _, m in points]
                 axes.plot(values, rates, marker=marker, color=colour, label=label)
             axes.set_xscale("log", base=2)

@@ -25,10 +25,13 @@ import sizes
 import torch
 
 from kvhelpers.errors import InputError
-from kvhelpers.models import load_model, resolve_device, resolve_dtype
-from kvhelpers.presses import NONE, PressSpec
-from kvhelpers.tables import markdown_table
-from kvhelpers.tasks import TASKS, build_prompts, load_problems
+from kvhelpers.models.device import resolve_device, resolve_dtype
+from kvhelpers.models.load import load_model
+from kvhelpers.presses.registry import NONE
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.report.format import markdown_table
+from kvhelpers.tasks.load import TASKS, load_problems
+from kvhelpers.tasks.prompts import build_prompts
 
 METHODS = {
     "one_at_a_time": "(a) generate, one at a time",
@@ -62,13 +65,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--task", nargs="+", default=["onestep"], choices=TASKS)
     parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
-    parser.add_argument("--press", nargs="+", default=["none", "streaming_llm:0.5"], help="name or name:ratio")
+    parser.add_argument(
+        "--press", nargs="+", default=["none", "streaming_llm:0.5"], help="name or name:ratio"
+    )
     parser.add_argument("--method", nargs="+", default=list(METHODS)[:4], choices=METHODS)
     parser.add_argument("--n-prompts", type=int, default=32)
-    parser.add_argument("--alone", type=int, help="prompts for (a) and (b), which take long; their rates hardly depend on it")
+    parser.add_argument(
+        "--alone", type=int, help="prompts for (a) and (b), which take long; their rates hardly depend on it"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--sweep", action="store_true", help="vary prompts, kept tokens and new tokens instead")
+    parser.add_argument(
+        "--sweep", action="store_true", help="vary prompts, kept tokens and new tokens instead"
+    )
     return parser.parse_args()
 
 
@@ -82,12 +91,19 @@ def compare(args: argparse.Namespace) -> None:
     for task in args.task:
         for press in args.press:
             spec = parse_press(press)
-            print(f"### {task}, {press}, {args.n_prompts} prompts, at most {args.max_new_tokens} new tokens\n", flush=True)
+            print(
+                f"### {task}, {press}, {args.n_prompts} prompts, at most {args.max_new_tokens} new tokens\n",
+                flush=True,
+            )
             done: dict[str, methods.Measured] = {}
             for method in args.method:
                 if method == "batched_generate" and spec.name != NONE:
                     continue
-                n = args.alone if args.alone and method in ("one_at_a_time", "kvpress_pipeline") else args.n_prompts
+                n = (
+                    args.alone
+                    if args.alone and method in ("one_at_a_time", "kvpress_pipeline")
+                    else args.n_prompts
+                )
                 done[method] = in_a_process(measure, method, args, task, spec, n)
                 print(f"{METHODS[method]}: done", file=sys.stderr, flush=True)
             print(markdown_table(table(done)))
@@ -127,32 +143,34 @@ def agreement(m: methods.Measured, base: methods.Measured) -> str:
 
 def remarks(done: dict[str, methods.Measured], limits: tuple[float, float]) -> list[str]:
     """What the table cannot say: how near the machine's limits, and where tokens part."""
-    if (own := done.get("ours")) is None:
+    if (ours := done.get("ours")) is None:
         return []
-    moving, computing = own.moved_bytes / limits[0], own.flops / limits[1]
+    moving, computing = ours.moved_bytes / limits[0], ours.flops / limits[1]
     lines = [
-        f"Decoding took {own.decode_s:.1f} s. Reading weights and caches at the speed of a copy would take {moving:.1f} s "
-        f"({moving / own.decode_s:.0%} of the bandwidth limit); the products with weights, at the speed above, "
-        f"{computing:.1f} s ({computing / own.decode_s:.0%} of the compute limit)."
+        f"Decoding took {ours.decode_s:.1f} s. Reading weights and caches at the speed of a copy would take "
+        f"{moving:.1f} s ({moving / ours.decode_s:.0%} of the bandwidth limit); the products with weights, "
+        f"at the speed above, {computing:.1f} s ({computing / ours.decode_s:.0%} of the compute limit)."
     ]
     base = done.get("one_at_a_time")
-    parted = {i: first_difference(own.tokens[i], base.tokens[i]) for i in base.tokens} if base else {}
+    parted = {i: first_difference(ours.tokens[i], base.tokens[i]) for i in base.tokens} if base else {}
     parted = {i: at for i, at in parted.items() if at is not None}
     if parted:
-        margins = [own.margins[i][at] for i, at in parted.items() if at < len(own.margins[i])]
-        at, apart = list(parted.values()), f"{min(margins):.3f} to {max(margins):.3f} (median {median(margins):.3f})"
+        margins = [ours.margins[i][at] for i, at in parted.items() if at < len(ours.margins[i])]
+        places = list(parted.values())
+        apart = f"{min(margins):.3f} to {max(margins):.3f} (median {median(margins):.3f})"
         lines.append(
-            f"(d) parts from (a) in {len(parted)} prompts, at new token {min(at)} to {max(at)} (median {median(at):.0f}); "
-            f"the two best tokens are {apart} nats apart there."
+            f"(d) parts from (a) in {len(parted)} prompts, at new token {min(places)} to {max(places)} "
+            f"(median {median(places):.0f}); the two best tokens are {apart} nats apart there."
         )
     return lines
 
 
-def first_difference(one: list[int], other: list[int]) -> int | None:
+def first_difference(first: list[int], second: list[int]) -> int | None:
     """Index of the first token that differs, or None."""
-    if one == other:
+    if first == second:
         return None
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def machine(args: argparse.Namespace) -> str:
@@ -163,14 +181,22 @@ def machine(args: argparse.Namespace) -> str:
     else:
         cpuinfo = Path("/proc/cpuinfo")
         text = cpuinfo.read_text() if cpuinfo.exists() else ""
-        found = re.search(r"model name\s*: (.*)", text)
-        units = [unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f" {unit} " in text.replace("\n", " ")]
-        name = f"{found[1] if found else platform.processor()} ({', '.join(units[:2])}), {torch.get_num_threads()} threads"
-    return f"{name}; {args.model}, {resolve_dtype(args.dtype, device)}; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+        model_name = re.search(r"model name\s*: (.*)", text)
+        units = [
+            unit
+            for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+            if f" {unit} " in text.replace("\n", " ")
+        ]
+        processor = model_name[1] if model_name else platform.processor()
+        name = f"{processor} ({', '.join(units[:2])}), {torch.get_num_threads()} threads"
+    dtype = resolve_dtype(args.dtype, device)
+    return f"{name}; {args.model}, {dtype}; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
 
 
 def peaks(device: str, dtype: str, rows: int) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written), and operations per second of a product of ``rows`` rows with weights."""
+    """Bytes per second of a copy (read and written), and operations per second of a product of ``rows`` rows
+    with weights.
+    """
     device = resolve_device(device)
     kind, clock = getattr(torch, resolve_dtype(dtype, device)), methods.Clock(device)
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
@@ -195,15 +221,21 @@ def parse_press(text: str) -> PressSpec:
     try:
         spec = PressSpec(name, float(ratio) if ratio else 0.0 if name == NONE else 0.875)
     except ValueError as error:
-        raise InputError(f"press {text!r} has no number after its colon; write for example streaming_llm:0.5") from error
-    spec.check()
+        raise InputError(
+            f"press {text!r} has no number after its colon; write for example streaming_llm:0.5"
+        ) from error
+    spec.check_build()
     return spec
 
 
-def measure(method: str, args: argparse.Namespace, task: str, spec: PressSpec, n_prompts: int) -> methods.Measured:
+def measure(
+    method: str, args: argparse.Namespace, task: str, spec: PressSpec, n_prompts: int
+) -> methods.Measured:
     """Load the model and run one method on the first ``n_prompts`` of the prompts."""
     lm = load_model(args.model, args.device, args.dtype, spec.attention())
-    problems, examples = load_problems(task, args.n_prompts, FEWSHOT[task], 42, args.data_file if task == "gsm8k" else None)
+    problems, examples = load_problems(
+        task, args.n_prompts, FEWSHOT[task], 42, args.data_file if task == "gsm8k" else None
+    )
     prompts = [prompt.token_ids for prompt in build_prompts(problems, examples, lm.tokenizer)][:n_prompts]
     run = getattr(methods, method)
     run(lm, prompts[:1], spec, 2, 1)  # first calls set things up

@@ -1,4 +1,8 @@
-"""``python -m kvhelpers``: run an experiment file, judge its saved answers again, render its log, or make a sample of it."""
+"""``python -m kvhelpers``: run an experiment file, judge its saved answers again, render its log, make a
+sample.
+
+What a command needs is imported when it runs, after its input is checked: torch alone takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,7 @@ import sys
 import yaml
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment import load_experiment
-from kvhelpers.log import write_log
-from kvhelpers.paths import relative
-from kvhelpers.plan import plan, told
-from kvhelpers.rescore import rescore
-from kvhelpers.runner import run_experiment, where
-from kvhelpers.samples import write_sample
+from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -28,49 +26,92 @@ def parse_override(text: str) -> tuple[str, object]:
         raise InputError(f"--set {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status: 0, or 2 after one sentence on stderr."""
-    parser = argparse.ArgumentParser(prog="kvhelpers", description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kvhelpers", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run an experiment file, cell by cell, and write its log")
+    run = commands.add_parser("run", help="run an experiment file, condition by condition, and write its log")
+    run.set_defaults(function=_run)
     run.add_argument("file", help="experiments/*.yaml")
     run.add_argument("--name", help="run it under another experiment name")
-    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters (needs --name)")
-    run.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and stop")
-    run.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers run the cells; default: this machine")
-    run.add_argument("--workers", type=int, metavar="N", help="worker processes on this machine; default: one, or one per GPU")
-    again = commands.add_parser("rescore", help="judge an experiment's saved answers by today's rules, without a model")
-    again.add_argument("experiment")
-    log = commands.add_parser("log", help="render the log of an experiment's finished cells")
-    log.add_argument("experiment")
-    sample = commands.add_parser("sample", help="copy an experiment's results to data/samples, without the top-20 lists")
-    sample.add_argument("experiment")
-    options = parser.parse_args(arguments)
+    run.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters (needs --name)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take")
+    run.add_argument(
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers run it; default: this machine"
+    )
+    run.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="worker processes on this machine; default: one, or one per GPU",
+    )
+    for name, function, text in (
+        ("rescore", _rescore, "judge an experiment's saved answers by today's rules, without a model"),
+        ("log", _log, "render the log of an experiment's finished conditions, or of its committed sample"),
+        ("sample", _sample, "copy an experiment's results to data/samples, without the top-20 lists"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(function=function)
+        command.add_argument("experiment")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> str:
+    from kvhelpers.experiment.grid import load_experiment
+
+    experiment = load_experiment(options.file, options.name, dict(map(parse_override, options.set)))
+    experiment.conditions()
+    if options.dry_run:
+        from kvhelpers.commands.plan import plan, plan_sentence
+
+        table = plan(experiment)
+        return f"{table.to_string(index=False)}\n\n{plan_sentence(experiment, table)}"
+    from kvhelpers.commands.run import run_experiment
+
+    run_experiment(experiment, options.scheduler, options.workers)
+    return _where(experiment.name)
+
+
+def _rescore(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.rescore import rescore
+
+    changed, total = rescore(options.experiment)
+    return f"{changed} of {total} runs changed\n{_log(options)}"
+
+
+def _log(options: argparse.Namespace) -> str:
+    from kvhelpers.report.log import write_log
+
+    write_log(options.experiment, find_results(options.experiment))
+    return _where(options.experiment)
+
+
+def _sample(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.sample import write_sample
+
+    return f"sample: {relative(write_sample(options.experiment))}/"
+
+
+def _where(name: str) -> str:
+    """Lines that say where the log, the figures and the results are."""
+    log, figures = relative(log_path(name)), relative(figures_dir(name))
+    results = relative(results_dir(name, find_results(name)))
+    return f"log: {log}\nfigures: {figures}/\nresults and executed notebooks: {results}/"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status: 0, or 2 after one sentence on stderr."""
+    options = _parser().parse_args(arguments)
     try:
-        if options.command == "run":
-            overrides = dict(map(parse_override, options.set))
-            experiment = load_experiment(options.file, options.name, overrides)
-            if options.dry_run:
-                table = plan(experiment)
-                print(table.to_string(index=False), told(experiment, table), sep="\n\n")
-                return 0
-            name, path = experiment.name, run_experiment(experiment, options.scheduler, options.workers)
-        elif options.command == "rescore":
-            print("{} of {} runs changed".format(*rescore(options.experiment)))
-            name, path = options.experiment, write_log(options.experiment)
-        elif options.command == "sample":
-            print(f"sample: {relative(write_sample(options.experiment))}/")
-            return 0
-        else:
-            name, path = options.experiment, write_log(options.experiment)
+        print(options.function(options))
     except InputError as error:
         print(f"kvhelpers: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        where_to = f" ({error.filename})" if error.filename else ""
-        print(f"kvhelpers: error: {error.strerror or error}{where_to}; what was finished is kept", file=sys.stderr)
+        at = f" ({error.filename})" if error.filename else ""
+        print(f"kvhelpers: error: {error.strerror or error}{at}; what was finished is kept", file=sys.stderr)
         return 2
-    print(where(path, name))
     return 0
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from kvhelpers.config import CellConfig, make_config
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.experiment.condition import Condition, make_condition
+from kvhelpers.experiment.identity import check_here
 
 MARK = "# Parameters"
-WRITE_LOG = "write_log"  # a parameter of the notebook, not of the cell
+WRITE_LOG = "write_log"  # a parameter of the notebook, not of the condition
 
 
 def assigned_names(source: str) -> list[str]:
@@ -26,28 +27,33 @@ def assigned_names(source: str) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def cell_from_parameters(namespace: Mapping[str, Any]) -> CellConfig:
-    """Build the cell's configuration from a notebook's parameters.
+def condition_from_parameters(namespace: Mapping[str, Any]) -> Condition:
+    """Build and check the condition of a notebook's parameters.
 
     Parameters
     ----------
-    namespace : the notebook's ``globals()``, with IPython's history ``In``. Parameters cells start with ``# Parameters``, as
-        papermill's injected one does; a name that one of them assigns and that is no parameter is refused (papermill itself
-        only warns). Runners that keep no history (nbval) inject nothing either.
+    namespace : the notebook's ``globals()``, with IPython's history ``In``. Parameters cells start with
+        ``# Parameters``, as papermill's injected one does; a name that one of them assigns and that is no
+        parameter is refused (papermill itself only warns). Runners that keep no history (nbval) inject
+        nothing either.
 
     Raises
     ------
     InputError : one sentence about the first bad parameter.
     """
-    values = checked_parameters(namespace, (*CellConfig.model_fields, WRITE_LOG))
+    values = checked_parameters(namespace, (*Condition.model_fields, WRITE_LOG))
     write_log = values.pop(WRITE_LOG)
     if not isinstance(write_log, bool):
-        raise InputError(f"{WRITE_LOG} {write_log!r} is not allowed; it is True or False (papermill: -y '{WRITE_LOG}: false')")
-    return make_config(values)
+        raise InputError(
+            f"{WRITE_LOG} {write_log!r} is not allowed; it is True or False "
+            f"(papermill: -y '{WRITE_LOG}: false')"
+        )
+    return check_here(make_condition(values))
 
 
 def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    """A notebook's parameters by name, taken from its namespace as `cell_from_parameters` does: all ``known`` and no other.
+    """A notebook's parameters by name, taken from its namespace as `condition_from_parameters` does: all
+    ``known`` and no other.
 
     Raises
     ------
@@ -59,7 +65,9 @@ def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> di
             raise unknown_name("parameter", name, known)
     missing = [name for name in known if name not in namespace]
     if missing:
-        raise InputError(f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names")
+        raise InputError(
+            f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names"
+        )
     return {name: namespace[name] for name in known}
 
 
@@ -70,13 +78,15 @@ def study_command(notebook: str, values: Mapping[str, Any]) -> str:
 
 
 def _latest_parameters(executed: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The parameters cells that count: the notebook's own, last run, and those injected after it; not earlier attempts."""
-    found = []
+    """The parameters cells that count: the notebook's own, last run, and those injected after it; not earlier
+    attempts.
+    """
+    sources = []
     for source in reversed(executed):
         if source.startswith(MARK):
-            found.append(source)
+            sources.append(source)
             if set(known) <= set(assigned_names(source)):
                 break
-        elif found:
+        elif sources:
             break
-    return found
+    return sources

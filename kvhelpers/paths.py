@@ -25,7 +25,7 @@ def output_root() -> Path:
 
 
 def results_dir(experiment: str, root: Path | None = None) -> Path:
-    """Folder of an experiment's cells, below ``root`` or where this project's runs write."""
+    """Folder of an experiment's conditions, below ``root`` or where this project's runs write."""
     return (root or output_root() / "data" / "results") / experiment
 
 
@@ -37,13 +37,13 @@ def samples_dir() -> Path:
 def find_results(experiment: str, root: str | None = None) -> Path:
     """Folder in which the experiment's results are looked for.
 
-    ``root`` if given, below the repository unless absolute; else where this project's runs write, and, if the experiment is
-    not there, the samples that the repository carries.
+    ``root`` if given, below the repository unless absolute; else where this project's runs write, and, if the
+    experiment is not there, the samples that the repository carries.
     """
     if root is not None:
         return REPOSITORY / user_path("results_dir", root)
-    own = results_dir(experiment)
-    return own.parent if own.is_dir() or not (samples_dir() / experiment).is_dir() else samples_dir()
+    results = results_dir(experiment)
+    return results.parent if results.is_dir() or not (samples_dir() / experiment).is_dir() else samples_dir()
 
 
 def figures_dir(experiment: str) -> Path:
@@ -75,7 +75,9 @@ def cache_dir() -> Path:
 def relative(path: Path) -> str:
     """``path`` as seen from the output folder or the repository, for messages and logs."""
     path = Path(path).resolve()
-    inside = (path.relative_to(root).as_posix() for root in (output_root(), REPOSITORY) if path.is_relative_to(root))
+    inside = (
+        path.relative_to(root).as_posix() for root in (output_root(), REPOSITORY) if path.is_relative_to(root)
+    )
     return next(inside, str(path))
 
 
@@ -104,7 +106,9 @@ def user_path(parameter: str, value: str) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk, so that it survives a power cut under the name it gets next."""
+    """Wait until a file's content is on the disk, so that it survives a power cut under the name it gets
+    next.
+    """
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
 

@@ -1,10 +1,12 @@
-"""Fixtures: a tiny random-weight model for unit tests, the embedded model for smoke tests; a temporary output folder."""
+"""Fixtures: a tiny random-weight model for unit tests, the embedded model for smoke tests; a temporary output
+folder.
+"""
 
 import pandas as pd
 import pytest
 from reference import MATRIX, tiny_llama
 
-from kvhelpers.models import LanguageModel, load_model
+from kvhelpers.models.load import LanguageModel, load_model
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +17,9 @@ def embedded() -> LanguageModel:
 @pytest.fixture(scope="session")
 def tiny(embedded) -> LanguageModel:
     """Random weights over the embedded tokenizer's first 300 tokens; id 2 ends."""
-    return LanguageModel("tiny", tiny_llama(), embedded.tokenizer, frozenset({2}), "cpu", "float32", "sdpa", "random")
+    return LanguageModel(
+        "tiny", tiny_llama(), embedded.tokenizer, frozenset({2}), "cpu", "float32", "sdpa", "random"
+    )
 
 
 @pytest.fixture
@@ -26,16 +30,22 @@ def output(tmp_path, monkeypatch):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the table of `test_matrix`, and why some of its cells are not equal."""
-    reports = [one for some in terminalreporter.stats.values() for one in some if isinstance(one, pytest.TestReport)]
-    found = [value for report in reports if report.when == "call" for name, value in report.user_properties if name == MATRIX]
-    if not found:
+    """Print the table of `test_matrix`, and why some of its combinations are not equal."""
+    reports = [
+        report
+        for some in terminalreporter.stats.values()
+        for report in some
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+    ]
+    rows = [value for report in reports for name, value in report.user_properties if name == MATRIX]
+    if not rows:
         return
-    cells = pd.DataFrame(found, columns=["family", "press", "told"])
-    cells["short"] = cells["told"].str.partition(":")[0]
+    table = pd.DataFrame(rows, columns=["family", "press", "outcome"])
+    table["short"] = table["outcome"].str.partition(":")[0]
     terminalreporter.section("presses by models")
-    table = cells.pivot(index="family", columns="press", values="short").reindex(index=cells["family"].unique())
-    terminalreporter.write_line(table[list(cells["press"].unique())].to_string())
-    for reason, part in cells[cells["told"] != cells["short"]].groupby("told", sort=False):
-        where = ", ".join(f"{cell.family} × {cell.press}" for cell in part.itertuples())
+    wide = table.pivot(index="family", columns="press", values="short")
+    wide = wide.reindex(index=table["family"].unique(), columns=table["press"].unique())
+    terminalreporter.write_line(wide.to_string())
+    for reason, part in table[table["outcome"] != table["short"]].groupby("outcome", sort=False):
+        where = ", ".join(f"{row.family} × {row.press}" for row in part.itertuples())
         terminalreporter.write_line(f"{where}: {reason}")

@@ -1,4 +1,6 @@
-"""A tiny model, and independent references: what transformers and kvpress do with one prompt alone."""
+"""A tiny model, prompts and runs of it, and independent references: what transformers and kvpress do with one
+prompt alone.
+"""
 
 import contextlib
 import dataclasses
@@ -6,7 +8,9 @@ import dataclasses
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kvhelpers.slotcache import attention_implementation
+from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.generate import generate
+from kvhelpers.generation.requests import Request, Settings
 
 MATRIX = "matrix"  # the property of a test that conftest makes the matrix of
 SIZES = {
@@ -43,7 +47,11 @@ def kvpress_cache(lm, prompt, press, seed):
     """The cache that kvpress itself leaves of one prompt, and the next token's logits ``[V]``."""
     torch.manual_seed(seed)
     cache = DynamicCache(config=lm.model.config)
-    with torch.no_grad(), attention_implementation(lm.model, lm.attn), press(lm.model) if press else contextlib.nullcontext():
+    with (
+        torch.no_grad(),
+        attention_implementation(lm.model, lm.attn),
+        press(lm.model) if press else contextlib.nullcontext(),
+    ):
         out = lm.model(torch.tensor([prompt]), past_key_values=cache)
     return cache, out.logits[0, -1]
 
@@ -61,3 +69,20 @@ def with_attention(lm, spec):
 def tiny_llama(**changes) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(**(SIZES | changes))).eval()
+
+
+def random_prompts(n, longest=120):
+    """Token ids of ``n`` prompts of 70 to ``longest`` tokens."""
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 300, (70 + (longest - 70) * i // n,), generator=draw).tolist() for i in range(n)]
+
+
+def requests_for(prompts, spec):
+    """A request per prompt, seeded by its place."""
+    return [Request(prompt, spec.for_prompt(len(prompt)), seed) for seed, prompt in enumerate(prompts)]
+
+
+def generate_all(lm, prompts, spec, max_new_tokens, batch_size=4, **settings):
+    """The runs of some prompts under a press, in the prompts' order."""
+    wanted = Settings(max_new_tokens=max_new_tokens, batch_size=batch_size, **settings)
+    return sorted(generate(lm, requests_for(prompts, spec), wanted), key=lambda run: run.index)

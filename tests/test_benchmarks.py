@@ -1,15 +1,18 @@
-"""The benchmark compares like with like: the same tokens, the same signals, and a right account of what was done."""
+"""The benchmark compares like with like: the same tokens, the same signals, and a right account of what was
+done.
+"""
 
 import methods
 import pytest
 import throughput
 import torch
+from reference import random_prompts
 from scipy.stats import entropy
-from test_generation import random_prompts
 
 from kvhelpers.errors import InputError
-from kvhelpers.presses import PressSpec
-from kvhelpers.signals import SCALARS, token_signals
+from kvhelpers.generation.token_signals import token_signals
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.records import SCALARS
 
 NEW = 12
 PLAIN = PressSpec("none", 0.0)
@@ -17,12 +20,16 @@ PLAIN = PressSpec("none", 0.0)
 
 @pytest.fixture(scope="module")
 def runs(tiny):
-    return {name: getattr(methods, name)(tiny, random_prompts(5), PLAIN, NEW, 2) for name in throughput.METHODS}
+    return {
+        name: getattr(methods, name)(tiny, random_prompts(5), PLAIN, NEW, 2) for name in throughput.METHODS
+    }
 
 
 def test_all_methods_generate_the_same_tokens(runs):
     base = runs["one_at_a_time"].tokens
-    assert sum(map(len, base.values())) == runs["kvpress_pipeline"].new_tokens  # it gives text, so only a count
+    assert (
+        sum(map(len, base.values())) == runs["kvpress_pipeline"].new_tokens
+    )  # it gives text, so only a count
     assert all(run.tokens == base for name, run in runs.items() if name != "kvpress_pipeline")
 
 
@@ -36,11 +43,12 @@ def test_compressed_tokens_are_the_same_too(tiny):
 def test_published_signals_are_those_of_the_package():
     logits = torch.randn(7, 300, generator=torch.Generator().manual_seed(0)) * 4
     spread, alternatives, top, ids = methods.published_signals(logits)
-    scalars, own_top, own_ids = token_signals(logits, logits.argmax(-1))
-    torch.testing.assert_close(spread, scalars[:, SCALARS.index("entropy")], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(alternatives, scalars[:, SCALARS.index("alt_entropy")], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(top, own_top, rtol=1e-4, atol=1e-4)
-    assert (ids == own_ids).all()
+    scalars, our_top, our_ids = token_signals(logits, logits.argmax(-1))
+    names = list(SCALARS)
+    torch.testing.assert_close(spread, scalars[:, names.index("entropy")], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alternatives, scalars[:, names.index("alt_entropy")], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(top, our_top, rtol=1e-4, atol=1e-4)
+    assert (ids == our_ids).all()
     assert spread.numpy() == pytest.approx(entropy(logits.softmax(-1).numpy(), axis=1), abs=1e-4)
 
 
@@ -62,12 +70,14 @@ def test_seconds_add_up(runs):
 
 def test_remarks_name_the_first_difference():
     base = methods.Measured(2, tokens={0: [1, 2, 3], 1: [4, 5, 6]})
-    own = methods.Measured(2, decode_s=4.0, moved_bytes=100, flops=300, tokens={0: [1, 2, 3], 1: [4, 9, 9]})
-    own.margins = {0: [1.0, 1.0, 1.0], 1: [1.0, 0.125, 1.0]}
-    limits, parted = throughput.remarks({"one_at_a_time": base, "ours": own}, (50.0, 100.0))
+    ours = methods.Measured(2, decode_s=4.0, moved_bytes=100, flops=300, tokens={0: [1, 2, 3], 1: [4, 9, 9]})
+    ours.margins = {0: [1.0, 1.0, 1.0], 1: [1.0, 0.125, 1.0]}
+    limits, parted = throughput.remarks({"one_at_a_time": base, "ours": ours}, (50.0, 100.0))
     assert "2.0 s (50% of the bandwidth limit)" in limits and "3.0 s (75% of the compute limit)" in limits
-    assert "parts from (a) in 1 prompts, at new token 1 to 1 (median 1)" in parted and "0.125 to 0.125" in parted
-    assert throughput.agreement(own, base) == "1/2"
+    assert (
+        "parts from (a) in 1 prompts, at new token 1 to 1 (median 1)" in parted and "0.125 to 0.125" in parted
+    )
+    assert throughput.agreement(ours, base) == "1/2"
 
 
 def test_first_difference():

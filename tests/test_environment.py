@@ -16,7 +16,10 @@ REQUIRED = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["opt
 
 def constraints():
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    return {canonicalize_name(r.name): r for r in (Requirement(line) for line in lines if line and not line.startswith("#"))}
+    return {
+        canonicalize_name(r.name): r
+        for r in (Requirement(line) for line in lines if line and not line.startswith("#"))
+    }
 
 
 def test_every_dependency_is_pinned_within_its_range():
@@ -30,7 +33,9 @@ def test_every_dependency_is_pinned_within_its_range():
 def test_conda_environment_installs_the_project_under_the_same_constraints():
     environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
     python, pip = environment["dependencies"][0], environment["dependencies"][-1]["pip"]
-    assert python == "python=3.11" and Requirement(f"x{PROJECT['requires-python']}").specifier.contains("3.11")
+    assert python == "python=3.11" and Requirement(f"x{PROJECT['requires-python']}").specifier.contains(
+        "3.11"
+    )
     assert pip == ["-c constraints.txt", "-e .[test]"]
 
 

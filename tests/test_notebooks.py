@@ -6,7 +6,7 @@ import sys
 import nbformat
 import pytest
 
-from kvhelpers.config import CellConfig
+from kvhelpers.experiment.condition import Condition
 from kvhelpers.notebook import MARK, WRITE_LOG, assigned_names
 from kvhelpers.paths import REPOSITORY, notebook_path
 
@@ -22,7 +22,7 @@ def test_parameters_cell_has_the_configuration_s_names():
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     assert parameters.source.startswith(MARK)
-    assert set(assigned_names(parameters.source)) == {*CellConfig.model_fields, WRITE_LOG}
+    assert set(assigned_names(parameters.source)) == {*Condition.model_fields, WRITE_LOG}
 
 
 @pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
@@ -56,9 +56,28 @@ def test_papermill_fails_with_one_sentence(output, parameters, sentence):
 
 
 def test_runs_from_the_notebooks_folder_with_a_ratio_alone(output):
-    small = ("-p", "n_prompts", "2", "-p", "n_fewshot", "1", "-p", "max_new_tokens", "12", "-p", "device", "cpu")
+    small = (
+        "-p",
+        "n_prompts",
+        "2",
+        "-p",
+        "n_fewshot",
+        "1",
+        "-p",
+        "max_new_tokens",
+        "12",
+        "-p",
+        "device",
+        "cpu",
+    )
     run = papermill(
-        output / "out.ipynb", "-p", "ratio", "0.75", *small, cwd=REPOSITORY / "notebooks", notebook="01_reproduce.ipynb"
+        output / "out.ipynb",
+        "-p",
+        "ratio",
+        "0.75",
+        *small,
+        cwd=REPOSITORY / "notebooks",
+        notebook="01_reproduce.ipynb",
     )
     assert run.returncode == 0, run.stderr
     assert (output / "data/results/scratch/streaming_llm/smollm2-135m_0.75_2p.json").exists()
@@ -68,7 +87,10 @@ def test_runs_from_the_notebooks_folder_with_a_ratio_alone(output):
 @pytest.mark.parametrize(
     ("parameter", "sentence"),
     [
-        (("experiment", "nothing"), "experiment 'nothing' has no finished cell in data/results/nothing; run it first"),
+        (
+            ("experiment", "nothing"),
+            "experiment 'nothing' has no finished condition in data/results/nothing; run it first",
+        ),
         (("experimnet", "x"), "parameter 'experimnet' is unknown; did you mean 'experiment'?"),
         (("quantile", "1.5"), "quantile 1.5 is not allowed"),
     ],

@@ -3,56 +3,154 @@
 import json
 import math
 
+import mistune  # what nbconvert renders Markdown with
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from factories import make_result
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from kvhelpers.answers import extract_answer
-from kvhelpers.config import SCHEMA_VERSION
 from kvhelpers.errors import InputError
-from kvhelpers.failures import find_failures, find_periodic_loop, find_window_loop
-from kvhelpers.modes import is_amnesia
-from kvhelpers.results import CellResult, read_cell
-from kvhelpers.signallog import _quote
-from kvhelpers.tables import markdown_table
-from kvhelpers.tasks import STOP_STRINGS
+from kvhelpers.experiment.results import SCHEMA_VERSION, ConditionResult, read_result
+from kvhelpers.records import StopReason
+from kvhelpers.report.format import markdown_table, model_output
+from kvhelpers.scoring.failure_modes import COMMON, is_amnesia
+from kvhelpers.scoring.failures import REPEATS, WINDOW, find_failures, find_periodic_loop, find_window_loop
+from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.prompts import STOP_STRINGS
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=300) | st.text("#$-., 0123456789\n`|<>&", max_size=80)
 TOKENS = st.lists(st.integers(0, 3), max_size=120) | st.lists(st.integers(0, 50_000), max_size=60)
+LOOPING = st.builds(
+    lambda before, cycle, times, after: [*before, *cycle * times, *after],
+    st.lists(st.integers(0, 3), max_size=20),
+    st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    st.integers(1, 30),
+    st.lists(st.integers(0, 3), max_size=20),
+)
 FEW = settings(max_examples=200, deadline=None)
 
 
-@FEW
-@given(TEXTS, TEXTS)
-def test_any_text_has_an_answer_or_none(text, reference):
-    answer = extract_answer(text, STOP_STRINGS)
-    assert answer.value is None or answer.value in text.replace(",", "").replace("$", "")
-    assert isinstance(answer.is_correct(reference), bool)
+def number_like(text):
+    """What lm-evaluation-harness's flexible-extract matches, read by hand, from left to right: an optional
+    minus, then at least two of ``$ 0-9 . ,``, or else digits.
+    """
+    matches, at = [], 0
+    while at < len(text):
+        first = at + (text[at] == "-")
+        end = first
+        while end < len(text) and text[end] in "$0123456789.,":
+            end += 1
+        if end - first >= 2 or text[first:end].isdigit():
+            matches.append(text[at:end])
+            at = end
+        else:
+            at += 1
+    return matches
+
+
+def after_hashes(text):
+    """What strict-match takes: after the first ``#### `` that a number follows, all of ``0-9 . ,``."""
+    for part in text.split("#### ")[1:]:
+        minus = part.startswith("-")
+        length = next((i for i, c in enumerate(part[minus:]) if c not in "0123456789.,"), len(part) - minus)
+        if length:
+            return part[: minus + length]
+    return None
 
 
 @FEW
-@given(TEXTS, st.integers(-10_000, 10_000))
-def test_a_strict_answer_at_the_end_is_found(text, number):
+@given(TEXTS | st.text("# -5.,$a", max_size=40))
+@example("#### #### 5 and #### 6")
+@example("#### -")
+@example("#### 5")
+@example("--5 $. 7")
+def test_answers_are_those_of_the_harness_s_two_rules(text):
+    def cleaned(number):
+        number = number.replace(",", "").replace("$", "")
+        return number[:-1] if number.endswith(".") else number
+
+    strict, flexible = after_hashes(text), number_like(text)
+    answer = extract_answer(text)
+    assert answer.strict == (None if strict is None else cleaned(strict))
+    assert answer.flexible == (cleaned(flexible[-1]) if flexible else None)
+    assert answer.value == (answer.flexible if strict is None else answer.strict)
+
+
+@FEW
+@given(TEXTS, st.integers(-10_000_000, 10_000_000))
+def test_a_strict_answer_at_the_end_is_right_however_it_is_written(text, number):
     before = text.replace("####", "").split("Question:")[0]
     for stop in STOP_STRINGS:
         before = before.replace(stop, "")
-    assert extract_answer(f"{before}\n#### {number}", STOP_STRINGS).is_correct(str(number))
+    for written in (f"{number}", f"{number:,}", f"{number}.", f"{number}.00"):
+        answer = extract_answer(f"{before}\n#### {written}", STOP_STRINGS)
+        assert is_correct(answer, str(number)) and not is_correct(answer, str(number + 1))
 
 
 @FEW
-@given(TOKENS, st.sampled_from(["eos", "max_new_tokens", "error"]), st.booleans())
-def test_failures_point_into_the_run(tokens, stop, correct):
-    found = find_failures(tokens, stop, correct)
-    if found.loop_onset is not None:
-        assert 0 <= found.loop_onset <= found.loop_detected < len(tokens)
-    assert found.looping == (find_window_loop(tokens) is not None)
-    assert found.periodic_loop is None or found.looping  # each periodic loop is also a window loop
-    assert found.catastrophic == (found.non_termination or found.looping or found.wrong_answer)
+@given(TEXTS, TEXTS, st.sampled_from(STOP_STRINGS))
+def test_nothing_after_a_stop_string_counts(text, more, stop):
+    assert extract_answer(f"{text}{stop}{more}", STOP_STRINGS) == extract_answer(text, STOP_STRINGS)
+
+
+def plain_window_loop(tokens):
+    """First and third occurrence of the window that is the first to occur a third time, by comparing all."""
+    for end in range(WINDOW, len(tokens) + 1):
+        same = [s for s in range(end - WINDOW + 1) if tokens[s : s + WINDOW] == tokens[end - WINDOW : end]]
+        if len(same) == REPEATS:
+            return same[0], end - 1
+    return None
+
+
+def plain_periodic_loop(tokens):
+    """Start, period and detection of the repetition that is long enough first, by trying every stretch."""
+    for last in range(len(tokens)):
+        for period in range(1, last + 1):
+            needed = max(REPEATS * period, WINDOW + (REPEATS - 1) * period)
+            start = last + 1 - needed
+            stretch = tokens[max(start, 0) : last + 1]
+            if start >= 0 and stretch[period:] == stretch[:-period]:
+                return start, period, last
+    return None
 
 
 @FEW
-@given(TOKENS, TOKENS)
+@given(LOOPING | TOKENS)
+def test_loops_are_those_of_a_plain_search(tokens):
+    window, periodic = find_window_loop(tokens), find_periodic_loop(tokens)
+    assert (window and (window.start, window.detected)) == plain_window_loop(tokens)
+    assert (periodic and (periodic.start, periodic.period, periodic.detected)) == plain_periodic_loop(tokens)
+
+
+@FEW
+@given(LOOPING, st.integers(0, 40), st.sampled_from(StopReason), st.booleans())
+def test_failures_do_not_depend_on_what_came_before_or_on_the_tokens_names(tokens, before, stop, correct):
+    """Tokens that occur once shift a loop and make none; other ids for the same tokens change nothing."""
+    failures = find_failures(tokens, stop, correct)
+    renamed = find_failures([7 * token + 11 for token in tokens], stop, correct)
+    assert renamed == failures
+    shifted = find_failures([*range(100, 100 + before), *tokens], stop, correct)
+    assert (shifted.looping, shifted.non_termination, shifted.wrong_answer, shifted.catastrophic) == (
+        failures.looping,
+        failures.non_termination,
+        failures.wrong_answer,
+        failures.catastrophic,
+    )
+    if failures.looping:
+        assert shifted.loop_onset == failures.loop_onset + before
+        assert shifted.loop_detected == failures.loop_detected + before
+
+
+@FEW
+@given(LOOPING | TOKENS)
+def test_each_periodic_loop_is_also_a_window_loop(tokens):
+    periodic, window = find_periodic_loop(tokens), find_window_loop(tokens)
+    assert periodic is None or window.detected <= periodic.detected
+
+
+@FEW
+@given(TOKENS | LOOPING, TOKENS)
 def test_a_loop_once_detected_stays_whatever_follows(tokens, more):
     for find in (find_window_loop, find_periodic_loop):
         if (loop := find(tokens)) is not None:
@@ -68,25 +166,77 @@ def test_a_repeated_stretch_is_a_loop(cycle, before):
     assert loop is not None and loop.start <= before
 
 
+WORDS = ("eva", "tom", "coin", "shell", "pen", "box", "garden", "river", "7", "12", "30", "the", "how")
+STORIES = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
+STORY = st.lists(st.sampled_from(WORDS[:8]), min_size=1, max_size=6)
+
+
 @FEW
-@given(TEXTS, TEXTS, TEXTS)
-def test_amnesia_is_decided_for_any_texts(question, text, example):
-    assert isinstance(is_amnesia(question, text, [{"question": example}]), bool)
+@given(STORY, STORIES, st.lists(STORIES, max_size=3), st.randoms())
+def test_amnesia_depends_on_words_and_numbers_alone(question, answer, examples, random):
+    """Not on their order, their case, a plural s, or words that any problem may have."""
+    asked, shown = " ".join(question), [" ".join(story) for story in examples]
+    amnesia = is_amnesia(asked, " ".join(answer), shown)
+    shuffled = [word.upper() + "s" * (word not in COMMON and word.isalpha()) for word in answer]
+    shuffled += [random.choice(sorted(COMMON)) for _ in range(3)]
+    random.shuffle(shuffled)
+    assert is_amnesia(asked, ", ".join(shuffled), shown) is amnesia
+    assert is_amnesia(asked, " ".join(answer), shown[::-1]) is amnesia
+
+
+@FEW
+@given(STORY, STORIES, st.lists(STORIES, max_size=3))
+def test_repeating_the_question_is_no_amnesia_and_leaving_out_all_of_it_is(question, answer, examples):
+    asked, shown = " ".join(question), [" ".join(story) for story in examples]
+    assert not is_amnesia(asked, asked, shown)
+    assert is_amnesia(asked, " ".join(word for word in answer if word not in question), shown)
+
+
+@FEW
+@given(st.sets(st.sampled_from(WORDS[:8]), min_size=2), st.integers(0, 8), st.booleans())
+@example({"eva", "tom", "coin", "shell", "pen"}, 2, False)
+def test_a_number_of_the_question_makes_up_for_its_words(question, missing, with_number):
+    """Without one, more than half of the question's words must be there; with one, any."""
+    asked = sorted(question)
+    kept = asked[min(missing, len(asked) - 1) :]
+    told = " ".join([*kept, "7"] if with_number else kept)
+    is_one = not with_number and len(kept) <= len(asked) / 2
+    assert is_amnesia(" ".join([*asked, "7"]), told, []) is is_one
+
+
+@FEW
+@given(STORY, STORY)
+def test_telling_an_example_s_story_is_amnesia(question, other):
+    """Whole, and with no word of it in the question."""
+    assume(not set(question) & set(other))
+    assert is_amnesia(" ".join(question), f"{question[0]} {' '.join(other)}", [" ".join(other)]) is (
+        len(set(question)) > 1
+    )
 
 
 @FEW
 @given(TEXTS)
+@example("```\n# heading")
+@example("<script>")
 def test_model_output_cannot_leave_its_block(text):
-    """In the log the output stands in a fence that is longer than any in it, so neither Markdown nor HTML in it is rendered."""
-    lines = _quote(text).split("\n")
-    fence = lines[0].removesuffix("text")
-    assert set(fence) == {"`"} and lines[-1] == fence
-    assert not any(line.strip().startswith(fence) for line in lines[1:-1])
+    """A Markdown parser sees one code block, with the text in it, and what follows it."""
+    block, *rest = [
+        token
+        for token in mistune.create_markdown(renderer=None)(f"{model_output(text)}\n\nafter")
+        if token["type"] != "blank_line"
+    ]
+    assert block["type"] == "block_code" and block["attrs"]["info"] == "text"
+    assert [token["type"] for token in rest] == ["paragraph"]
+    assert [child["raw"] for child in rest[0]["children"]] == ["after"]
+    assert "".join(block["raw"].split()) == "".join(text.split())
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["schema_version", "config", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["schema_version", "condition", "x"]), inner)
+    ),
     max_leaves=6,
 )
 
@@ -94,26 +244,30 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b'{"schema_version": %d}' % SCHEMA_VERSION)
-@example(b'{"schema_version": %d, "config": {}, "identity": []}' % SCHEMA_VERSION)
+@example(b'{"schema_version": 2, "config": {}, "identity": []}')
+@example(b'{"schema_version": %d, "condition": {}, "identity": []}' % SCHEMA_VERSION)
 @example(b"[" * 100_000)
 def test_any_file_is_a_result_or_named(tmp_path, content):
-    path = tmp_path / "cell.json"
+    path = tmp_path / "condition.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="results file .*cell.json (is no readable cell result|has schema version)"):
-        read_cell(path)
+    with pytest.raises(
+        InputError, match="results file .*condition.json (is no readable condition result|has schema version)"
+    ):
+        read_result(path)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_signals_file_is_one_or_named(tmp_path, content):
-    cell = CellResult({}, tmp_path / "cell.json")
-    cell.path.with_suffix(".parquet").write_bytes(content)
-    with pytest.raises(InputError, match="signals file .*cell.parquet cannot be read"):
-        cell.signals()
+    made = make_result("none", 0.0, [True])
+    result = ConditionResult.model_validate(made.model_dump() | {"path": tmp_path / "condition.json"})
+    result.signals_path.write_bytes(content)
+    with pytest.raises(InputError, match=r"signals file .*condition.parquet cannot be read"):
+        result.signals()
 
 
 @FEW
 @given(st.lists(TEXTS, min_size=1, max_size=3))
-def test_no_cell_breaks_a_table(values):
+def test_no_value_breaks_a_table(values):
     lines = markdown_table(pd.DataFrame([values], columns=[f"c{i}" for i in range(len(values))])).split("\n")
     assert len(lines) == 3 and all(line.replace("\\|", "").count("|") == len(values) + 1 for line in lines)

@@ -10,13 +10,20 @@ from kvhelpers.paths import REPOSITORY
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {
     "eval", "exec", "compile", "__import__",  # code from text
-    "torch.load", "pandas.read_pickle", "yaml.load", "yaml.unsafe_load", "yaml.full_load",  # objects from files
+    "torch.load", "pandas.read_pickle",  # objects from files
+    "yaml.load", "yaml.unsafe_load", "yaml.full_load",
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",  # a shell
 }  # fmt: skip
-KEYWORDS = {"trust_remote_code": "False", "allow_pickle": "False", "shell": "False", "use_safetensors": "True"}
+KEYWORDS = {
+    "trust_remote_code": "False",
+    "allow_pickle": "False",
+    "shell": "False",
+    "use_safetensors": "True",
+}
 MAGIC = "%matplotlib inline\n"  # all that is allowed beside plain Python
 SOURCES = sorted(
-    path for folder in ("kvhelpers", "benchmarks", "notebooks") for path in (REPOSITORY / folder).rglob("*.[pi][yp]*")
+    path for folder in ("kvhelpers", "benchmarks", "notebooks")
+    for path in (REPOSITORY / folder).rglob("*.[pi][yp]*")
     if path.suffix in (".py", ".ipynb") and not path.name.startswith(".")
 )  # fmt: skip
 
@@ -31,23 +38,30 @@ def code_of(path):
 
 def faults(code):
     """What in a program could run something that was read."""
-    found, tree, names = [], ast.parse(code), {}
+    dangers, tree, names = [], ast.parse(code), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {one.asname: one.name for one in node.names if one.asname}
-            found += [one.name for one in node.names if one.name.split(".")[0] in MODULES]
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+            dangers += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
-            names |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
-            found += [node.module] if (node.module or "").split(".")[0] in MODULES else []
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            dangers += [node.module] if (node.module or "").split(".")[0] in MODULES else []
     for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         first, dot, rest = ast.unparse(node.func).partition(".")
-        name, given = names.get(first, first) + dot + rest, {keyword.arg: keyword.value for keyword in node.keywords}
-        found += [name] if name in CALLS else []
-        found += [f"{name}({key}=…)" for key, value in given.items() if key in KEYWORDS and ast.unparse(value) != KEYWORDS[key]]
+        name, given = (
+            names.get(first, first) + dot + rest,
+            {keyword.arg: keyword.value for keyword in node.keywords},
+        )
+        dangers += [name] if name in CALLS else []
+        dangers += [
+            f"{name}({key}=…)"
+            for key, value in given.items()
+            if key in KEYWORDS and ast.unparse(value) != KEYWORDS[key]
+        ]
         if name.endswith(".from_pretrained") and "gguf_file" not in given:
             needed = ["trust_remote_code"] + (["use_safetensors"] if "Tokenizer" not in name else [])
-            found += [f"{name} without {key}" for key in needed if key not in given]
-    return found
+            dangers += [f"{name} without {key}" for key in needed if key not in given]
+    return dangers
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
@@ -67,9 +81,15 @@ def test_nothing_that_is_read_may_run(path):
         ("from os import system as run; run(text)", "os.system"),
         ("yaml.load(text, Loader=loader)", "yaml.load"),
         ("np.load(path, allow_pickle=True)", "np.load(allow_pickle=…)"),
-        ("AutoTokenizer.from_pretrained(name, trust_remote_code=flag)", "AutoTokenizer.from_pretrained(trust_remote_code=…)"),
+        (
+            "AutoTokenizer.from_pretrained(name, trust_remote_code=flag)",
+            "AutoTokenizer.from_pretrained(trust_remote_code=…)",
+        ),
         ("AutoTokenizer.from_pretrained(name)", "AutoTokenizer.from_pretrained without trust_remote_code"),
-        ("Model.from_pretrained(name, trust_remote_code=False)", "Model.from_pretrained without use_safetensors"),
+        (
+            "Model.from_pretrained(name, trust_remote_code=False)",
+            "Model.from_pretrained without use_safetensors",
+        ),
         ("subprocess.run(f'ls {path}', shell=True)", "subprocess.run(shell=…)"),
         ("eval(text)", "eval"),
     ],

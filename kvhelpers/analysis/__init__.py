@@ -1,0 +1,42 @@
+"""All runs of an experiment at once: what happens around the onset of loops, whether entropy warns of them,
+which numbers tell failed runs from others, where accuracy falls to half, which conditions differ.
+
+Reads finished results and gives tables, numbers and verdicts. Knows nothing of models and of how a run was
+made, and writes no sentence, picture or file.
+"""
+
+from kvhelpers.analysis.analyse import Analysis, analyse
+from kvhelpers.analysis.comparisons import Comparisons, Verdict, compare, compare_conditions
+from kvhelpers.analysis.discriminators import Gap, discriminate, run_features
+from kvhelpers.analysis.entropy_alarms import QUANTILE, Alarms, AlarmVerdict, Direction, judge_alarms
+from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies, find_half_accuracy
+from kvhelpers.analysis.onset_alignment import align, onset_differences
+from kvhelpers.analysis.runs import instructive_run, run_signals, run_tokens, runs_table, signal_arrays
+
+__all__ = [
+    "QUANTILE",
+    "AlarmVerdict",
+    "Alarms",
+    "Analysis",
+    "Comparisons",
+    "Direction",
+    "Gap",
+    "HalfAccuracy",
+    "Verdict",
+    "align",
+    "analyse",
+    "compare",
+    "compare_conditions",
+    "curves",
+    "discriminate",
+    "find_half_accuracies",
+    "find_half_accuracy",
+    "instructive_run",
+    "judge_alarms",
+    "onset_differences",
+    "run_features",
+    "run_signals",
+    "run_tokens",
+    "runs_table",
+    "signal_arrays",
+]

@@ -1,0 +1,46 @@
+"""Judge saved answers again, without a model: a changed answer rule or loop detector remakes summaries in
+seconds.
+"""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from kvhelpers.experiment.checkpoint import write_json
+from kvhelpers.experiment.grid import finished_results
+from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.records import Record
+from kvhelpers.scoring.score import Ended, score
+from kvhelpers.scoring.summary import summarize
+
+
+def rescore(experiment: str) -> tuple[int, int]:
+    """Judge all finished runs of an experiment by today's rules; return how many changed, and of how many.
+
+    Each condition's JSON is replaced as a whole; tokens and signals stay as they are.
+
+    Raises
+    ------
+    InputError : the experiment has no finished condition, or an unreadable one.
+    """
+    changed = total = 0
+    for result in tqdm(finished_results(experiment), desc=f"rescore {experiment}", unit="condition"):
+        records = _rescored(result)
+        total += len(records)
+        differ = sum(new != old for new, old in zip(records, result.records, strict=True))
+        summary = summarize(records, result.signals(["prompt_index", "entropy", "top1_prob"]))
+        if differ or summary != result.summary:
+            write_json(result.model_copy(update={"records": records, "summary": summary}))
+        changed += differ
+    return changed, total
+
+
+def _rescored(result: ConditionResult) -> tuple[Record, ...]:
+    signals = result.signals(["prompt_index", "token_id", "char_end"])
+    by_prompt = dict(tuple(signals.groupby("prompt_index")))
+    records = []
+    for record in result.records:
+        run = by_prompt.get(record.prompt_index, signals[:0])
+        ended = Ended(record.text, run["token_id"].tolist(), run["char_end"].tolist(), record.stop_reason)
+        records.append(record.model_copy(update=vars(score(ended, record.reference))))
+    return tuple(records)

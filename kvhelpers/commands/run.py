@@ -1,0 +1,254 @@
+"""Run an experiment: its conditions' prompts as tasks on workers, the notebook by papermill for each finished
+condition, then the log.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import papermill
+from distributed import Client, Future, wait
+from distributed.scheduler import KilledWorker
+from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+from traitlets.config import Config
+
+from kvhelpers.commands.cluster import connected
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.checkpoint import Checkpoint
+from kvhelpers.experiment.condition import Condition, make_condition
+from kvhelpers.experiment.grid import Experiment, save_experiment
+from kvhelpers.experiment.identity import check_here
+from kvhelpers.experiment.results import check_same_experiment, find_finished, result_path
+from kvhelpers.experiment.run import finish_condition, run_prompts
+from kvhelpers.models.device import resolve_device, resolve_dtype
+from kvhelpers.models.load import LanguageModel, load_model
+from kvhelpers.paths import notebook_path, output_root, results_dir, temporary_beside
+from kvhelpers.report.log import write_log
+
+NOTEBOOK = "01_reproduce"
+POLL_S = 1
+# kernels started at once race for TCP ports
+KERNEL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})
+
+
+def run_experiment(experiment: Experiment, scheduler: str | None = None, workers: int | None = None) -> Path:
+    """Run every unfinished condition and render the log; return its path. All conditions are checked before
+    the first one runs.
+
+    ``scheduler`` is the address of a Dask scheduler whose workers see the same folders; None starts so many
+    ``workers`` on this machine.
+
+    Raises
+    ------
+    InputError : a bad condition (nothing has run then), a scheduler that is not there, another runner at work
+        on the experiment, or conditions that failed, named with their errors after all others ran.
+    """
+    conditions = list(map(check_here, experiment.conditions()))
+    failed: list[str] = []
+    if scheduler is not None or not all(map(_is_done, conditions)):
+        with connected(scheduler, workers) as client, _only_runner(experiment.name):
+            if scheduler is not None:
+                conditions = _as_on_workers(client, conditions)
+            check_same_experiment(conditions[0])
+            missing = [condition for condition in conditions if not _is_done(condition)]
+            if missing:
+                save_experiment(experiment)
+                failed = run_conditions(client, missing, len(conditions) - len(missing), experiment.name)
+    save_experiment(experiment)
+    if len(failed) == len(conditions):
+        raise InputError(f"experiment {experiment.name!r}: every condition failed: " + "; ".join(failed))
+    path = write_log(experiment.name)
+    if failed:
+        raise InputError(
+            f"experiment {experiment.name!r}: {len(failed)} of {len(conditions)} conditions failed: "
+            + "; ".join(failed)
+        )
+    return path
+
+
+def _is_done(condition: Condition) -> bool:
+    """Whether a condition is finished and its notebook executed."""
+    return find_finished(condition) is not None and _notebook(condition).exists()
+
+
+def _notebook(condition: Condition) -> Path:
+    return result_path(condition).with_suffix(".ipynb")
+
+
+@contextmanager
+def _only_runner(name: str) -> Iterator[None]:
+    """Refuse to run an experiment that another process is running; a killed one's lock is gone with it."""
+    results_dir(name).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(results_dir(name) / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"experiment {name!r} is being run by another process; wait until it ends, or run it under "
+            "another --name"
+        ) from error
+
+
+def run_conditions(
+    client: Client, conditions: Sequence[Condition], finished: int = 0, name: str = ""
+) -> list[str]:
+    """Run conditions on a client's workers, with progress; return the failed ones with their reasons.
+
+    No more conditions are in work than there are workers, so that a condition is closed before the next one
+    is begun. Where there are more workers than conditions, a condition's prompts are shared among several. A
+    task whose worker is lost is given to another one, which goes on after the last prompt that was saved.
+    """
+    waiting = deque(Checkpoint(condition) for condition in conditions)
+    for checkpoint in waiting:
+        checkpoint.forget_errored()
+    shards = math.ceil(_workers(client) / max(1, len(conditions)))
+    pending: dict[Future, Checkpoint] = {}
+    failed, n_closed = [], 0
+    total, ready = sum(condition.n_prompts for condition in conditions), sum(map(_prompts_ready, waiting))
+    with (
+        tqdm(total=len(conditions) + finished, initial=finished, desc=name, unit="condition") as closed,
+        tqdm(total=total, initial=ready, desc="prompts", unit="prompt", position=1, leave=False) as prompts,
+    ):
+        while pending or waiting:
+            while waiting and len(pending) < max(1, _workers(client)):
+                checkpoint = waiting.popleft()
+                pending[_submit(client, checkpoint.condition, shards)] = checkpoint
+            for future in _completed(pending):
+                condition = pending.pop(future).condition
+                n_closed += condition.n_prompts
+                if future.status != "finished":
+                    failed.append(f"{condition.label()}: {_reason(future)}")
+                closed.update()
+            prompts.n = n_closed + sum(map(_prompts_ready, [*pending.values(), *waiting]))
+            prompts.refresh()
+    return failed
+
+
+def _workers(client: Client) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _completed(pending: Mapping[Future, Checkpoint]) -> list[Future]:
+    """Those that have come to an end, after a wait of at most a second for the first."""
+    try:
+        wait(list(pending), timeout=POLL_S, return_when="FIRST_COMPLETED")
+    except TimeoutError:
+        pass
+    except CancelledError as error:
+        raise InputError(
+            "the scheduler was lost; what was finished is kept: run the same command again"
+        ) from error
+    return [future for future in pending if future.done()]
+
+
+def _prompts_ready(checkpoint: Checkpoint) -> int:
+    closed = result_path(checkpoint.condition).exists()
+    return checkpoint.condition.n_prompts if closed else len(checkpoint.finished())
+
+
+def _submit(client: Client, condition: Condition, shards: int) -> Future:
+    values, place, n = condition.model_dump(), str(output_root()), condition.n_prompts
+    parts = [
+        client.submit(run_shard, values, list(range(first, n, shards)), place, pure=False)
+        for first in range(min(shards, n))
+    ]
+    return client.submit(finish, values, parts, place, pure=False)
+
+
+def run_shard(values: dict, indices: list[int], place: str) -> None:
+    """A task: run some prompts of a condition on this worker.
+
+    Dask repeats a task whose result was lost with its worker; the condition may be finished by then.
+    """
+    condition = _condition_here(values, place)
+    if find_finished(condition) is None:
+        for _ in run_prompts(condition, _loaded(condition), indices):
+            pass
+
+
+def finish(values: dict, parts: Sequence[None], place: str) -> None:
+    """A task: make a condition's results of its prompts, once its ``parts`` have run, and execute its
+    notebook.
+    """
+    condition = _condition_here(values, place)
+    if find_finished(condition) is None:
+        finish_condition(condition)
+    Checkpoint(condition).remove()
+    execute(condition)
+
+
+def _condition_here(values: dict, place: str) -> Condition:
+    if str(output_root()) != place:
+        raise InputError(
+            f"a worker writes to {output_root()}, the runner to {place}: start workers in the same "
+            "repository, with the same KVHELPERS_OUTPUT"
+        )
+    return make_condition(values)
+
+
+def _loaded(condition: Condition) -> LanguageModel:
+    return _model(condition.model, condition.device, condition.dtype, condition.prefill_attention)
+
+
+_model = lru_cache(maxsize=1)(load_model)  # a worker loads a model once, not once per condition
+
+
+def _as_on_workers(client: Client, conditions: Sequence[Condition]) -> list[Condition]:
+    """The conditions with ``dtype`` as it is where they will run, which may have a GPU that this machine
+    lacks.
+    """
+    dtype = client.submit(_dtype_here, conditions[0].dtype, conditions[0].device).result()
+    return [condition.model_copy(update={"dtype": dtype}) for condition in conditions]
+
+
+def _dtype_here(dtype: str, device: str) -> str:
+    return resolve_dtype(dtype, resolve_device(device))
+
+
+def execute(condition: Condition) -> Path:
+    """Execute the notebook for one finished condition; the executed copy lies beside the condition's results.
+
+    Raises
+    ------
+    RuntimeError : the notebook failed, its copy is then called ``.failed.ipynb``; or its kernel died.
+    """
+    target = _notebook(condition)
+    temporary, failed = temporary_beside(target), target.with_suffix(".failed.ipynb")
+    parameters = condition.model_dump() | {"write_log": False}
+    try:
+        papermill.execute_notebook(
+            notebook_path(NOTEBOOK),
+            temporary,
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            config=KERNEL,
+        )
+    except PapermillExecutionError as error:
+        temporary.replace(failed)
+        raise RuntimeError(f"{error.ename}: {error.evalue}") from error
+    except DeadKernelError as error:
+        raise RuntimeError("the notebook's kernel died; the machine may have run out of memory") from error
+    else:
+        temporary.replace(target)
+        failed.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _reason(future: Future) -> str:
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return "its workers died again and again; the machine may have run out of memory"
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,99 @@
+"""Results that the repository carries, so that notebooks which read results run anywhere, and others can use
+them.
+
+A sample is an experiment's finished conditions without the columns that take most room or follow from others,
+and ``runs.parquet``, a table of all its runs. Texts of prompts that are not this project's own are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kvhelpers.analysis.runs import runs_table
+from kvhelpers.experiment.checkpoint import write_json
+from kvhelpers.experiment.grid import finished_results
+from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.paths import results_dir, samples_dir, write_atomic
+from kvhelpers.records import CHANGE, LISTS
+from kvhelpers.scoring.failure_modes import failure_mode
+from kvhelpers.tasks.load import OWN_TASKS
+
+LEFT_OUT = (*LISTS, CHANGE)
+
+
+def write_sample(experiment: str) -> Path:
+    """Copy an experiment's finished conditions to ``data/samples/<experiment>``; return that folder.
+
+    Raises
+    ------
+    InputError : the experiment has no finished condition, or an unreadable one.
+    """
+    folder, results = samples_dir() / experiment, finished_results(experiment)
+    shutil.rmtree(folder, ignore_errors=True)
+    for result in results:
+        target = folder / result.path.parent.name / result.path.name
+        write_atomic(target.with_suffix(".parquet"), lambda path, result=result: _write_signals(result, path))
+        write_json(_without_texts(result), target, indent=None)
+    runs = runs_with_conditions(results)
+    write_atomic(folder / "runs.parquet", lambda path: runs.to_parquet(path, index=False, compression="zstd"))
+    definition = results_dir(experiment) / "experiment.yaml"
+    if definition.is_file():
+        write_atomic(folder / definition.name, lambda path: shutil.copyfile(definition, path))
+    return folder
+
+
+def _write_signals(result: ConditionResult, path: Path) -> None:
+    table = pq.read_table(result.signals_path)
+    table = table.drop_columns([name for name in LEFT_OUT if name in table.column_names])
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    others = [name for name in table.column_names if name not in floats]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=others,
+        use_byte_stream_split=floats,
+    )
+
+
+def _without_texts(result: ConditionResult) -> ConditionResult:
+    if result.condition.task in OWN_TASKS:
+        return result
+    records = tuple(
+        record.model_copy(update={"question": None, "mode": failure_mode(record, result.examples)})
+        for record in result.records
+    )
+    return result.model_copy(update={"examples": (), "records": records})
+
+
+def runs_with_conditions(results: Sequence[ConditionResult]) -> pd.DataFrame:
+    """`analysis.runs.runs_table` with what tells its conditions and prompts apart, and the file that holds a
+    run's signals.
+    """
+    columns = [
+        {
+            "experiment": result.condition.experiment,
+            "task": result.condition.task,
+            "ratio": result.condition.ratio,
+            "budget": result.condition.budget,
+            "press_kwargs": json.dumps(result.condition.press_kwargs, sort_keys=True),
+            "signals_file": f"{result.path.parent.name}/{result.signals_path.name}",
+            "prompt_index": record.prompt_index,
+            "prompt_tokens": record.prompt_tokens,
+            "kept_tokens": record.cache.kept_tokens if record.cache else None,
+            "stop_reason": str(record.stop_reason),
+            "detected": record.failures.loop_detected if record.failures.looping else None,
+        }
+        for result in results
+        for record in result.records
+    ]
+    types = {"ratio": float, "budget": "Int64", "kept_tokens": float, "detected": "Int64"}
+    return pd.concat([pd.DataFrame(columns).astype(types), runs_table(results)], axis=1)

@@ -1,0 +1,163 @@
+"""What one condition of an experiment is: a press at a ratio or budget, on a model and a task.
+
+Parameters are checked here as far as that needs no torch; `identity.check_here` does the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.models.source import model_source
+from kvhelpers.presses.registry import DECODING, NONE
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.tasks.load import TASKS, data_fingerprint
+
+EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DEFAULT_RATIO = 0.875
+GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
+
+
+def _as_mapping(value: Any) -> Any:
+    """Take JSON text too: that is what ``papermill -p press_kwargs '{...}'`` passes on."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value or "{}")
+        except ValueError as error:
+            raise ValueError(f"is no JSON object ({error})") from error
+    return value
+
+
+class Condition(BaseModel):
+    """All parameters of a condition; the parameters cell of notebook 01 has the same names.
+
+    ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
+    ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not depend on it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    experiment: str = Field(default="scratch", pattern=EXPERIMENT_NAME)
+    model: str = "smollm2-135m"
+    task: str = "onestep"
+    data_file: str | None = None
+    press: str = "streaming_llm"
+    ratio: float | None = Field(default=None, ge=0, lt=1)
+    press_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
+    budget: int | None = Field(default=None, ge=1)
+    n_prompts: int = Field(default=20, ge=1)
+    n_fewshot: int = Field(default=4, ge=0)
+    multiturn: bool = True
+    max_new_tokens: int = Field(default=256, ge=1)
+    seed: int = Field(default=42, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    timeout_s: float | None = Field(default=None, gt=0)
+    canary_tokens: int = Field(default=0, ge=0)
+    batch_size: int | Literal["auto"] = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: Literal["auto", "sdpa", "eager"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_ratio(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("ratio") is None:
+            unset = None if values.get("budget") is not None else DEFAULT_RATIO
+            values = values | {"ratio": 0.0 if values.get("press") in (NONE, DECODING) else unset}
+        return values
+
+    @property
+    def press_spec(self) -> PressSpec:
+        return PressSpec(self.press, self.ratio, self.budget, self.press_kwargs)
+
+    @property
+    def prefill_attention(self) -> str:
+        """The attention implementation asked for, or what the press needs."""
+        return self.press_spec.attention() if self.attn == "auto" else self.attn
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing is compressed."""
+        return self.press == NONE
+
+    def uncompressed(self) -> Condition:
+        """The same condition without a press."""
+        return self.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+
+    def stem(self) -> str:
+        """File name of the condition's results: ``<model>_<ratio>_<n>p``, with a budget or press_kwargs spelt
+        out.
+        """
+        amount = f"{self.ratio:g}" if self.budget is None else f"b{self.budget}"
+        extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
+        model = self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
+        parts = [model, amount, f"{self.n_prompts}p", extra]
+        return "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
+
+    def label(self) -> str:
+        """Short name for people."""
+        if self.press == NONE:
+            return NONE
+        amount = f"{self.ratio:g}" if self.budget is None else f"budget {self.budget}"
+        extra = kwargs_text(self.press_kwargs)
+        return f"{self.press} {amount}" + (f" ({extra})" if extra else "")
+
+
+def kwargs_text(kwargs: dict[str, Any]) -> str:
+    """A press's own fields for people: ``window_size=16``; a press among them by its name, with its own
+    fields in brackets.
+    """
+
+    def text(key: str, value: Any) -> str:
+        if not (isinstance(value, dict) and "name" in value):
+            return f"{key}={value}"
+        own = kwargs_text({name: inner for name, inner in value.items() if name != "name"})
+        return value["name"] + (f" ({own})" if own else "")
+
+    return ", ".join(text(key, value) for key, value in kwargs.items())
+
+
+def make_condition(values: dict[str, Any]) -> Condition:
+    """Check parameters and build a condition.
+
+    Raises
+    ------
+    InputError : one sentence about the first parameter that is unknown, of a wrong type or out of range, or
+        about a press, task, model or data file that does not exist.
+    """
+    for name in values:
+        if name not in Condition.model_fields:
+            raise unknown_name("parameter", name, Condition.model_fields)
+    if (ratio := values.get("ratio")) is not None and type(ratio) in (int, float) and not 0 <= ratio < 1:
+        raise InputError(f"ratio {ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
+    batch_size = values.get("batch_size", "auto")
+    if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(
+            f"batch_size {batch_size!r} is not allowed: give a whole number of prompts from 1 on, or 'auto'"
+        )
+    try:
+        condition = Condition(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "parameters"
+        raise InputError(f"{name} {first['input']!r} is not allowed: {first['msg']}") from error
+    condition.press_spec.check()
+    needed = condition.press_spec.attention()
+    if needed == "eager" and condition.attn not in ("auto", needed):
+        raise InputError(
+            f"attn {condition.attn!r} does not fit {condition.press!r}, which reads attention weights: "
+            "use 'eager'"
+        )
+    if condition.task not in TASKS:
+        raise unknown_name("task", condition.task, TASKS)
+    if condition.task != "gsm8k" and condition.data_file:
+        raise InputError(
+            f"data_file {condition.data_file!r} is only for task 'gsm8k', not for {condition.task!r}"
+        )
+    model_source(condition.model)
+    data_fingerprint(condition.task, condition.data_file)
+    return condition

@@ -1,0 +1,57 @@
+"""What determines a condition's tokens, with names resolved to what they mean on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from typing import Any
+
+from kvhelpers.experiment.condition import GRID_KEYS, Condition
+from kvhelpers.models.source import model_source
+from kvhelpers.tasks.load import data_fingerprint
+
+NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
+
+
+def identity(condition: Condition) -> dict[str, Any]:
+    """What determines the tokens: all but how and where the condition is run.
+
+    Raises
+    ------
+    InputError : a model, data file or device that is not there.
+    """
+    source = model_source(condition.model)
+    data = data_fingerprint(condition.task, condition.data_file)
+    from kvhelpers.models.device import resolve_device, resolve_dtype  # needs torch
+
+    return condition.model_dump(exclude=NOT_IN_IDENTITY) | {
+        **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},
+        "model_source": source,
+        "data": data,
+        "dtype": resolve_dtype(condition.dtype, resolve_device(condition.device)),
+        "attn": condition.prefill_attention,
+    }
+
+
+def identity_hash(condition: Condition) -> str:
+    """Hex SHA-256 of `identity`."""
+    return hashlib.sha256(json.dumps(identity(condition), sort_keys=True).encode()).hexdigest()
+
+
+def shared_identity(whole: dict[str, Any]) -> dict[str, Any]:
+    """The part of an identity that all conditions of an experiment have in common: all but the press."""
+    return {key: value for key, value in whole.items() if key not in (*GRID_KEYS, "attn")}
+
+
+def check_here(condition: Condition) -> Condition:
+    """The condition, if this machine can run it.
+
+    Raises
+    ------
+    InputError : one sentence about a device that is not there, or a press that cannot be built with its
+        fields.
+    """
+    identity(condition)
+    condition.press_spec.check_build()
+    return condition

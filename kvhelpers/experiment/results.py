@@ -1,0 +1,200 @@
+"""A condition's results on disk, read and checked: one JSON and one parquet.
+
+``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``. The JSON holds what
+`ConditionResult` names. The parquet has a row per new token: prompt_index, step, token_id, char_end
+(characters of the answer's text up to the token's end), and the signals of `records`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.identity import identity, shared_identity
+from kvhelpers.paths import relative, results_dir
+from kvhelpers.records import Example, Machine, Record, Shape, Summary
+from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
+
+SCHEMA_VERSION = 3
+
+
+class ConditionResult(Shape):
+    """A finished condition, and where its files lie.
+
+    ``identity`` is what determined the tokens (`identity.identity`), ``seconds`` how long its prompts took,
+    the sum over all workers.
+    """
+
+    schema_version: Literal[3] = SCHEMA_VERSION
+    label: str
+    condition: Condition
+    condition_hash: str
+    identity: dict[str, Any]
+    versions: dict[str, str]
+    machine: Machine
+    finished: str
+    seconds: float
+    examples: tuple[Example, ...]
+    summary: Summary
+    records: tuple[Record, ...]
+    path: Path = Field(exclude=True)
+
+    @property
+    def signals_path(self) -> Path:
+        return self.path.with_suffix(".parquet")
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether a flag takes away the meaning of at least half of the runs, whatever the baseline."""
+        return _takes_meaning(self.summary.flags, self.summary.n)
+
+    def signals(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Per-token signals, one row per new token, with these columns or all.
+
+        Raises
+        ------
+        InputError : the file cannot be read, or lacks a column.
+        """
+        path = self.signals_path
+        try:
+            there = pq.read_schema(path).names
+            wanted = None if columns is None else [name for name in columns if name in there]
+            table = pq.read_table(path, columns=wanted)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"signals file {relative(path)} cannot be read ({error}); delete it and its .json and run "
+                "the condition again"
+            ) from error
+        if missing := [name for name in columns or () if name not in there]:
+            raise InputError(
+                f"signals file {relative(path)} has no column {missing[0]!r}; it has {', '.join(there)}"
+            )
+        return table.to_pandas()
+
+
+def find_baseline(results: Sequence[ConditionResult]) -> ConditionResult | None:
+    """The uncompressed condition, if there is one."""
+    return next((result for result in results if result.condition.is_baseline), None)
+
+
+def flags_of(result: ConditionResult, baseline: ConditionResult | None) -> dict[str, int]:
+    """A condition's flags with the number of runs they concern; a weak baseline concerns all runs."""
+    flags = dict(result.summary.flags)
+    if baseline is not None and baseline_is_weak(baseline.summary.accuracy.count):
+        flags["weak_baseline"] = result.summary.n
+    return flags
+
+
+def is_invalid(result: ConditionResult, baseline: ConditionResult | None) -> bool:
+    """Whether a flag takes away the meaning of at least half of the runs, beside this baseline."""
+    return _takes_meaning(flags_of(result, baseline), result.summary.n)
+
+
+def _takes_meaning(flags: dict[str, int], n: int) -> bool:
+    return any(name in INVALIDATING and 2 * count >= n for name, count in flags.items())
+
+
+def result_path(condition: Condition) -> Path:
+    """The condition's JSON file."""
+    return results_dir(condition.experiment) / condition.press / f"{condition.stem()}.json"
+
+
+def find_finished(condition: Condition) -> ConditionResult | None:
+    """The condition's result if it is already there. Conditions of an experiment differ in their press only.
+
+    Raises
+    ------
+    InputError : the file, or the experiment's first condition, belongs to another configuration or schema;
+        nothing is ever overwritten or mixed.
+    """
+    path, wanted = result_path(condition), identity(condition)
+    if path.exists():
+        finished = read_result(path)
+        _refuse_unless_same(condition, finished, wanted)
+        return finished
+    if others := _result_paths(condition.experiment):  # one of them: `check_same_experiment` looks at all
+        _refuse_unless_same(condition, read_result(others[0]), shared_identity(wanted))
+    return None
+
+
+def check_same_experiment(condition: Condition) -> None:
+    """Raise InputError unless every finished condition of the experiment differs from this one in its press
+    only.
+    """
+    shared = shared_identity(identity(condition))
+    for result in read_experiment(condition.experiment):
+        _refuse_unless_same(condition, result, shared)
+
+
+def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: dict[str, Any]) -> None:
+    there = other.identity
+    changed = ", ".join(
+        f"{key} {there.get(key)!r} → {value!r}" for key, value in wanted.items() if there.get(key) != value
+    )
+    if changed:
+        raise InputError(
+            f"experiment {condition.experiment!r} already holds {relative(other.path)} with another "
+            f"configuration ({changed}); choose another experiment name or delete that file"
+        )
+
+
+def read_result(path: Path) -> ConditionResult:
+    """Read a condition's JSON, of this schema version or the one before, and check its shape.
+
+    Raises
+    ------
+    InputError : it is unreadable, not of the shape, or of another schema version.
+    """
+    try:
+        data = json.loads(path.read_text())
+        version = data["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(path, repr(error)) from error
+    if version not in (2, SCHEMA_VERSION):
+        raise InputError(
+            f"results file {relative(path)} has schema version {version!r}; this version reads 2 and "
+            f"{SCHEMA_VERSION}: delete it or choose another experiment name"
+        )
+    try:
+        return ConditionResult.model_validate(
+            (_from_schema_2(data) if version == 2 else data) | {"path": path}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"results file {relative(path)} is no readable condition result ({reason}); delete it")
+
+
+def _from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 had other names, and noted one batch size for the whole condition, which could be wrong."""
+    renamed = {"config": "condition", "config_hash": "condition_hash"}
+    return {renamed.get(key, key): value for key, value in data.items()} | {"schema_version": SCHEMA_VERSION}
+
+
+def read_experiment(experiment: str, root: Path | None = None) -> list[ConditionResult]:
+    """All finished conditions of an experiment below ``root``, ``none`` first, then by press, ratio and file
+    name.
+    """
+
+    def place(result: ConditionResult) -> tuple:
+        condition = result.condition
+        return not condition.is_baseline, condition.press, condition.ratio or 0, result.path.name
+
+    return sorted(map(read_result, _result_paths(experiment, root)), key=place)
+
+
+def _result_paths(experiment: str, root: Path | None = None) -> list[Path]:
+    paths = results_dir(experiment, root).glob("*/*.json")
+    return sorted(path for path in paths if not path.name.startswith("."))  # killed writes leave hidden files

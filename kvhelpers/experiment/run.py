@@ -1,0 +1,265 @@
+"""Run one condition: task → generation → scores → results, resumable at every prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.checkpoint import Checkpoint, write_result
+from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.identity import check_here, identity, identity_hash
+from kvhelpers.experiment.results import ConditionResult, find_finished, result_path
+from kvhelpers.generation.generate import Generation, Request, Settings, generate
+from kvhelpers.generation.limits import auto_batch_size
+from kvhelpers.models.device import resolve_device
+from kvhelpers.models.load import LanguageModel, load_model
+from kvhelpers.presses.kinds import observation_window, phases
+from kvhelpers.records import Example, Machine, Record
+from kvhelpers.scoring.flags import cache_flags
+from kvhelpers.scoring.score import Ended, score
+from kvhelpers.scoring.summary import summarize
+from kvhelpers.tasks.load import load_problems
+from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt, build_prompts
+
+PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
+
+
+def load_for(condition: Condition) -> LanguageModel:
+    """The condition's model, with the attention its press needs in the prefill."""
+    return load_model(condition.model, condition.device, condition.dtype, condition.prefill_attention)
+
+
+def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
+    """The condition's prompts."""
+    problems, examples = _problems(condition)
+    return build_prompts(problems, examples, lm.tokenizer, condition.multiturn)
+
+
+def _problems(condition: Condition) -> tuple[list, list]:
+    return load_problems(
+        condition.task, condition.n_prompts, condition.n_fewshot, condition.seed, condition.data_file
+    )
+
+
+def run_condition(condition: Condition, lm: LanguageModel | None = None) -> ConditionResult:
+    """Run a condition, or return it if it is finished. A killed one goes on with the prompts it had not
+    finished.
+
+    Parameters
+    ----------
+    condition : from `condition.make_condition`.
+    lm : the model, if it is already loaded for this condition.
+
+    Raises
+    ------
+    InputError : bad input, or the place is taken by another configuration; nothing is written then.
+    """
+    if (finished := find_finished(condition)) is not None:
+        return finished
+    lm = lm or load_for(check_here(condition))
+    checkpoint = Checkpoint(condition)
+    checkpoint.forget_errored()
+    ready = len(checkpoint.finished())
+    with tqdm(total=condition.n_prompts, initial=ready, desc=condition.label(), unit="prompt") as bar:
+        for _ in run_prompts(condition, lm):
+            bar.update()
+    return finish_condition(condition)
+
+
+def run_prompts(
+    condition: Condition, lm: LanguageModel, indices: Sequence[int] | None = None
+) -> Iterator[int]:
+    """Run those of a condition's prompts (or of these, by index) that are not finished; yield each one's
+    index when it is saved.
+
+    Raises
+    ------
+    InputError : a budget above the shortest prompt, before anything runs.
+    """
+    prompts = prompts_of(condition, lm)
+    condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
+    checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
+    finished = checkpoint.finished()
+    wanted = range(len(prompts)) if indices is None else indices
+    missing = [index for index in wanted if index not in finished]
+    runs = generate_prompts(
+        condition, lm, [prompts[index] for index in missing], rows_together(condition, lm, prompts)
+    )
+    since = time.monotonic()
+    for run in runs:
+        index, now = missing[run.index], time.monotonic()
+        record, columns = recorder.record(index, prompts[index], run)
+        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns)
+        since = now
+        yield index
+
+
+def finish_condition(condition: Condition) -> ConditionResult:
+    """Make a condition's results of its prompts' checkpoints; no model is needed.
+
+    Raises
+    ------
+    InputError : a prompt is missing.
+    """
+    checkpoint = Checkpoint(condition)
+    ready = len(checkpoint.finished())
+    if ready != condition.n_prompts:
+        raise InputError(
+            f"condition {condition.label()!r} has {ready} of {condition.n_prompts} prompts; run it again"
+        )
+    records, tables = map(list, zip(*checkpoint.load(), strict=True))
+    result = write_result(_result(condition, records, tables), tables)
+    checkpoint.remove()
+    return result
+
+
+def _result(condition: Condition, records: list[Record], tables: list[pa.Table]) -> ConditionResult:
+    signals = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
+    _, examples = _problems(condition)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return ConditionResult(
+        label=condition.label(),
+        condition=condition,
+        condition_hash=identity_hash(condition),
+        identity=identity(condition),
+        versions=versions | {"python": platform.python_version()},
+        machine=machine(condition),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=round(sum(record.wall_seconds or 0.0 for record in records), 1),
+        examples=[Example(question=one.question, solution=one.solution) for one in examples],
+        summary=summarize(records, signals),
+        records=records,
+        path=result_path(condition),
+    )
+
+
+def machine(condition: Condition) -> Machine:
+    """This machine, as the condition uses it."""
+    device = resolve_device(condition.device)
+    return Machine(
+        system=platform.system(),
+        processor=platform.machine(),
+        cores=os.cpu_count(),
+        torch_threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if device == "cuda" else device,
+        dtype=identity(condition)["dtype"],
+    )
+
+
+def rows_together(condition: Condition, lm: LanguageModel, prompts: list[Prompt]) -> int:
+    """The condition's batch size, or what fits into memory."""
+    if condition.batch_size != "auto":
+        return condition.batch_size
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    held = 2 * longest if condition.canary_tokens else longest  # the full cache stays for a while
+    return auto_batch_size(lm, held, condition.max_new_tokens)
+
+
+def generate_prompts(
+    condition: Condition, lm: LanguageModel, prompts: list[Prompt], batch_size: int
+) -> Iterator[Generation]:
+    """Generate the answers of some prompts as the condition says, in the order in which they end."""
+    requests = [
+        Request(
+            token_ids=prompt.token_ids,
+            press=condition.press_spec.for_prompt(len(prompt.token_ids)),
+            seed=press_seed(condition.seed, prompt.id),
+        )
+        for prompt in prompts
+    ]
+    settings = Settings(
+        max_new_tokens=condition.max_new_tokens,
+        batch_size=batch_size,
+        stop_strings=STOP_STRINGS,
+        repetition_penalty=condition.repetition_penalty,
+        timeout_s=condition.timeout_s,
+        canary_tokens=condition.canary_tokens,
+    )
+    return generate(lm, requests, settings)
+
+
+def uncompressed_answer(condition: Condition, prompt_index: int) -> str:
+    """The condition's answer to a prompt, had its cache not been compressed: a finished ``none`` condition's,
+    or a new run's.
+    """
+    bare = condition.uncompressed()
+    if (finished := find_finished(bare)) is not None:
+        return finished.records[prompt_index].text
+    lm = load_for(bare)
+    (run,) = generate_prompts(bare, lm, [prompts_of(bare, lm)[prompt_index]], batch_size=1)
+    return answer_text(run.token_ids, lm)
+
+
+def press_seed(seed: int, prompt_id: str) -> int:
+    """Seed of random numbers a press may draw for a prompt, the same in every batch, process and order."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
+
+
+def answer_text(token_ids: list[int], lm: LanguageModel) -> str:
+    """A run's text without the end token."""
+    ids = token_ids[:-1] if token_ids and token_ids[-1] in lm.stop_ids else token_ids
+    return lm.tokenizer.decode(ids)
+
+
+def char_ends(token_ids: list[int], lm: LanguageModel) -> list[int]:
+    """For each token, how many characters of the text are there when it is; an incomplete character does not
+    count yet.
+    """
+    texts = (lm.tokenizer.decode(token_ids[: count + 1]) for count in range(len(token_ids)))
+    longest = len(answer_text(token_ids, lm))
+    ends = itertools.accumulate((len(text.rstrip("\ufffd")) for text in texts), max)
+    return [min(end, longest) for end in ends]
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """Makes records of a condition's runs."""
+
+    condition: Condition
+    lm: LanguageModel
+
+    def record(self, index: int, prompt: Prompt, run: Generation) -> tuple[Record, dict[str, Sequence]]:
+        """A run's record and its per-token columns."""
+        text, ends = answer_text(run.token_ids, self.lm), char_ends(run.token_ids, self.lm)
+        scored = score(Ended(text, run.token_ids, ends, run.stop_reason), prompt.reference)
+        record = Record(
+            prompt_index=index,
+            prompt_id=prompt.id,
+            question=prompt.question,
+            reference=prompt.reference,
+            text=text,
+            prompt_tokens=len(prompt.token_ids),
+            n_tokens=len(run.token_ids),
+            stop_reason=run.stop_reason,
+            error=run.error,
+            answer=scored.answer,
+            correct=scored.correct,
+            failures=scored.failures,
+            loop_onset_char=scored.loop_onset_char,
+            cache=run.cache,
+            compressions=run.compressions,
+            flags=self._flags(run, len(prompt.token_ids)),
+            seconds=round(run.seconds, 3),
+            batch_size=run.batch_size,
+        )
+        return record, {"token_id": run.token_ids, "char_end": ends, **run.signals}
+
+    def _flags(self, run: Generation, n_tokens: int) -> list[str]:
+        prefilling, decoding = phases(self.condition.press_spec.for_prompt(n_tokens))
+        if run.error is not None:
+            window = observation_window(prefilling)
+            too_short = window is not None and n_tokens <= window
+            return ["run_failed", *(["prompt_within_window"] if too_short else [])]
+        never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
+        return cache_flags(run.cache, prefilling is not None and self.condition.ratio != 0) + never_cut

@@ -1,0 +1,148 @@
+"""The rows that decode together, with their caches: who joins, who leaves, and what happens when memory runs
+out.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+
+from kvhelpers.generation.batched_cache import BatchedCache
+from kvhelpers.generation.choose import Chooser, Row
+from kvhelpers.generation.cuda_graphs import recorder_for
+from kvhelpers.generation.decoding_press import DecodingCompressor
+from kvhelpers.generation.full_cache import FullCaches
+from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
+from kvhelpers.generation.requests import Generation, Request, Settings
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.kinds import phases
+from kvhelpers.records import StopReason
+
+
+class Batch:
+    """The rows of one `generate.generate` call that decode now, their caches, and the prompts that wait.
+
+    ``slots`` is how many rows may stand together; ``cache`` holds the rows' compressed caches and
+    ``full_caches``, for the canary, the full ones of rows in their first tokens.
+    """
+
+    def __init__(self, lm: LanguageModel, requests: Sequence[Request], settings: Settings):
+        self.lm, self.requests, self.settings = lm, requests, settings
+        decoding = next(filter(None, (phases(request.press)[1] for request in requests)), None)
+        self.compressor = DecodingCompressor(lm, decoding) if decoding else None
+        self.recorder = None if self.compressor else recorder_for(lm.device)
+        prompts = [request.token_ids for request in requests]
+        self.prefiller = Prefiller(lm, prompts, keep_full=settings.canary_tokens > 0)
+        self.choose = Chooser(lm, settings)
+        self.waiting = deque(sorted(range(len(requests)), key=lambda index: -len(prompts[index])))
+        self._clear(min(settings.batch_size, len(requests)))
+
+    def _clear(self, slots: int) -> None:
+        """Start again with empty caches of so many slots."""
+        self.slots = slots
+        self.rows: list[Row] = []
+        self.joining: list[int] = []  # requests in their prefill
+        self.cache = BatchedCache(self.lm.model, slots, self.recorder)
+        self.full_caches = FullCaches(self.lm.model, slots, self.recorder)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no prompt waits or decodes."""
+        return not (self.waiting or self.rows)
+
+    def advance(self) -> list[Generation]:
+        """Let the next prompts join if a slot is free, else give each row one more token; return the runs
+        that ended.
+        """
+        out_of_memory = None
+        try:
+            has_room = self.waiting and len(self.rows) < self.slots
+            ended = self._join() if has_room else self._step()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            out_of_memory = str(error).splitlines()[0]
+        if out_of_memory is not None:  # outside the handler, so that the failed step's tensors are free
+            return self._recover(out_of_memory)
+        return [row.finish(self.slots) for row in (*ended, *self._leave())]
+
+    def _recover(self, reason: str) -> list[Generation]:
+        """Halve the slots and begin the current prompts again; a prompt that does not fit alone fails."""
+        again, failed = list(dict.fromkeys([*(row.index for row in self.rows), *self.joining])), []
+        if self.slots == 1:
+            error = f"out of memory: {reason}"
+            failed = [Generation(again.pop(), [], StopReason.ERROR, None, 0.0, self.slots, error=error)]
+        self.waiting.extendleft(reversed(again))
+        self._clear(max(1, min(self.slots, len(again)) // 2))
+        return failed
+
+    def _step(self) -> list[Row]:
+        """One more token for each row; none of them leaves here."""
+        tokens, positions = [row.tokens[-1] for row in self.rows], [row.position for row in self.rows]
+        with self.compressor.watching() if self.compressor else nullcontext():
+            logits = self.cache.step(self.lm.model, tokens, positions)
+        full = self.full_caches.step([row.index for row in self.rows], tokens, positions)
+        self.choose(self.rows, logits, *full)
+        for slot, (row, position) in enumerate(zip(self.rows, positions, strict=True)):
+            if row.decoding is not None and row.stop_reason is None:
+                reason = self.compressor.after_step(row.decoding, slot, self.cache, position)
+                if reason is not None:
+                    row.fail(reason)
+        return []
+
+    def _join(self) -> list[Row]:
+        """Prefill the next prompts and let them join; return the rows that ended at once."""
+        self.joining = self._next_group()
+        started = time.monotonic()
+        rows = [Row(index, self.requests[index], started) for index in self.joining]
+        # copies, since a press that ran out of memory halfway may have kept notes
+        presses = [phases(copy.deepcopy(row.request.press)) for row in rows]
+        group = [
+            Request(row.request.token_ids, prefilling, row.request.seed)
+            for row, (prefilling, _) in zip(rows, presses, strict=True)
+        ]
+        alive = []
+        for row, (_, decoding), outcome in zip(rows, presses, self.prefiller(group), strict=True):
+            if isinstance(outcome, str):
+                row.fail(outcome)
+                continue
+            row.cache = outcome.report
+            row.decoding = self.compressor.row(decoding, row.request.seed) if decoding else None
+            alive.append((row, outcome))
+        if alive:
+            logits = torch.stack([prefilled.logits for _, prefilled in alive])
+            self.choose([row for row, _ in alive], logits)
+        for row, prefilled in alive:
+            if row.stop_reason is None:
+                self.cache.join(prefilled.cache, prefilled.masked_keys)
+                self.rows.append(row)
+                if prefilled.full is not None:
+                    self.full_caches.join(row.index, prefilled.full)
+        self.joining = []
+        return [row for row in rows if row.stop_reason is not None]
+
+    def _next_group(self) -> list[int]:
+        """Take the next prompts, at most as many as there are free slots, that are prefilled together."""
+        first = [self.requests[index] for index in list(self.waiting)[: self.slots - len(self.rows)]]
+        prompts = [request.token_ids for request in first]
+        size = self.prefiller.group_size(prompts, phases(first[0].press)[0])
+        return [self.waiting.popleft() for _ in range(size)]
+
+    def _leave(self) -> list[Row]:
+        """Take the rows that ended out of the batch, and full caches that have served out of memory."""
+        limit = self.settings.canary_tokens
+        served = {row.index for row in self.rows if row.stop_reason is not None or len(row.tokens) > limit}
+        self.full_caches.drop(served)
+        ended = []
+        for slot in reversed(range(len(self.rows))):
+            if self.rows[slot].stop_reason is not None:
+                ended.append(self.rows[slot])
+                self.rows[slot] = self.rows[-1]
+                self.rows.pop()
+                self.cache.leave(slot)
+        return ended

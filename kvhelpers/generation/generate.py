@@ -1,0 +1,36 @@
+"""Greedy generation from compressed caches: many prompts at once, each exactly as if it were alone.
+
+Each prompt is prefilled under its press and then joins a batch that decodes with true positions. A row leaves
+when it ends and the next prompt takes its place, long prompts first, so that rows of a like length stand
+together. In float32 the tokens are those of ``model.generate`` for that prompt alone inside ``with
+press(model):``; in half precision rounding depends on the batch and some runs part ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kvhelpers.generation.batch import Batch
+from kvhelpers.generation.limits import check_limits
+from kvhelpers.generation.requests import Generation, Request, Settings
+from kvhelpers.models.load import LanguageModel
+
+
+def generate(lm: LanguageModel, requests: Sequence[Request], settings: Settings) -> Iterator[Generation]:
+    """Generate greedily for each request, yielding runs as they end (not in the requests' order).
+
+    Parameters
+    ----------
+    lm : the model, from `models.load.load_model`.
+    requests : prompts with their presses and seeds.
+    settings : limits, batch size and what else all prompts share.
+
+    Raises
+    ------
+    InputError : what `limits.check_limits` refuses; a press that acts while decoding, on a model with a
+        sliding window.
+    """
+    check_limits(lm.model, requests, settings.max_new_tokens)
+    batch = Batch(lm, requests, settings)
+    while not batch.is_done:
+        yield from batch.advance()

@@ -1,0 +1,84 @@
+"""What a model cannot do with these prompts, refused before anything runs, and how many rows fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import kvpress
+import psutil
+import torch
+from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
+
+from kvhelpers.errors import InputError
+from kvhelpers.generation.batched_cache import sliding_windows
+from kvhelpers.generation.requests import Request
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.kinds import phases
+
+ENOUGH = {"cpu": 64, "mps": 64, "cuda": 256}  # rows beyond which a step's time grows with its rows
+USED = 0.7  # share of free memory that the rows may take; the rest is for the prefill and for other programs
+GROWTH = 1.5  # the cache's buffers grow by half when full
+LOGITS_COPIES = 6  # logits and what the signals make of them, float32
+
+
+def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_tokens: int) -> None:
+    """Check a call of `generate.generate`.
+
+    Raises
+    ------
+    InputError : no new token is asked for; a prompt and its new tokens exceed the model's context, or, under
+        a press, the window of a layer that the press compresses.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
+    longest = max((len(request.token_ids) for request in requests), default=0)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise InputError(
+            f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context "
+            f"of {limit}; choose at most {limit - longest}"
+        )
+    for request in sorted(requests, key=lambda request: -len(request.token_ids)):
+        n_tokens, window = len(request.token_ids), compressed_window(model, request.press)
+        if window is not None and n_tokens + max_new_tokens > window:
+            raise InputError(
+                f"max_new_tokens {max_new_tokens} with a prompt of {n_tokens} tokens exceeds the sliding "
+                f"window of {window} that layers of this model have; a press compresses these layers too, "
+                "and transformers cannot go on from such a cache"
+            )
+
+
+def compressed_window(model: PreTrainedModel, press: kvpress.BasePress | None) -> int | None:
+    """The shortest sliding window of the layers that a press compresses; None if all of these see the whole
+    context.
+
+    kvpress spares such layers in Gemma 3's multimodal class only, and there in the prefill only.
+    """
+    prefilling, decoding = phases(press)
+    if decoding is None and (prefilling is None or isinstance(model, Gemma3ForConditionalGeneration)):
+        return None
+    return min((window for window in sliding_windows(model) if window is not None), default=None)
+
+
+def free_bytes(device: str) -> int:
+    """Memory free on a device; on Apple's GPUs, which share it, the machine's."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def row_bytes(lm: LanguageModel, n_tokens: int) -> int:
+    """Memory in bytes of one row whose cache holds up to ``n_tokens``, with its logits."""
+    config, weights = lm.model.config.get_text_config(), next(lm.model.parameters())
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * head_dim * weights.element_size() * n_tokens
+    return int(GROWTH * cache) + 4 * LOGITS_COPIES * config.vocab_size
+
+
+def auto_batch_size(lm: LanguageModel, longest_prompt: int, max_new_tokens: int) -> int:
+    """Rows to decode together, at least one.
+
+    The estimate takes prompts as uncompressed, as long as the longest one, and answers as long as allowed.
+    When it is wrong all the same, `batch.Batch` halves the rows.
+    """
+    fits = USED * free_bytes(lm.device) / row_bytes(lm, longest_prompt + max_new_tokens)
+    return max(1, min(ENOUGH[lm.device], int(fits)))

@@ -1,0 +1,302 @@
+"""Prefill prompts under their presses, many at once where that gives each prompt what it would get alone.
+
+Most presses look at a prompt's hidden states, keys and values once its forward pass is over. For them the
+prompts of a call share one pass over their common beginning (the worked examples of a few-shot prompt), their
+endings run together, and the press is applied to each prompt's own part afterwards, through the hooks that
+kvpress itself installs. Endings of different lengths are padded on the right, where a causal model cannot
+look. Other presses get one prompt at a time, as in kvpress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import kvpress
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from kvhelpers.errors import InputError
+from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.cache_report import measure
+from kvhelpers.generation.requests import Request
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.kinds import is_posthoc
+from kvhelpers.records import CacheReport
+
+SHARED_AT_LEAST = 16  # tokens; a shorter common beginning is not worth a pass of its own
+GROUP_TOKENS = 8192  # padded tokens, beginnings included, whose caches one pass fills
+GROUP_LOGITS = 256  # rows of logits in one pass
+IN_PREFILL = "in the prefill"
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """What is left of a prompt.
+
+    Next-token logits ``[V]`` (float32, from full attention), the compressed cache, which of its keys are
+    masked (``[G, K]`` by layer, or None), a report, and the full cache where it was to be kept.
+    """
+
+    logits: torch.Tensor
+    cache: DynamicCache
+    masked_keys: list[torch.Tensor | None]
+    report: CacheReport
+    full: DynamicCache | None = None
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a forward pass leaves by layer: keys and values ``[B, G, N, D]`` and, if watched, attention inputs
+    ``[B, N, d]``.
+    """
+
+    cache: DynamicCache
+    inputs: list[torch.Tensor]
+    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cosines and sines of the positions, [1, N, D]
+    logits: torch.Tensor | None
+
+
+class Prefiller:
+    """Prefills the prompts of one call of `generate.generate`; ``keep_full`` keeps the full caches too."""
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], keep_full: bool = False):
+        self.lm, self.modules, self.keep_full = lm, attention_modules(lm.model), keep_full
+        self.plain_layers = plain_layers(lm.model)
+        common = _common_beginning(prompts) if len(prompts) > 1 else []
+        self.beginning = common if len(common) >= SHARED_AT_LEAST else []
+        self.beginning_pass: _Pass | None = None
+
+    def group_size(self, prompts: Sequence[Sequence[int]], press: kvpress.BasePress | None) -> int:
+        """How many of ``prompts``, the first of which has ``press``, should be prefilled in one call."""
+        if not self.together(press):
+            return 1
+        lengths: set[int] = set()
+        for count, prompt in enumerate(prompts):
+            lengths.add(len(prompt))
+            if count and (
+                (count + 1) * max(lengths) > GROUP_TOKENS or (count + 1) * len(lengths) > GROUP_LOGITS
+            ):
+                return count
+        return len(prompts)
+
+    def together(self, press: kvpress.BasePress | None) -> bool:
+        """Whether prompts under this press can share a forward pass on this model."""
+        return self.plain_layers and is_posthoc(press)
+
+    @torch.inference_mode()
+    def __call__(self, requests: Sequence[Request]) -> list[Prefilled | str]:
+        """Prefill a group, each prompt under its press; a prompt on which the model or the press fails gives
+        a sentence instead.
+
+        Torch's generators are seeded for each prompt, so that a press that draws random numbers gives the
+        same cache whichever group the prompt is in. Running out of memory raises.
+        """
+        if not all(self.together(request.press) for request in requests):
+            return [or_reason(IN_PREFILL, self._alone, request) for request in requests]
+        ran = or_reason(IN_PREFILL, self._run_group, requests)
+        if isinstance(ran, str):
+            return [ran] * len(requests)
+        return [
+            or_reason(IN_PREFILL, self._compress, ran, row, request) for row, request in enumerate(requests)
+        ]
+
+    def _run_group(self, requests: Sequence[Request]) -> _Pass:
+        prompts = [request.token_ids for request in requests]
+        watch = any(request.press is not None for request in requests)
+        if self.beginning and (self.beginning_pass is None or (watch and not self.beginning_pass.inputs)):
+            self.beginning_pass = self._run(torch.tensor([self.beginning]), None, torch.tensor([0]), watch)
+        skip = len(self.beginning)
+        width = max(map(len, prompts)) - skip
+        ids = torch.tensor(
+            [[*prompt[skip:], *[prompt[-1]] * (width + skip - len(prompt))] for prompt in prompts]
+        )
+        ends = [len(prompt) - skip - 1 for prompt in prompts]
+        kept = sorted(set(ends))
+        ran = self._run(ids, self.beginning_pass, torch.tensor(kept), watch)
+        logits = torch.stack([ran.logits[row, kept.index(end)] for row, end in enumerate(ends)])
+        return _Pass(ran.cache, ran.inputs, ran.rotary, logits)
+
+    def _run(
+        self, ids: torch.Tensor, before: _Pass | None, logits_to_keep: torch.Tensor, watch: bool
+    ) -> _Pass:
+        device, inputs, rotary = self.lm.device, [], [None]
+
+        def note(module, args, kwargs):
+            inputs.append(kwargs["hidden_states"])
+            rotary[0] = kwargs.get("position_embeddings")
+
+        cache = DynamicCache(config=self.lm.model.config)
+        if before is not None:
+            for layer, held in zip(cache.layers, before.cache.layers, strict=True):
+                layer.lazy_initialization(held.keys, held.values)
+                layer.keys, layer.values = (
+                    part.expand(len(ids), -1, -1, -1) for part in (held.keys, held.values)
+                )
+        with ExitStack() as stack:
+            stack.enter_context(attention_implementation(self.lm.model, self.lm.attn))
+            for module in self.modules if watch else ():
+                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+            out = self.lm.model(
+                input_ids=ids.to(device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=logits_to_keep.to(device),
+            )
+        return _Pass(cache, inputs, rotary[0], out.logits.float())
+
+    def _compress(self, ran: _Pass, row: int, request: Request) -> Prefilled:
+        """Cut one prompt out of a group's pass and apply its press to it."""
+        before, n_tokens = self.beginning_pass, len(request.token_ids)
+        parts = [
+            [whole[row : row + 1, :, :n_tokens] for whole in (layer.keys, layer.values)]
+            for layer in ran.cache.layers
+        ]
+        cache = self._cache_of(parts)
+        full = self._cache_of(parts) if self.keep_full else None
+        sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
+        if request.press is not None:
+            n_ending = n_tokens - len(self.beginning)
+            rotary = ran.rotary and tuple(part[:, :n_ending] for part in ran.rotary)
+            if before is not None and rotary:
+                rotary = tuple(torch.cat(parts, dim=1) for parts in zip(before.rotary, rotary, strict=True))
+            with (
+                seeded(request.seed, self.lm.device),
+                request.press(self.lm.model),
+                _hooks_only(self.modules),
+            ):
+                for index, module in enumerate(self.modules):
+                    hidden_states = ran.inputs[index][row : row + 1, :n_ending]
+                    if before is not None:
+                        hidden_states = torch.cat([before.inputs[index], hidden_states], dim=1)
+                    module(
+                        hidden_states=hidden_states,
+                        past_key_values=cache,
+                        cache_position=torch.arange(n_tokens, device=self.lm.device),
+                        position_embeddings=rotary,
+                    )
+        unmasked = [None] * len(cache.layers)
+        report = measure(n_tokens, cache, unmasked, sinks, request.press)
+        return Prefilled(ran.logits[row], cache, unmasked, report, full)
+
+    def _cache_of(self, parts: Sequence[Sequence[torch.Tensor]]) -> DynamicCache:
+        """A cache of these keys and values by layer."""
+        cache = DynamicCache(config=self.lm.model.config)
+        for layer, (keys, values) in zip(cache.layers, parts, strict=True):
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        return cache
+
+    def _alone(self, request: Request) -> Prefilled:
+        """One prompt through the model inside ``with press(model):``."""
+        lm, cache, whole = self.lm, DynamicCache(config=self.lm.model.config), {}
+        for module in self.modules:
+            module.masked_key_indices = None
+        with ExitStack() as stack:
+            stack.enter_context(seeded(request.seed, lm.device))
+            stack.enter_context(attention_implementation(lm.model, lm.attn))
+            stack.enter_context(_before_press(self.modules, whole, self.keep_full))
+            if request.press is not None:
+                stack.enter_context(request.press(lm.model))
+            ids = torch.tensor([list(request.token_ids)], device=lm.device)
+            out = lm.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        masked = [_masked_keys(*pair) for pair in zip(self.modules, cache.layers, strict=True)]
+        for module in self.modules:
+            module.masked_key_indices = None
+        parts = [whole[module.layer_idx] for module in self.modules]
+        sinks = [(keys[0, :, 0], values[0, :, 0]) for keys, values in parts]
+        report = measure(len(request.token_ids), cache, masked, sinks, request.press)
+        full = self._cache_of(parts) if self.keep_full else None
+        return Prefilled(out.logits[0, -1].float(), cache, masked, report, full)
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Self-attention modules of the decoder, by layer."""
+    inner = model.model.language_model if hasattr(model.model, "language_model") else model.model
+    return [layer.self_attn for layer in inner.layers]
+
+
+def plain_layers(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to the whole context."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def or_reason(when: str, function, *args):
+    """``function(*args)``, or a sentence when the model or the press fails in it; running out of memory
+    raises.
+    """
+    try:
+        return function(*args)
+    except Exception as error:  # a press may fail in any way on a model it was not made for
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__} {when}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens with which all prompts begin; each keeps at least one of its own."""
+    # in lexicographic order, so that no prompt between them differs earlier
+    first, last = min(prompts), max(prompts)
+    longest = min(map(len, prompts)) - 1
+    return list(first[: next((i for i in range(longest) if first[i] != last[i]), longest)])
+
+
+@contextmanager
+def _hooks_only(modules: list[nn.Module]):
+    """Let a call of a module run the hooks installed on it, and nothing else."""
+    for module in modules:
+        module.forward = lambda **kwargs: (None, None)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+@contextmanager
+def _before_press(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, torch.Tensor]], whole: bool):
+    """Note each layer's keys and values ``[1, G, N, D]``, or token 0's only, before a press (registered
+    later) changes them.
+    """
+
+    def note(module, args, kwargs, output):
+        layer = kwargs["past_key_values"].layers[module.layer_idx]
+        parts = (layer.keys, layer.values)
+        into[module.layer_idx] = parts if whole else tuple(part[:, :, :1].clone() for part in parts)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: str):
+    """Seed torch inside the context and put its generators back afterwards."""
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _masked_keys(module: nn.Module, layer) -> torch.Tensor | None:
+    """Keys ``[G, K]`` that a head-wise press (AdaKV and its like) masks instead of removing: kvpress's
+    ``masked_key_indices`` as a mask.
+    """
+    indices = getattr(module, "masked_key_indices", None)
+    if indices is None:
+        return None
+    masked = torch.zeros(layer.keys.shape[1:3], dtype=torch.bool, device=layer.keys.device)
+    _, heads, positions = indices
+    masked[heads, positions] = True
+    return masked

@@ -1,0 +1,67 @@
+"""What generation is asked for, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import kvpress
+import numpy as np
+
+from kvhelpers.records import CacheReport, Compression, StopReason
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt: its token ids, its own press (None: the full cache), and a seed for presses that draw
+    random numbers.
+    """
+
+    token_ids: Sequence[int]
+    press: kvpress.BasePress | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How all prompts of a call are decoded.
+
+    Parameters
+    ----------
+    max_new_tokens : limit per prompt.
+    batch_size : rows decoded together; halved whenever memory runs out.
+    stop_strings : texts that end an answer; the run's text includes the one that ended it.
+    repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
+    timeout_s : seconds a prompt may take from its prefill on; None is no limit.
+    canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
+        (`full_cache`). Costs the full cache's memory while it lasts. The first new token comes from the full
+        cache anyway.
+    """
+
+    max_new_tokens: int
+    batch_size: int
+    stop_strings: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    timeout_s: float | None = None
+    canary_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One prompt's run; ``index`` is its request's place in the call.
+
+    ``token_ids`` include the end token when there is one; ``signals`` map each name of `token_signals` to an
+    array ``[T]`` or ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with
+    stop reason ``error`` failed; ``compressions`` are the cuts of a press that compresses while decoding;
+    ``batch_size`` is how many rows could decode together when the run ended, this one included.
+    """
+
+    index: int
+    token_ids: list[int]
+    stop_reason: StopReason
+    cache: CacheReport | None
+    seconds: float
+    batch_size: int
+    signals: dict[str, np.ndarray] = field(default_factory=dict)
+    error: str | None = None
+    compressions: tuple[Compression, ...] = ()

@@ -1,0 +1,83 @@
+"""Alarms of whole runs: at a rate of false alarms that one is ready to bear, how many failures are announced,
+how early.
+
+A run is warned of when its score first exceeds a threshold while it is at risk. The threshold is the one at
+which the wanted share of healthy *training* runs would be warned of, by scores that these runs' prompts had
+no part in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.predictors import Predictor
+from kvhelpers.hazard.risk_set import RiskSet
+from kvhelpers.hazard.splits import FOLDS, prompt_splits, scores_of
+from kvhelpers.records import Shape
+from kvhelpers.stats import Estimate, proportion
+
+RATES = (0.01, 0.05, 0.10)
+INNER = 3  # folds in which the threshold is set
+
+
+class RunAlarms(Shape):
+    """What alarms are worth at one wanted rate of false alarms.
+
+    ``caught`` is the share of failures that are warned of before their onset, among those that have a token
+    at risk; ``immediate`` counts those that have none. ``lead`` are the tokens from alarm to onset, of the
+    caught ones. ``false_alarms`` is the share of healthy runs (ended by themselves) that were warned of in
+    the test folds.
+    """
+
+    wanted: float
+    caught: Estimate | None
+    lead: tuple[int, ...]
+    false_alarms: Estimate | None
+    immediate: int
+
+
+def run_alarms(
+    risk: RiskSet, predictor: Predictor, folds: int = FOLDS, rates: Sequence[float] = RATES
+) -> list[RunAlarms]:
+    """Judge a predictor at each wanted rate of false alarms: thresholds from inner folds, alarms in outer
+    folds.
+    """
+    runs, n = risk.runs, len(risk.runs)
+    alarm_at = np.full((len(rates), n), np.inf)  # token of the alarm
+    for split in prompt_splits(runs, folds):
+        inner = min(INNER, runs["prompt"][split.train].nunique())
+        scores = scores_of(risk, predictor, prompt_splits(runs, inner, split.train))
+        train = split.train[risk.run]
+        highest = _by_run(np.maximum, risk.run[train], scores[train], n, -np.inf)
+        highest = highest[risk.has_event(Event.END) & split.train]
+        test = risk.part(split.test[risk.run])
+        scores = predictor.fit(risk, train).score(test)
+        for which, rate in enumerate(rates):
+            alarm = scores > (np.quantile(highest, 1 - rate) if len(highest) else np.inf)
+            first = _by_run(np.minimum, test.run[alarm], test.step[alarm], n, np.inf)
+            alarm_at[which] = np.minimum(alarm_at[which], first)
+    return [_judge(risk, rate, alarm_at[which]) for which, rate in enumerate(rates)]
+
+
+def _by_run(combine: np.ufunc, run: np.ndarray, values: np.ndarray, n: int, start: float) -> np.ndarray:
+    combined = np.full(n, start, dtype=float)
+    combine.at(combined, run, values)
+    return combined
+
+
+def _judge(risk: RiskSet, rate: float, alarm_at: np.ndarray) -> RunAlarms:
+    runs, at_risk = risk.runs, np.bincount(risk.run, minlength=len(risk.runs)) > 0
+    prompts, time, failed = runs["prompt"].to_numpy(), runs["time"].to_numpy(), runs["failed"].to_numpy()
+    healthy, alarm = risk.has_event(Event.END), np.isfinite(alarm_at)
+    could_warn = failed & at_risk
+    caught = could_warn & alarm
+    return RunAlarms(
+        wanted=rate,
+        caught=proportion(alarm[could_warn], prompts[could_warn]),
+        lead=tuple((time[caught] - alarm_at[caught]).astype(int).tolist()),
+        false_alarms=proportion(alarm[healthy], prompts[healthy]),
+        immediate=int((failed & ~at_risk).sum()),
+    )

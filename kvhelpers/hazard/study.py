@@ -1,0 +1,421 @@
+"""Everything that is computed about predictors of failure, once, for the notebook and for the log.
+
+Every score comes from a predictor that has seen neither the prompt nor, where it says so, the press or the
+task. Penalty and trees were chosen on other problems (`model`, `predictors`). A `Study` is data: it is stored
+as JSON, from which the log is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.hazard.baselines import (
+    BASE_RATE,
+    BOTH,
+    MAIN,
+    PROPOSED,
+    TREES,
+    baselines,
+    family_names,
+    press_names,
+    proposed,
+)
+from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.examples import MissedFailure, RiskTrace, missed_failures, risk_traces
+from kvhelpers.hazard.features import FAMILIES
+from kvhelpers.hazard.incidence import IncidenceCurve, incidence_curves
+from kvhelpers.hazard.model import HazardModel, fit, fit_numbers
+from kvhelpers.hazard.online import Cost, measure_cost
+from kvhelpers.hazard.predictors import BoostedTrees, LogisticHazard, Predictor, averaged
+from kvhelpers.hazard.risk_set import RiskSet
+from kvhelpers.hazard.run_alarms import RATES, RunAlarms, run_alarms
+from kvhelpers.hazard.splits import (
+    FOLDS,
+    Split,
+    press_splits,
+    prompt_splits,
+    scores_of,
+    task_splits,
+    with_share,
+)
+from kvhelpers.paths import relative, write_atomic
+from kvhelpers.presses.registry import NONE
+from kvhelpers.records import Shape
+from kvhelpers.stats import Estimate, TokenMetrics, auroc_difference, draws, reliability, token_metrics
+
+HORIZONS = (1, 5, 10, 32, 50)
+SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
+COEFFICIENT_DRAWS = 40
+SHUFFLES = 6  # of outcomes; a single one lies off 0.5 by chance
+UNSEEN = "presses never seen, all"
+UNSEEN_PRESS, UNSEEN_TASK = "press never seen: ", "task never seen: "
+SEEN_TASK, ONLY = "all seen, ", " only"
+WITHOUT = "without "
+WITH_CONDITION = "with share removed and press"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """``horizon`` in tokens, the number of ``folds``, ``families`` of features (`features.FAMILIES`), and the
+    wanted rates of ``false_alarms``.
+
+    Raises
+    ------
+    InputError : a setting that is not allowed.
+    """
+
+    horizon: int = 10
+    folds: int = FOLDS
+    families: tuple[str, ...] = MAIN
+    false_alarms: tuple[float, ...] = RATES
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "folds"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int):
+                raise InputError(f"{name} {value!r} is not allowed; it is a whole number")
+        if self.horizon < 1:
+            raise InputError(f"horizon {self.horizon} is below 1; it is a number of tokens")
+        for family in self.families:
+            if family not in FAMILIES:
+                raise unknown_name("feature family", family, FAMILIES)
+        rates = self.false_alarms
+        if isinstance(rates, str) or not rates or not all(0 < rate < 1 for rate in rates):
+            raise InputError(
+                f"false_alarms {rates!r} are not allowed; they are shares of healthy runs, above 0 and "
+                "below 1"
+            )
+
+
+class EventCounts(Shape):
+    """How the runs of a task and a press ended for a predictor; ``immediate`` failures have no token at
+    risk.
+    """
+
+    task: str
+    press: str
+    runs: int
+    events: dict[Event, int]
+    immediate: int
+
+
+class Runs(Shape):
+    """What a study learned from. ``left_out`` are conditions (experiment, label) whose flags take away their
+    meaning; ``onsets`` are the quartiles of the failures' tokens.
+    """
+
+    experiments: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+    runs: int
+    prompts: int
+    tokens: int
+    failed: int
+    onsets: tuple[float, float, float]
+    events: tuple[EventCounts, ...]
+
+
+class ReliabilityBin(Shape):
+    """Mean predicted probability and observed share of onsets of ``n`` tokens, with Wilson's interval."""
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    n: int
+
+
+class Coefficient(Shape):
+    """Log-odds per standard deviation of a feature, with the 95 % interval over draws of the prompts."""
+
+    feature: str
+    coefficient: float
+    low: float
+    high: float
+
+
+class Study(Shape):
+    """What is known about predictors at the horizon and with the families of ``settings``, unless said
+    otherwise.
+
+    Dictionaries map a predictor's or a test's name to its `TokenMetrics`. ``above`` are the differences of
+    the proposed predictor's AUROC and each baseline's, over the same draws of prompts; ``control`` has one
+    entry per shuffle of the outcomes. ``reliability``, ``traces`` and ``missed`` are about the proposed
+    predictor's out-of-fold scores; ``model`` is trained on all prompts.
+    """
+
+    settings: StudySettings
+    data: Runs
+    methods: dict[str, TokenMetrics]
+    above: dict[str, Estimate | None]
+    by_horizon: dict[int, TokenMetrics]
+    elsewhere: dict[str, TokenMetrics]
+    ablations: dict[str, TokenMetrics]
+    control: tuple[TokenMetrics, ...]
+    learning: dict[float, TokenMetrics]
+    alarms: dict[str, tuple[RunAlarms, ...]]
+    reliability: tuple[ReliabilityBin, ...]
+    coefficients: tuple[Coefficient, ...]
+    incidence: tuple[IncidenceCurve, ...]
+    traces: tuple[RiskTrace, ...]
+    missed: tuple[MissedFailure, ...]
+    cost: Cost
+    model: HazardModel
+
+    def save(self, path: Path) -> Path:
+        """Write the study as JSON."""
+        return write_atomic(path, lambda temporary: temporary.write_text(self.model_dump_json() + "\n"))
+
+
+def read_study(path: Path) -> Study:
+    """Read a study written by `Study.save`. Raises InputError if the file is none."""
+    try:
+        return Study.model_validate_json(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise InputError(f"study file {relative(path)} is no study of predictors ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How scores are judged: labels at a horizon, folds by prompt."""
+
+    risk: RiskSet
+    horizon: int
+    folds: int
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        """The folds."""
+        return prompt_splits(self.risk.runs, self.folds)
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """The label of each token at risk, ``[N]``."""
+        return self.risk.label(self.horizon)
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """Tokens of the same number and the same fold, ``[N]``.
+
+        Of the same fold, since one with more failures than the others is scored by a predictor that has seen
+        fewer: over all folds even a constant looks as if it knew something, the wrong way round.
+        """
+        fold = np.zeros(len(self.risk.runs), dtype=int)
+        for index, split in enumerate(self.splits):
+            fold[split.test] = index
+        return fold[self.risk.run] * (self.risk.step.max(initial=0) + 1) + self.risk.step
+
+    def scores(self, predictor: Predictor) -> np.ndarray:
+        """Each token's score by a predictor trained on other prompts, ``[N]``."""
+        return scores_of(self.risk, predictor, self.splits)
+
+    def metrics(self, scores: np.ndarray, where: np.ndarray | None = None) -> TokenMetrics:
+        """Token metrics of scores ``[N]``, on all tokens at risk or those in a mask."""
+        where = np.ones(len(scores), dtype=bool) if where is None else where
+        prompts = self.risk.prompts[where]
+        return token_metrics(scores[where], self.label[where], prompts, self.strata[where])
+
+    def judge(self, predictor: Predictor) -> TokenMetrics:
+        """Token metrics of a predictor, on prompts that it has not seen."""
+        return self.metrics(self.scores(predictor))
+
+
+def make_study(
+    risk: RiskSet,
+    results: Sequence[ConditionResult],
+    settings: StudySettings | None = None,
+    progress: bool = True,
+) -> Study:
+    """Compute everything for the proposed predictor and its baselines.
+
+    ``results`` are the conditions that the risk set was read from: what was left out of it, and the cost of
+    their runs.
+
+    Raises
+    ------
+    InputError : too many folds for the prompts, or too little to learn from.
+    """
+    settings = settings or StudySettings()
+    horizon, names = settings.horizon, family_names(*settings.families)
+    evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
+    with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
+        scores = evaluation.scores(hazard)
+        methods, above = _methods(evaluation, scores, names)
+        bar.update()
+        by_horizon = {horizon: methods[PROPOSED]} | {
+            other: Evaluation(risk, other, settings.folds).judge(proposed(other, settings.families))
+            for other in HORIZONS
+            if other != horizon
+        }
+        bar.update()
+        elsewhere = _elsewhere(evaluation, hazard, scores)
+        bar.update()
+        ablations = _ablations(evaluation, settings.families)
+        bar.update()
+        shuffled = (shuffle_outcomes(risk, seed) for seed in range(SHUFFLES))
+        control = tuple(Evaluation(part, horizon, settings.folds).judge(hazard) for part in shuffled)
+        bar.update()
+        learning = {share: _with_share(evaluation, hazard, share) for share in SHARES}
+        bar.update()
+        warning = {PROPOSED: hazard} | baselines(risk, horizon)
+        del warning[BASE_RATE]  # a constant warns of nothing
+        alarms = {
+            name: tuple(run_alarms(risk, predictor, settings.folds, settings.false_alarms))
+            for name, predictor in warning.items()
+        }
+        bar.update()
+        coefficients = _coefficients(risk, names, horizon)
+        bar.update()
+    model = fit(risk, horizon, names)
+    return Study(
+        settings=settings,
+        data=describe_runs(risk, results),
+        methods=methods,
+        above=above,
+        by_horizon=dict(sorted(by_horizon.items())),
+        elsewhere=elsewhere,
+        ablations=ablations,
+        control=control,
+        learning=learning,
+        alarms=alarms,
+        reliability=[
+            ReliabilityBin(**row) for row in reliability(scores, evaluation.label).to_dict("records")
+        ],
+        coefficients=coefficients,
+        incidence=incidence_curves(risk.runs),
+        traces=risk_traces(risk, scores),
+        missed=missed_failures(risk, scores),
+        cost=measure_cost(model, results),
+        model=model,
+    )
+
+
+def _methods(
+    evaluation: Evaluation, scores: np.ndarray, names: tuple[str, ...]
+) -> tuple[dict[str, TokenMetrics], dict[str, Estimate | None]]:
+    """Metrics of all predictors, and by how much the proposed one is above each baseline."""
+    risk, horizon = evaluation.risk, evaluation.horizon
+    trees = evaluation.scores(BoostedTrees(horizon, names))
+    compared = {PROPOSED: scores, TREES: trees, BOTH: averaged(scores, trees)}
+    methods = {name: evaluation.metrics(values) for name, values in compared.items()}
+    above = {}
+    for name, predictor in baselines(risk, horizon).items():
+        other = evaluation.scores(predictor)
+        methods[name] = evaluation.metrics(other)
+        above[name] = auroc_difference(scores, other, evaluation.label, risk.prompts)
+    return methods, above
+
+
+def _elsewhere(evaluation: Evaluation, hazard: Predictor, seen: np.ndarray) -> dict[str, TokenMetrics]:
+    """The proposed predictor on presses and tasks that it has not seen, nor the prompts; its scores where all
+    presses and tasks were ``seen``, on parts of the runs.
+    """
+    risk = evaluation.risk
+    press, task = (risk.runs[name].to_numpy()[risk.run] for name in ("press", "task"))
+    compressed, tasks = press != NONE, sorted(set(task))
+    scores = scores_of(risk, hazard, press_splits(risk.runs, evaluation.folds))
+    metrics = {UNSEEN: evaluation.metrics(scores, compressed)}
+    for name in sorted(set(press[compressed])):
+        metrics[UNSEEN_PRESS + name] = evaluation.metrics(scores, press == name)
+    if len(tasks) > 1:
+        across = scores_of(risk, hazard, task_splits(risk.runs))
+        metrics |= {UNSEEN_TASK + name: evaluation.metrics(across, task == name) for name in tasks}
+    whole = ~risk.has_event(Event.CENSORED)[risk.run]
+    metrics["all presses seen, censored runs left out"] = evaluation.metrics(seen, whole)
+    if len(tasks) > 1:
+        metrics |= {SEEN_TASK + name + ONLY: evaluation.metrics(seen, task == name) for name in tasks}
+    return metrics
+
+
+def _ablations(evaluation: Evaluation, families: Sequence[str]) -> dict[str, TokenMetrics]:
+    """The logistic hazard with other families of features."""
+    every = family_names(*families)
+    features = {
+        WITHOUT + family: family_names(*(other for other in families if other != family))
+        for family in families
+    }
+    features |= {family + ONLY: family_names(family) for family in families}
+    features |= {
+        "with position": family_names(*dict.fromkeys([*families, "position"])),
+        "with share removed": (*every, "removed"),
+        WITH_CONDITION: (*every, "removed", *press_names(evaluation.risk)),
+    }
+    return {
+        name: evaluation.judge(LogisticHazard(evaluation.horizon, names))
+        for name, names in features.items()
+        if names
+    }
+
+
+def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
+    """Give each run the event and its time of a run drawn at random; a run keeps its tokens at risk up to its
+    new event.
+
+    What a run's features say of its own outcome is gone. What is left: failures come at certain tokens, and a
+    run that is given a later event than its own has no tokens there.
+    """
+    rng, runs = np.random.default_rng(seed), risk.runs.copy()
+    order = rng.permutation(len(runs))
+    runs[["event", "time", "failed"]] = risk.runs[["event", "time", "failed"]].to_numpy()[order]
+    runs = runs.astype({"time": int, "failed": bool})
+    shuffled = RiskSet(runs, risk.run, risk.step, risk.features, risk.names)
+    return shuffled.part(risk.step < runs["time"].to_numpy()[risk.run])
+
+
+def _with_share(evaluation: Evaluation, hazard: Predictor, share: float) -> TokenMetrics:
+    """The same test tokens, with a share of the training prompts only."""
+    risk = evaluation.risk
+    splits = [with_share(split, risk.runs, share) for split in evaluation.splits]
+    return evaluation.metrics(scores_of(risk, hazard, splits))
+
+
+def _coefficients(risk: RiskSet, names: tuple[str, ...], horizon: int) -> tuple[Coefficient, ...]:
+    """Logistic coefficients with intervals over draws of the prompts, largest first."""
+    label, features = risk.label(horizon), risk.columns(names)
+    known = np.flatnonzero(~np.isnan(label))
+    prompts, codes = np.unique(risk.prompts[known].astype(str), return_inverse=True)
+    _, _, fitted, _ = fit_numbers(features[known], label[known])
+    drawn = []
+    for weights in draws(len(prompts))[:COEFFICIENT_DRAWS]:
+        again = np.repeat(known, weights[codes].astype(int))
+        drawn.append(fit_numbers(features[again], label[again])[2])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return tuple(
+        Coefficient(feature=names[k], coefficient=fitted[k], low=low[k], high=high[k])
+        for k in np.argsort(-np.abs(fitted), kind="stable")
+    )
+
+
+def describe_runs(risk: RiskSet, results: Sequence[ConditionResult]) -> Runs:
+    """What a risk set holds, and which of the conditions that it was read from it leaves out."""
+    runs = risk.runs
+    immediate = runs["failed"].to_numpy() & (np.bincount(risk.run, minlength=len(runs)) == 0)
+    counts = []
+    for (task, press), part in runs.groupby(["task", "press"], sort=False):
+        counts.append(
+            EventCounts(
+                task=task,
+                press=press,
+                runs=len(part),
+                events={event: int((part["event"] == event).sum()) for event in Event},
+                immediate=int(immediate[part.index].sum()),
+            )
+        )
+    quartiles = np.percentile(runs["time"][runs["failed"]], [25, 50, 75])
+    return Runs(
+        experiments=tuple(dict.fromkeys(runs["experiment"])),
+        left_out=tuple((r.condition.experiment, r.label) for r in results if r.is_invalid),
+        runs=len(runs),
+        prompts=runs["prompt"].nunique(),
+        tokens=len(risk.run),
+        failed=int(runs["failed"].sum()),
+        onsets=tuple(map(float, quartiles)),
+        events=tuple(counts),
+    )

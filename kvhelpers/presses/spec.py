@@ -1,0 +1,208 @@
+"""What a condition asks for as a press, made into a kvpress object for one prompt.
+
+``compression_ratio`` is the fraction of key-value pairs *removed* from the prompt's cache, as in kvpress;
+``budget`` is the number of tokens *kept* instead. kvpress, and with it torch, is imported when a press is
+built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.presses.registry import BY_NAME, DECODING, EAGER, NONE, PREFILL_DECODING, PressEntry
+
+if TYPE_CHECKING:
+    import kvpress
+
+
+@dataclass(frozen=True)
+class PressSpec:
+    """A press by name, with its ratio or its budget. `check` and `check_build` say whether it can be built.
+
+    ``name`` is ``none``, a short name of `registry.PRESSES` or a kvpress class name. Exactly one of ``ratio``
+    (in [0, 1)) and ``budget`` (tokens) is set, except for ``none``. ``kwargs`` are the press's own fields;
+    for a wrapping press, give the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``.
+    ``DecodingPress`` leaves the prompt's cache alone and has ratio 0; of ``PrefillDecodingPress`` the ratio
+    or budget is that of its prefilling press.
+    """
+
+    name: str
+    ratio: float | None = None
+    budget: int | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Check names, ratio and budget, without kvpress.
+
+        Raises
+        ------
+        InputError : an unknown or unsupported press, here or among the fields; a ratio or budget out of range
+            or that the press cannot have.
+        """
+        if self.name == NONE:
+            self._check_none()
+            return
+        if self.ratio is not None and self.budget is not None:
+            raise InputError(
+                f"ratio {self.ratio} and budget {self.budget} exclude each other; give one of them"
+            )
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(
+                f"ratio {self.ratio} is outside [0, 1); it is the fraction of the prompt's cache removed"
+            )
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"budget {self.budget} is below 1; it is the number of tokens kept")
+        _check_names(self.name, self.kwargs, "press")
+        if self._spares_the_prompt and (self.ratio or self.budget is not None):
+            amount = f"budget {self.budget}" if self.budget is not None else f"ratio {self.ratio}"
+            raise InputError(
+                f"{amount} makes no sense with press {self.name!r}, which has no prefilling press; "
+                "use ratio 0"
+            )
+
+    def _check_none(self) -> None:
+        for amount in ("ratio", "budget"):
+            value = getattr(self, amount)
+            if value or (value is not None and amount == "budget"):
+                raise InputError(
+                    f"{amount} {value} makes no sense with press 'none'; leave it out or choose a press"
+                )
+        if self.kwargs:
+            raise InputError(f"press_kwargs {self.kwargs} make no sense with press 'none'; leave them out")
+
+    @property
+    def _spares_the_prompt(self) -> bool:
+        """Whether the press acts while decoding only."""
+        return self.name == DECODING or (
+            self.name == PREFILL_DECODING and self.kwargs.get("prefilling_press") is None
+        )
+
+    def check_build(self) -> None:
+        """Build the press once, which imports kvpress.
+
+        Raises
+        ------
+        InputError : what `check` finds; a field that the press does not have, of a wrong type or value; a
+            press that takes no ratio; a base press that cannot act while decoding.
+        """
+        self.check()
+        if self.name != NONE:
+            self._build(0.5 if self.ratio is None else self.ratio)
+
+    def attention(self) -> str:
+        """Attention that the prefill needs: ``eager`` where the press reads attention weights."""
+        fields = {"name": self.name, **self.kwargs}
+        while isinstance(fields, Mapping) and fields.get("name") != DECODING:
+            entry = _entry(fields.get("name"))
+            if entry is not None and entry.class_name in EAGER:
+                return "eager"
+            fields = fields.get("prefilling_press" if fields.get("name") == PREFILL_DECODING else "press")
+        return "sdpa"
+
+    def for_prompt(self, n_tokens: int) -> kvpress.BasePress | None:
+        """The press for a prompt of ``n_tokens``; None for ``none``.
+
+        Raises
+        ------
+        InputError : the budget is above the prompt's tokens; what `check_build` finds.
+        """
+        if self.name == NONE:
+            return None
+        if self.budget is None:
+            return self._build(self.ratio)
+        if self.budget > n_tokens:
+            raise InputError(
+                f"budget {self.budget} is above the prompt's {n_tokens} tokens; choose at most {n_tokens}"
+            )
+        # kvpress keeps int(n * (1 - ratio)); half a token of slack keeps rounding away from the edge
+        ratio = 0.0 if self.budget == n_tokens else 1 - (self.budget + 0.5) / n_tokens
+        return self._build(ratio)
+
+    def _build(self, ratio: float) -> kvpress.BasePress:
+        from kvhelpers.presses.kinds import phases
+
+        _check_names(self.name, self.kwargs, "press")
+        press = _make(self.name, self.kwargs, "press")
+        prefilling, decoding = phases(press)
+        _check_decoding(decoding)
+        if prefilling is None:
+            return press
+        try:
+            prefilling.compression_ratio = ratio
+        except AttributeError as error:
+            raise InputError(f"press {self.name!r} takes no compression ratio of its own: {error}") from error
+        return press
+
+
+def _entry(name: object) -> PressEntry | None:
+    return BY_NAME.get(name) if isinstance(name, str) else None
+
+
+def _inner_presses(kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The presses among a press's fields: by key, name and own fields."""
+    return {
+        key: (value["name"], {inner: given for inner, given in value.items() if inner != "name"})
+        for key, value in kwargs.items()
+        if isinstance(value, dict) and "name" in value
+    }
+
+
+def _check_names(name: object, kwargs: Mapping[str, Any], parameter: str) -> None:
+    entry = _entry(name)
+    if entry is None:
+        raise unknown_name(parameter, name, (NONE, *BY_NAME) if parameter == "press" else BY_NAME)
+    if entry.unsupported is not None:
+        raise InputError(f"{parameter} {name!r} is not supported: {entry.unsupported}")
+    for key, (inner, inner_kwargs) in _inner_presses(kwargs).items():
+        _check_names(inner, inner_kwargs, f"press_kwargs {key}")
+
+
+def _check_decoding(press: kvpress.DecodingPress | None) -> None:
+    from kvpress import ScorerPress
+
+    base = getattr(press, "base_press", None)
+    if base is not None and (not isinstance(base, ScorerPress) or type(base).__name__ in EAGER):
+        raise InputError(
+            f"press_kwargs base_press {type(base).__name__!r} is not supported while decoding: "
+            "it must score tokens without attention weights, and remove them"
+        )
+
+
+def _make(name: str, kwargs: Mapping[str, Any], parameter: str) -> kvpress.BasePress:
+    """Build a press, the presses among its fields first; its name is known."""
+    entry = BY_NAME[name]
+    press_class = getattr(importlib.import_module(entry.module), entry.class_name)
+    _check_fields(name, press_class, kwargs)
+    inner = {
+        key: _make(inner_name, inner_kwargs, f"press_kwargs {key}")
+        for key, (inner_name, inner_kwargs) in _inner_presses(kwargs).items()
+    }
+    try:
+        return press_class(**{**kwargs, **inner})
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise InputError(
+            f"{parameter} {name!r} cannot be built with press_kwargs {kwargs}: {error}"
+        ) from error
+
+
+def _check_fields(name: str, press_class: type, kwargs: Mapping[str, Any]) -> None:
+    """Check that a press has these fields and that a number or a truth value is given where it has one."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(press_class)
+        if field.init and field.name != "compression_ratio"
+    }
+    for key, value in kwargs.items():
+        if key not in defaults:
+            raise unknown_name(f"press_kwargs of press {name!r}: key", key, sorted(defaults))
+        kind = type(defaults[key])
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if kind in (int, float, bool) and not fits:
+            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is no {kind.__name__}")
+        if kind is int and value < 0:
+            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is below 0")

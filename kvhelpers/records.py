@@ -1,0 +1,248 @@
+"""The shapes of what is measured and stored: a run's record, a condition's summary, the names of signals.
+
+This module knows nothing of models, of how a run was made or of how it is judged, and imports no other one
+of the package. A shape is checked when it is built, so also when a file is read; what a file has
+beyond the shape is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+
+class StopReason(StrEnum):
+    """Why a run stopped: an end token, a stop string, the limit on tokens, the limit on seconds, an error."""
+
+    EOS = "eos"
+    STOP_STRING = "stop_string"
+    MAX_NEW_TOKENS = "max_new_tokens"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run ended by itself."""
+        return self in (StopReason.EOS, StopReason.STOP_STRING)
+
+
+class FailureMode(StrEnum):
+    """What became of a run, one mode each; the rules are in `scoring.failure_modes`."""
+
+    CORRECT = "correct"
+    CORRUPTION = "reasoning corruption"
+    AMNESIA = "instruction amnesia"
+    NON_TERMINATION = "non-termination"
+    LOOPING = "looping"
+    ERRORED = "errored"
+
+    @classmethod
+    def _missing_(cls, value: object) -> FailureMode | None:
+        return cls.ERRORED if value == "failed" else None  # its name in results of schema 2
+
+
+# signals of the next-token distribution, with their units; definitions are in `generation.token_signals`
+SCALARS: Mapping[str, str] = {
+    "entropy": "nats",
+    "varentropy": "nats²",
+    "top1_prob": "probability",
+    "margin": "nats",
+    "top5_mass": "probability",
+    "alt_entropy": "nats",
+    "chosen_logprob": "nats",
+}
+CANARY: Mapping[str, str] = {"canary_kl": "nats", "canary_entropy": "nats", "canary_chosen": "nats"}
+CHANGE = "entropy_change"  # nats
+LISTS = ("top20_logprob", "top20_id")
+FIRST_COMPRESSED_TOKEN = 1  # token 0 comes from full attention; the next one is the first to see the press
+
+
+class Shape(BaseModel):
+    """A part of a stored result. It does not change once it is built."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Answer(Shape):
+    """What both rules of `tasks.answers` extract (None: no match), and which of them decided."""
+
+    strict: str | None
+    flexible: str | None
+    decided_by: Literal["strict-match", "flexible-extract"] | None
+
+    @computed_field
+    @property
+    def value(self) -> str | None:
+        """The deciding rule's answer."""
+        return self.strict if self.decided_by == "strict-match" else self.flexible
+
+
+class WindowLoop(Shape):
+    """A window of 20 tokens that occurs at least 3 times.
+
+    ``start`` is where the window first occurs, ``detected`` the last token of its third occurrence.
+    """
+
+    start: int
+    detected: int
+
+
+class PeriodicLoop(Shape):
+    """A stretch in which each token equals the one ``period`` tokens before.
+
+    ``start`` is the first token of the first cycle; ``length`` counts tokens, ``repeats`` = length / period;
+    ``detected`` is the token at which the stretch is long enough to count.
+    """
+
+    start: int
+    period: int
+    length: int
+    repeats: float
+    detected: int
+
+
+class Failures(Shape):
+    """The failures of one run. Positions count new tokens from 0; None where there is nothing to point at.
+
+    ``loop_onset`` and ``loop_detected`` are the start and the detection of whichever loop a left-to-right
+    reader is sure of first, the periodic one in a tie.
+    """
+
+    non_termination: bool
+    looping: bool
+    wrong_answer: bool
+    loop_onset: int | None
+    loop_detected: int | None
+    window_loop: WindowLoop | None
+    periodic_loop: PeriodicLoop | None
+
+    @computed_field
+    @property
+    def catastrophic(self) -> bool:
+        """Any of the three."""
+        return self.non_termination or self.looping or self.wrong_answer
+
+
+class CacheReport(Shape):
+    """What one prompt's cache holds after its prefill.
+
+    ``kept_tokens`` is the mean over layers and key-value heads, so head-wise and layer-wise presses are
+    measured too; ``cache_bytes`` are bytes really held, which masked keys do not shrink. ``sink_kept`` is the
+    share of heads (first layer aside, whose values do not depend on position) that still hold the prompt's
+    first token, the attention sink (Xiao et al. 2024, https://arxiv.org/abs/2309.17453). ``window`` is the
+    press's observation window in tokens, or None.
+    """
+
+    prompt_tokens: int
+    kept_tokens: float
+    cache_bytes: int
+    full_bytes: int
+    sink_kept: float
+    window: int | None
+
+
+class Compression(Shape):
+    """A cut while decoding: after ``step`` new tokens, from so many cached tokens to so many (means over
+    layers).
+    """
+
+    step: int
+    before: float
+    after: float
+
+
+class Record(Shape):
+    """One run: one prompt under one condition.
+
+    ``question`` is None and ``mode`` is set where the prompt's text may not be shared (`commands.sample`).
+    ``loop_onset_char`` are the characters of the text before the loop's onset. ``cache`` is None when the
+    prefill failed. ``seconds`` is the run's own time from its prefill to its end, which it shares with the
+    other rows of its batch; ``wall_seconds`` is its part of the condition's time, so that the parts of all
+    runs add up to the whole, and ``batch_size`` is how many rows could decode beside it, this one included;
+    both are None in results of schema 2, which did not note them.
+    """
+
+    prompt_index: int
+    prompt_id: str
+    question: str | None = None
+    reference: str
+    text: str
+    prompt_tokens: int
+    n_tokens: int
+    stop_reason: StopReason
+    error: str | None
+    answer: Answer
+    correct: bool
+    failures: Failures
+    loop_onset_char: int | None
+    cache: CacheReport | None
+    compressions: tuple[Compression, ...] = ()
+    flags: tuple[str, ...] = ()
+    seconds: float
+    wall_seconds: float | None = None
+    batch_size: int | None = None
+    mode: FailureMode | None = None
+
+    @property
+    def onset(self) -> int | None:
+        """New token at which the loop starts, of looping runs."""
+        return self.failures.loop_onset if self.failures.looping else None
+
+    @property
+    def removed(self) -> float:
+        """Measured share of the prompt's cache that was removed; NaN if the prefill failed."""
+        return 1 - self.cache.kept_tokens / self.prompt_tokens if self.cache else float("nan")
+
+
+class Rate(Shape):
+    """A rate with its 95 % interval: ``count`` of ``n``."""
+
+    count: int
+    n: int
+    rate: float
+    low: float
+    high: float
+
+
+class Summary(Shape):
+    """A condition's rates and averages; how they are computed is in `scoring.summary`.
+
+    Entropies are in nats. ``flags`` counts the runs that have each flag.
+    """
+
+    n: int
+    accuracy: Rate
+    cfr: Rate
+    non_termination: Rate
+    looping: Rate
+    wrong_answer: Rate
+    avg_tokens: float
+    prompt_tokens: float
+    kept_tokens: float | None
+    cache_bytes: float | None
+    mean_entropy: float | None
+    max_entropy: float | None
+    min_top1_prob: float | None
+    stop_reasons: dict[StopReason, int]
+    flags: dict[str, int]
+
+
+class Example(Shape):
+    """A worked example of a condition's prompts."""
+
+    question: str
+    solution: str
+
+
+class Machine(Shape):
+    """Where a condition ran."""
+
+    system: str
+    processor: str
+    cores: int | None
+    torch_threads: int | None = None
+    device: str
+    dtype: str

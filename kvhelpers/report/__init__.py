@@ -1,0 +1,74 @@
+"""What people read: tables, figures, and logs in Markdown, from finished results and their analysis.
+
+Wording is in ``templates/*.md.j2``, number formats and the escaping of model output in `report.format`. Knows
+nothing of models and of how a run was made, and computes no statistic of its own.
+"""
+
+from kvhelpers.report.figures import (
+    aligned,
+    cache_over_time,
+    discriminator_dots,
+    heat_map,
+    mode_bars,
+    outcomes,
+    rates_by_kept,
+    token_trace,
+    trace,
+)
+from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
+from kvhelpers.report.format import markdown_table
+from kvhelpers.report.hazard_log import (
+    alarms_table,
+    control_sentence,
+    events_table,
+    metrics_table,
+    result_sentences,
+    write_hazard_log,
+)
+from kvhelpers.report.log import write_log
+from kvhelpers.report.sentences import (
+    alarm_sentences,
+    condition_sentence,
+    discriminator_sentences,
+    onset_sentences,
+)
+from kvhelpers.report.tables import (
+    discriminator_table,
+    mode_table,
+    press_table,
+    results_table,
+    side_by_side,
+    signals_table,
+)
+
+__all__ = [
+    "alarm_sentences",
+    "alarms_table",
+    "aligned",
+    "cache_over_time",
+    "condition_sentence",
+    "control_sentence",
+    "cumulative_incidence",
+    "discriminator_dots",
+    "discriminator_sentences",
+    "discriminator_table",
+    "events_table",
+    "hazard_figures",
+    "heat_map",
+    "markdown_table",
+    "metrics_table",
+    "mode_bars",
+    "mode_table",
+    "onset_sentences",
+    "outcomes",
+    "press_table",
+    "rates_by_kept",
+    "result_sentences",
+    "results_table",
+    "side_by_side",
+    "signals_table",
+    "token_trace",
+    "trace",
+    "write_hazard_log",
+    "write_log",
+]

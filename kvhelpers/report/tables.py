@@ -1,0 +1,197 @@
+"""Tidy tables of an experiment's conditions and runs, for notebooks and logs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from kvhelpers.analysis.comparisons import Tested
+from kvhelpers.analysis.discriminators import OUTCOMES, POOLED, WITHIN, auroc_of
+from kvhelpers.analysis.half_accuracy import HalfAccuracy, Interval
+from kvhelpers.experiment.condition import kwargs_text
+from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of
+from kvhelpers.records import FailureMode
+from kvhelpers.report.format import GAP, estimate, points, rate
+from kvhelpers.scoring.summary import RATES
+from kvhelpers.stats import estimate as estimate_of
+from kvhelpers.stats import mean
+
+RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
+
+
+def amount(result: ConditionResult) -> str:
+    """The condition's ratio or budget, and its press's own fields."""
+    condition = result.condition
+    removed = f"{condition.ratio:g}" if condition.budget is None else f"budget {condition.budget}"
+    return ", ".join(filter(None, (removed, kwargs_text(condition.press_kwargs))))
+
+
+def kept_tokens(result: ConditionResult) -> str:
+    """Mean kept tokens, or a dash."""
+    kept = result.summary.kept_tokens
+    return GAP if kept is None else f"{kept:.0f}"
+
+
+def _flags_text(result: ConditionResult, baseline: ConditionResult | None) -> str:
+    flags = flags_of(result, baseline)
+    return ", ".join(f"{name} {count}/{result.summary.n}" for name, count in flags.items()) or GAP
+
+
+def results_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
+    """One row per condition: rates with Wilson 95 % intervals, n, tokens, and validity flags with the runs
+    they concern.
+    """
+    baseline = find_baseline(results)
+    rows = []
+    for result in results:
+        summary = result.summary
+        whole = "" if summary.kept_tokens is None else f" of {summary.prompt_tokens:.0f}"
+        rows.append(
+            {"Press": result.condition.press, "Ratio": amount(result)}
+            | {title: rate(getattr(summary, name)) for name, title in RATE_COLUMNS.items()}
+            | {
+                "Avg tokens": f"{summary.avg_tokens:.1f}",
+                "Kept tokens": kept_tokens(result) + whole,
+                "n": summary.n,
+                "Flags": _flags_text(result, baseline),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
+    """One row per condition: means over runs of the run's signals (nats, probabilities) with 95 % bootstrap
+    intervals, n, flags.
+    """
+    baseline = find_baseline(results)
+    rows = []
+    for result in results:
+        runs = result.signals(["prompt_index", "entropy", "top1_prob"]).groupby("prompt_index")
+        values = {
+            "Mean entropy": runs["entropy"].mean(),
+            "Max entropy": runs["entropy"].max(),
+            "Min top-1 prob": runs["top1_prob"].min(),
+        }
+        rows.append(
+            {"Press": result.condition.press, "Ratio": amount(result)}
+            | {
+                title: estimate(estimate_of(mean(of_run), list(of_run.index)))
+                for title, of_run in values.items()
+            }
+            | {
+                "Avg tokens": f"{result.summary.avg_tokens:.1f}",
+                "n": len(runs),
+                "Flags": _flags_text(result, baseline),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def comparison_table(tests: Sequence[tuple[ConditionResult, Tested]]) -> pd.DataFrame:
+    """One row per compressed condition: an outcome's paired change in percentage points, discordant prompts,
+    p, q and n.
+    """
+    rows = []
+    for result, tested in tests:
+        comparison = tested.comparison
+        rows.append(
+            {
+                "Press": result.condition.press,
+                "Ratio": amount(result),
+                "Kept tokens": kept_tokens(result),
+                "Change (points)": points(comparison),
+                "Only uncompressed": comparison.only_first,
+                "Only compressed": comparison.only_second,
+                "p": f"{comparison.p:.2g}",
+                "q": f"{tested.q:.2g}",
+                "n": comparison.n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def half_accuracy_table(half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
+    """One row per press: where accuracy falls to half, as removed share and as kept tokens, with 95 %
+    intervals. ``>`` and ``<``: it does not fall so far.
+    """
+    rows = []
+    for point in half_accuracies:
+        rows.append(
+            {
+                "Press": point.curve.press,
+                "Fields": point.curve.fields or GAP,
+                "Removed share": removed_text(point),
+                "Kept tokens": kept_text(point),
+                "n": point.n,
+                "Note": "the condition below is not valid, see its flags" if point.suspect else GAP,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def removed_text(point: HalfAccuracy) -> str:
+    """``0.71 [0.64, > 0.88]``."""
+    last = point.last_removed
+    return _interval(point.removed, lambda x: f"> {last:.2f}" if x > last else f"{x:.2f}")
+
+
+def kept_text(point: HalfAccuracy) -> str:
+    """``92 [< 40, 118]``."""
+    last = point.last_kept
+    return _interval(point.kept, lambda x: f"< {last:.0f}" if x < last else f"{x:.0f}")
+
+
+def _interval(of: Interval, text: Callable[[float], str]) -> str:
+    ends = "no interval" if math.isnan(of.low) else f"{text(of.low)}, {text(of.high)}"
+    return f"{text(of.value)} [{ends}]"
+
+
+def discriminator_table(table: pd.DataFrame) -> pd.DataFrame:
+    """AUROC with interval by number of the run and outcome, pairs within conditions."""
+    part = table[table["among"] == WITHIN]
+    groups = {outcome: part[part["outcome"] == outcome] for outcome in OUTCOMES.values()}
+    return _auroc_table(groups)
+
+
+def press_table(table: pd.DataFrame, outcome: str = "looping") -> pd.DataFrame:
+    """AUROC with interval by number of the run and press, for one outcome."""
+    part = table[(table["outcome"] == outcome) & (table["among"] != WITHIN)]
+    groups = {
+        "all presses" if among == POOLED else among: rows for among, rows in part.groupby("among", sort=False)
+    }
+    return _auroc_table(groups)
+
+
+def _auroc_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per number of the run, a column per group, whose heading says how many runs are positive."""
+    features = list(dict.fromkeys(feature for rows in groups.values() for feature in rows["feature"]))
+    columns = {"Number of the run": features}
+    for title, rows in groups.items():
+        by_feature = rows.set_index("feature")
+        heading = f"{title} ({rows['positive'].max()} of {rows['n'].max()} runs)"
+        columns[heading] = [estimate(auroc_of(by_feature.loc[feature])) for feature in features]
+    return pd.DataFrame(columns)
+
+
+def mode_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of each condition by failure mode; ``runs`` is from `analysis.runs.runs_table`."""
+    labels = list(dict.fromkeys(runs["condition"]))
+    counts = pd.crosstab(runs["condition"], runs["mode"]).reindex(index=labels)
+    counts = counts.reindex(columns=[str(mode) for mode in FailureMode], fill_value=0)
+    counts.insert(0, "Condition", [f"`{label}`" for label in labels])
+    return counts.assign(n=runs.groupby("condition").size()).rename_axis(columns=None).reset_index(drop=True)
+
+
+def side_by_side(texts: Mapping[str, str], width: int = 56, lines: int = 16) -> str:
+    """Texts in columns of plain characters under their titles, cut after so many lines."""
+    columns = []
+    for title, text in texts.items():
+        wrapped = [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        cut = [*wrapped[:lines], "[…]"] if len(wrapped) > lines else wrapped
+        columns.append([title, "-" * width, *cut])
+    rows = itertools.zip_longest(*columns, fillvalue="")
+    return "\n".join("  ".join(part.ljust(width) for part in row).rstrip() for row in rows)

@@ -1,0 +1,80 @@
+"""What went wrong in a run, and from which token on.
+
+Catastrophic failure, as in the experiment this project grew from, is any of three: non-termination, looping,
+wrong answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvhelpers.records import Failures, PeriodicLoop, StopReason, WindowLoop
+
+WINDOW = 20
+REPEATS = 3
+
+
+def find_failures(token_ids: Sequence[int], stop_reason: StopReason, correct: bool) -> Failures:
+    """Judge one run.
+
+    non_termination: the budget of tokens (or of time) was used up without end token or stop string.
+    looping: `find_window_loop` finds something, as in the original experiment.
+    wrong_answer: the extracted answer is not the reference; a run that broke has no answer.
+    """
+    window, periodic = find_window_loop(token_ids), find_periodic_loop(token_ids)
+    first = min((loop for loop in (periodic, window) if loop), key=lambda loop: loop.detected, default=None)
+    return Failures(
+        non_termination=stop_reason in (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT),
+        looping=window is not None,
+        wrong_answer=not correct or stop_reason == StopReason.ERROR,
+        loop_onset=first.start if first else None,
+        loop_detected=first.detected if first else None,
+        window_loop=window,
+        periodic_loop=periodic,
+    )
+
+
+def find_window_loop(
+    token_ids: Sequence[int], window: int = WINDOW, repeats: int = REPEATS
+) -> WindowLoop | None:
+    """First ``window``-token window to occur ``repeats`` times, overlaps counted; None if there is none."""
+    starts: dict[tuple[int, ...], list[int]] = {}
+    for end in range(window, len(token_ids) + 1):
+        seen = starts.setdefault(tuple(token_ids[end - window : end]), [])
+        seen.append(end - window)
+        if len(seen) == repeats:
+            return WindowLoop(start=seen[0], detected=end - 1)
+    return None
+
+
+def find_periodic_loop(
+    token_ids: Sequence[int], window: int = WINDOW, repeats: int = REPEATS
+) -> PeriodicLoop | None:
+    """The contiguous repetition that a left-to-right reader would be sure of first; None if there is none.
+
+    A stretch of period p counts when it holds ``repeats`` cycles and is so long that one ``window``-token
+    window occurs ``repeats`` times in it: length >= max(repeats * p, window + (repeats - 1) * p). So each
+    periodic loop is also a window loop, and three full stops in a row are neither. Ties go to the smallest
+    period.
+    """
+    tokens = np.asarray(token_ids)
+    best = None
+    for period in range(1, len(tokens) // repeats + 1):
+        needed = max(repeats * period, window + (repeats - 1) * period)
+        equal = np.flatnonzero(tokens[period:] != tokens[:-period])  # breaks of the repetition
+        edges = np.concatenate([[-1], equal, [len(tokens) - period]])
+        lengths = np.diff(edges) - 1 + period  # a run of k equalities spans k + period tokens
+        for run in np.flatnonzero((lengths >= needed) & (np.diff(edges) > 1))[:1]:
+            start = int(edges[run]) + 1
+            loop = PeriodicLoop(
+                start=start,
+                period=period,
+                length=int(lengths[run]),
+                repeats=float(lengths[run] / period),
+                detected=start + needed - 1,
+            )
+            if best is None or loop.detected < best.detected:
+                best = loop
+    return best

@@ -1,0 +1,49 @@
+"""Reasons not to take a number at face value. They stand next to the number they concern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvhelpers.records import CacheReport
+from kvhelpers.stats import SIGNIFICANCE
+
+FLAGS = {
+    "run_failed": "the run ended in an error: it counts as a failure, but not one of the model",
+    "kept_within_window": "kept tokens ≤ the press's observation window: the press chose nothing, it kept "
+    "part of its window",
+    "prompt_within_window": "prompt ≤ the press's observation window: the press cannot score anything",
+    "sink_evicted": "the attention sink (first token) was evicted in most heads",
+    "not_compressed": "compression did not happen: as many tokens kept as the prompt has",
+    "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as "
+    "before",
+    "never_compressed_decoding": "the run ended before the press compressed its cache while decoding",
+    "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
+}
+INVALIDATING = ("run_failed", "kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")
+
+
+def baseline_is_weak(correct: int) -> bool:
+    """Whether even the loss of every solved prompt could not be significant.
+
+    If compression broke all ``correct`` prompts and mended none, McNemar's exact test on these discordant
+    pairs would give p = 2 * 0.5 ** correct; above .05 no outcome of the compressed run can show a drop. That
+    is the case below 6.
+    """
+    return min(1.0, 2 * 0.5**correct) > SIGNIFICANCE
+
+
+def worst_flags(per_run: Sequence[Sequence[str]]) -> dict[str, int]:
+    """In how many runs each flag is raised, in the order of `FLAGS`."""
+    return {name: count for name in FLAGS if (count := sum(name in flags for flags in per_run))}
+
+
+def cache_flags(cache: CacheReport, compresses: bool) -> list[str]:
+    """Names of `FLAGS` that a prompt's cache raises; ``compresses``: the press was asked to remove tokens."""
+    raised = {
+        "kept_within_window": cache.window is not None and cache.kept_tokens <= cache.window,
+        "prompt_within_window": cache.window is not None and cache.prompt_tokens <= cache.window,
+        "sink_evicted": cache.sink_kept < 0.5,
+        "not_compressed": cache.kept_tokens >= cache.prompt_tokens,
+        "cache_not_shrunk": cache.kept_tokens < cache.prompt_tokens and cache.cache_bytes >= cache.full_bytes,
+    }
+    return [name for name, on in raised.items() if on] if compresses else []

@@ -1,0 +1,42 @@
+"""What a run's text and tokens are worth: the one place where a record gets its answer and its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvhelpers.records import Answer, Failures, StopReason
+from kvhelpers.scoring.failures import find_failures
+from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.prompts import STOP_STRINGS
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left: its text, its tokens, for each token the characters of the text up to its end, and how
+    it stopped.
+    """
+
+    text: str
+    token_ids: Sequence[int]
+    char_ends: Sequence[int]
+    stop_reason: StopReason
+
+
+@dataclass(frozen=True)
+class Score:
+    """The judged part of a record; the fields are `records.Record`'s."""
+
+    answer: Answer
+    correct: bool
+    failures: Failures
+    loop_onset_char: int | None
+
+
+def score(run: Ended, reference: str) -> Score:
+    """Judge a run against the right answer; a run that stopped with an error is never correct."""
+    answer = extract_answer(run.text, STOP_STRINGS)
+    correct = run.stop_reason != StopReason.ERROR and is_correct(answer, reference)
+    failures = find_failures(list(run.token_ids), run.stop_reason, correct)
+    onset = failures.loop_onset
+    return Score(answer, correct, failures, None if onset is None else [0, *map(int, run.char_ends)][onset])

@@ -1,0 +1,60 @@
+"""A condition's rates and averages, each with its n."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kvhelpers.records import Record, StopReason, Summary
+from kvhelpers.scoring.flags import worst_flags
+from kvhelpers.stats.wilson import wilson
+
+RATES: dict[str, Callable[[Record], bool]] = {
+    "accuracy": lambda record: record.correct,
+    "cfr": lambda record: record.failures.catastrophic,
+    "non_termination": lambda record: record.failures.non_termination,
+    "looping": lambda record: record.failures.looping,
+    "wrong_answer": lambda record: record.failures.wrong_answer,
+}
+
+
+def most_interesting(records: Sequence[Record]) -> Record:
+    """The run to look at: the looping one with most tokens before its onset, else a failed one, else the
+    longest.
+    """
+
+    def interest(record: Record):
+        onset = -1 if record.onset is None else record.onset
+        return onset, record.failures.non_termination, record.failures.wrong_answer, record.n_tokens
+
+    return max(records, key=interest)
+
+
+def summarize(records: Sequence[Record], signals: pd.DataFrame) -> Summary:
+    """Summary of a condition.
+
+    Every prompt is in every rate's denominator, whatever happened to it. Signals (columns ``prompt_index``,
+    ``entropy``, ``top1_prob``, a row per token) are averaged over tokens within a run and then over the runs
+    that have tokens: ``mean_entropy``, ``max_entropy`` (mean over runs of the run's maximum) and
+    ``min_top1_prob`` (mean over runs of the run's minimum); None when no run has tokens. ``kept_tokens`` is
+    the mean.
+    """
+    runs = signals.groupby("prompt_index") if len(signals) else None
+    caches = [record.cache for record in records if record.cache]
+    stops = Counter(record.stop_reason for record in records)
+    return Summary(
+        n=len(records),
+        **{name: wilson(sum(map(rule, records)), len(records)) for name, rule in RATES.items()},
+        avg_tokens=float(np.mean([record.n_tokens for record in records])),
+        prompt_tokens=float(np.mean([record.prompt_tokens for record in records])),
+        kept_tokens=float(np.mean([cache.kept_tokens for cache in caches])) if caches else None,
+        cache_bytes=float(np.mean([cache.cache_bytes for cache in caches])) if caches else None,
+        mean_entropy=float(runs["entropy"].mean().mean()) if runs else None,
+        max_entropy=float(runs["entropy"].max().mean()) if runs else None,
+        min_top1_prob=float(runs["top1_prob"].min().mean()) if runs else None,
+        stop_reasons={reason: stops[reason] for reason in StopReason if stops[reason]},
+        flags=worst_flags([record.flags for record in records]),
+    )

@@ -1,0 +1,43 @@
+"""Statistics of counts and scores: Wilson's interval, paired tests, bootstrap over prompts, one AUROC.
+
+Knows numbers, labels and the prompts that they belong to. Knows nothing of runs, conditions, presses or
+files, of what an outcome is, or of how a number is written.
+"""
+
+from kvhelpers.stats.auroc import auroc, pair_counts
+from kvhelpers.stats.bootstrap import RESAMPLES, Estimate, draws, estimate, intervals, mean, proportion
+from kvhelpers.stats.paired import (
+    POWER,
+    SIGNIFICANCE,
+    Comparison,
+    adjusted,
+    compare_counts,
+    detectable_drop,
+    fewest_discordant,
+)
+from kvhelpers.stats.token_metrics import TokenMetrics, auroc_difference, reliability, token_metrics
+from kvhelpers.stats.wilson import wilson
+
+__all__ = [
+    "POWER",
+    "RESAMPLES",
+    "SIGNIFICANCE",
+    "Comparison",
+    "Estimate",
+    "TokenMetrics",
+    "adjusted",
+    "auroc",
+    "auroc_difference",
+    "compare_counts",
+    "detectable_drop",
+    "draws",
+    "estimate",
+    "fewest_discordant",
+    "intervals",
+    "mean",
+    "pair_counts",
+    "proportion",
+    "reliability",
+    "token_metrics",
+    "wilson",
+]

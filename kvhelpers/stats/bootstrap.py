@@ -1,0 +1,104 @@
+"""Intervals by bootstrap over prompts: all runs of a prompt are drawn together, since they are not
+independent.
+
+Percentile intervals of the cluster bootstrap (Efron 1979, https://doi.org/10.1214/aos/1176344552; Field and
+Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x). A draw of the prompts is a weight for each
+prompt: how often it was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from kvhelpers.stats.wilson import wilson
+
+RESAMPLES = 1000
+CHUNKS = 10  # the draws are computed in so many parts, to save memory
+ENOUGH_DRAWS = 0.95  # share of the draws that must be defined; where it is less there is no interval
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, the number of units (runs) behind it and of prompts they belong to.
+
+    ``low`` and ``high`` are None where there is no interval: fewer than two prompts, or too few units of a
+    kind to draw from.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    prompts: int
+
+
+def estimate(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> Estimate | None:
+    """A statistic of units that belong to prompts, with its interval; None where the data leave it undefined.
+
+    Parameters
+    ----------
+    statistic : maps weights ``[draws, units]`` to values ``[draws]``; NaN where a draw leaves it undefined.
+    prompts : the prompt of each unit.
+    """
+    if not len(prompts):
+        return None
+    value, low, high = (
+        None if np.isnan(x[0]) else float(x[0])
+        for x in intervals(lambda w: statistic(w)[:, None], prompts, seed)
+    )
+    return None if value is None else Estimate(value, low, high, len(prompts), len(set(prompts)))
+
+
+def intervals(
+    statistic: Statistic, prompts: Sequence[str], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, lower and upper ends ``[K]`` of a statistic with K values, NaN where there are none.
+
+    ``statistic`` maps weights ``[draws, units]`` to ``[draws, K]``; all K are computed on the same draws.
+    """
+    codes, names = pd.factorize(np.asarray(prompts, dtype=object))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = statistic(np.ones((1, len(codes))))[0]
+        drawn = np.concatenate(
+            [statistic(weights[:, codes]) for weights in np.split(draws(len(names), seed), CHUNKS)]
+        )
+    enough = (~np.isnan(drawn)).mean(0) >= ENOUGH_DRAWS
+    low, high = np.full((2, len(values)), np.nan)
+    if len(names) > 1 and enough.any():
+        low[enough], high[enough] = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
+    return values, low, high
+
+
+@lru_cache(maxsize=16)
+def draws(n_prompts: int, seed: int = 0) -> np.ndarray:
+    """How often each prompt is drawn, ``[RESAMPLES, prompts]``."""
+    return (
+        np.random.default_rng(seed)
+        .multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES)
+        .astype(float)
+    )
+
+
+def proportion(values: np.ndarray, prompts: Sequence[str]) -> Estimate | None:
+    """The share of units for which ``values`` is true, with its interval.
+
+    Where all units agree, no draw differs from another: the interval is then Wilson's (1927), each prompt
+    counting once.
+    """
+    share = estimate(mean(values), prompts)
+    if share is None or share.low is None or 0 < share.value < 1:
+        return share
+    of_prompts = wilson(round(share.value * share.prompts), share.prompts)
+    return replace(share, low=of_prompts.low, high=of_prompts.high)
+
+
+def mean(values: np.ndarray) -> Statistic:
+    """The mean of the units' values."""
+    return lambda weights: weights @ np.asarray(values, dtype=float) / weights.sum(1)

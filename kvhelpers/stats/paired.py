@@ -1,0 +1,94 @@
+"""Two conditions on the same prompts: the difference of a rate, its interval, an exact test, and what the
+test can see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binomtest, false_discovery_control, multinomial
+
+Z = 1.959963984540054  # 95 %
+POWER = 0.8
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An outcome in a first and a second condition, on their ``n`` common prompts.
+
+    ``only_first`` and ``only_second`` count the discordant prompts; ``difference`` is second minus first,
+    with the 95 % interval ``low`` to ``high`` of Bonett and Price (2012,
+    https://doi.org/10.3102/1076998611411915); ``p`` is McNemar's exact two-sided test (McNemar 1947): a
+    binomial test on the discordant prompts.
+    """
+
+    only_first: int
+    only_second: int
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def compare_counts(only_first: int, only_second: int, n: int) -> Comparison:
+    """The comparison that these discordant prompts of ``n`` make."""
+    a, b = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    spread = Z * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
+    low, high = max(-1.0, b - a - spread), min(1.0, b - a + spread)
+    return Comparison(
+        only_first,
+        only_second,
+        n,
+        (only_second - only_first) / n,
+        low,
+        high,
+        _mcnemar(only_first, only_second),
+    )
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """q-values of Benjamini and Hochberg (1995): rejecting all below .05 keeps the false discovery rate at
+    .05.
+    """
+    return [float(q) for q in false_discovery_control(p_values)] if len(p_values) else []
+
+
+@lru_cache(maxsize=4096)
+def _mcnemar(a: int, b: int) -> float:
+    return float(binomtest(a, a + b).pvalue) if a + b else 1.0
+
+
+def fewest_discordant() -> int:
+    """How many prompts must change, all in one direction, for p < .05."""
+    return next(count for count in range(1, 100) if _mcnemar(count, 0) < SIGNIFICANCE)
+
+
+def detectable_drop(n: int, gained: float = 0.0) -> float | None:
+    """The smallest true drop that McNemar's exact test finds with 80 % power at .05, before any correction.
+
+    The drop is the share of prompts lost minus ``gained``, the share of prompts that compression mends. None
+    when even the loss of all others is not found. Computed exactly, over all outcomes of ``n`` prompts.
+    """
+    lost, mended = np.array([(a, b) for a in range(n + 1) for b in range(n + 1 - a)]).T
+    detected = np.array(
+        [_mcnemar(int(a), int(b)) < SIGNIFICANCE and a > b for a, b in zip(lost, mended, strict=True)]
+    )
+    outcomes = np.stack([lost, mended, n - lost - mended], axis=1)[detected]
+
+    def shortfall(loss: float) -> float:
+        return (
+            float(multinomial.pmf(outcomes, n, [loss, gained, 1 - loss - gained]).sum()) - POWER
+            if len(outcomes)
+            else -POWER
+        )
+
+    if shortfall(1 - gained) < 0:
+        return None
+    return brentq(shortfall, gained, 1 - gained) - gained

@@ -1,0 +1,28 @@
+"""Two runs of the same condition must say the same: tokens and outcomes exactly, signals to 1e-4; times,
+batch sizes and threads aside.
+"""
+
+import pandas as pd
+import pytest
+
+SIGNALS = ("mean_entropy", "max_entropy", "min_top1_prob")
+TIMES = dict.fromkeys(("seconds", "finished"))
+OF_RUN = {"seconds": 0.0, "wall_seconds": None, "batch_size": None}
+
+
+def shared(result, experiment):
+    """What two runs of a result's condition have in common, as if both were of this experiment."""
+    data = result.model_dump() | TIMES
+    data["records"] = [record.model_dump() | OF_RUN for record in result.records]
+    data["condition"] |= {"experiment": experiment, "batch_size": "auto"}
+    data["machine"]["torch_threads"] = None
+    data["summary"] |= dict.fromkeys(SIGNALS)
+    return data
+
+
+def assert_same(first, second):
+    """Both are results of one condition, in whatever experiment."""
+    assert shared(first, "x") == shared(second, "x")
+    for name in SIGNALS:
+        assert getattr(first.summary, name) == pytest.approx(getattr(second.summary, name), abs=1e-4)
+    pd.testing.assert_frame_equal(first.signals(), second.signals(), rtol=0, atol=1e-4)

@@ -1,0 +1,131 @@
+"""A real Dask scheduler with workers in processes of their own, one of which is killed."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from assert_same import assert_same
+from distributed import LocalCluster
+
+from kvhelpers.commands import cluster
+from kvhelpers.commands import run as runner
+from kvhelpers.commands.run import run_conditions, run_shard
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.checkpoint import Checkpoint
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.results import find_finished, result_path
+from kvhelpers.experiment.run import run_condition
+
+VALUES = {
+    "n_fewshot": 1,
+    "n_prompts": 12,
+    "max_new_tokens": 24,
+    "ratio": 0.75,
+    "batch_size": 2,
+    "device": "cpu",
+}
+
+
+def dask(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def scheduler(output):
+    """A scheduler's address and its two workers' processes; the output folder is theirs too."""
+    file = output / "scheduler.json"
+    processes = [dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))]
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    address = json.loads(file.read_text())["address"]
+    for name in ("first", "second"):
+        processes.append(
+            dask("worker", address, "--name", name, "--nthreads", "1", "--no-nanny", "--memory-limit", "0")
+        )
+    yield address, processes[1:]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def kill_in_the_middle(process, condition, before):
+    """Kill a process once a few of a condition's prompts are saved; note their records."""
+    checkpoint, deadline = Checkpoint(condition), time.monotonic() + 120
+    while not 3 <= len(checkpoint.finished()) <= 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before.extend(record for record, _ in checkpoint.load())
+
+
+def test_a_lost_worker_s_prompts_are_taken_up_by_another(scheduler, embedded):
+    address, workers = scheduler
+    serial = run_condition(make_condition(VALUES | {"experiment": "serial"}), embedded)
+    condition, before = make_condition(VALUES | {"experiment": "spread"}), []
+    killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], condition, before))
+    with cluster.connected(address) as client:
+        client.wait_for_workers(2, timeout=60)
+        killer.start()
+        assert run_conditions(client, [condition]) == []
+        killer.join()
+    assert 3 <= len(before) < VALUES["n_prompts"] and workers[1].poll() is None
+    spread = find_finished(condition)
+    assert all(
+        record in spread.records for record in before
+    )  # times included: no finished prompt was generated again
+    assert_same(spread, serial)
+    assert result_path(condition).with_suffix(".ipynb").exists()
+
+
+def test_a_worker_with_several_threads_is_refused():
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as local,
+        pytest.raises(
+            InputError, match="has 2 threads, which would share one model; start it with --nthreads 1"
+        ),
+        cluster.connected(local.scheduler_address),
+    ):
+        pass
+
+
+def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated(output, embedded):
+    condition = make_condition(VALUES | {"n_prompts": 2, "max_new_tokens": 4})
+    run_condition(condition, embedded)
+    run_shard(condition.model_dump(), [0, 1], str(output))
+    assert not list(output.rglob("*.partial"))
+
+
+def test_conditions_have_the_precision_of_the_workers(output, monkeypatch):
+    """A runner without a GPU gives workers that have one what they would choose themselves."""
+    monkeypatch.setattr(runner, "_dtype_here", lambda dtype, device: "float16")
+
+    class Local:
+        def submit(self, function, *arguments):
+            return SimpleNamespace(result=lambda: function(*arguments))
+
+    conditions = [make_condition(VALUES), make_condition(VALUES | {"press": "knorm"})]
+    assert {condition.dtype for condition in runner._as_on_workers(Local(), conditions)} == {"float16"}
+
+
+def test_a_scheduler_that_is_not_there_is_named(output, monkeypatch):
+    monkeypatch.setattr(cluster, "ANSWER_S", 1)
+    sentence = "scheduler 'tcp://127.0.0.1:9' does not answer within 1 s; start one with 'dask scheduler'"
+    with pytest.raises(InputError, match=sentence), cluster.connected("tcp://127.0.0.1:9"):
+        pass
+
+
+@pytest.mark.parametrize(("scheduler", "workers"), [(None, 0), ("tcp://127.0.0.1:9", 2)])
+def test_workers_that_make_no_sense(scheduler, workers):
+    with (
+        pytest.raises(InputError, match=f"workers {workers} is not allowed"),
+        cluster.connected(scheduler, workers),
+    ):
+        pass

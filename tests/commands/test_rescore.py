@@ -1,0 +1,58 @@
+"""Saved answers judged again, without a model."""
+
+import json
+
+import pytest
+
+from kvhelpers.__main__ import main
+from kvhelpers.commands.rescore import rescore
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.results import read_result
+from kvhelpers.experiment.run import run_condition
+from kvhelpers.paths import log_path
+from kvhelpers.scoring import failures
+
+
+@pytest.fixture
+def finished(output, embedded):
+    values = {
+        "press": "snapkv",
+        "ratio": 0.875,
+        "n_prompts": 4,
+        "n_fewshot": 1,
+        "max_new_tokens": 80,
+        "device": "cpu",
+    }
+    return run_condition(make_condition(values), embedded)
+
+
+def test_the_same_rules_change_nothing(finished):
+    before = finished.path.read_bytes()
+    assert rescore("scratch") == (0, 4)
+    assert finished.path.read_bytes() == before
+
+
+def test_spoiled_judgements_are_made_right_again(finished):
+    data = json.loads(finished.path.read_text())
+    data["records"][0] |= {"correct": True, "loop_onset_char": 77}
+    data["records"][1]["failures"]["looping"] = not data["records"][1]["failures"]["looping"]
+    data["summary"]["accuracy"]["count"] = 99
+    finished.path.write_text(json.dumps(data))
+    assert rescore("scratch") == (2, 4)
+    assert read_result(finished.path) == finished
+
+
+def test_another_loop_detector_remakes_summary_and_log(finished, monkeypatch, capsys):
+    looping = finished.summary.looping.count
+    real = failures.find_window_loop
+    monkeypatch.setattr(failures, "find_window_loop", lambda ids: real(ids, repeats=1000))
+    assert looping > 0 and main(["rescore", "scratch"]) == 0
+    assert f"{looping} of 4 runs changed" in capsys.readouterr().out
+    again = read_result(finished.path)
+    assert again.summary.looping.count == 0 and "No run loops." in log_path("scratch").read_text()
+    assert again.signals().equals(finished.signals())
+
+
+def test_an_experiment_without_results_is_named(output, capsys):
+    assert main(["rescore", "nothing"]) == 2
+    assert "experiment 'nothing' has no finished condition" in capsys.readouterr().err

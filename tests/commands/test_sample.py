@@ -1,0 +1,69 @@
+"""A sample says what its results say, without the lists and without texts that are not this project's own."""
+
+import json
+
+import pandas as pd
+import pytest
+from factories import make_result
+
+from kvhelpers.analysis.runs import runs_table
+from kvhelpers.commands.sample import LEFT_OUT, runs_with_conditions, write_sample
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.grid import finished_results
+from kvhelpers.experiment.run import run_condition
+from kvhelpers.paths import find_results, samples_dir
+
+
+def test_results_are_looked_for_in_own_runs_before_samples(output):
+    assert find_results("002-compression-sweep") == samples_dir()
+    assert find_results("nothing") == output / "data/results"
+    assert find_results("002-compression-sweep", "data/samples") == samples_dir()
+    (output / "data/results/002-compression-sweep").mkdir(parents=True)
+    assert find_results("002-compression-sweep") == output / "data/results"
+
+
+@pytest.mark.parametrize("name", ["002-compression-sweep", "002-compression-sweep-gsm8k"])
+def test_the_committed_table_of_runs_is_today_s(name):
+    table = pd.read_parquet(samples_dir() / name / "runs.parquet")
+    pd.testing.assert_frame_equal(table, runs_with_conditions(finished_results(name, samples_dir())))
+
+
+def test_a_sample_is_the_results_without_the_lists(output, embedded, monkeypatch):
+    condition = make_condition(
+        {"experiment": "small", "press": "knorm", "ratio": 0.5, "n_prompts": 2, "max_new_tokens": 4}
+    )
+    result = run_condition(condition, embedded)
+    monkeypatch.setattr("kvhelpers.commands.sample.samples_dir", lambda: output / "samples")
+    folder = write_sample("small")
+    (copied,) = finished_results("small", folder.parent)
+    assert copied.model_dump() == result.model_dump() and copied.label == "knorm 0.5"
+    pd.testing.assert_frame_equal(copied.signals(), result.signals().drop(columns=list(LEFT_OUT)))
+    runs = pd.read_parquet(folder / "runs.parquet")
+    assert runs["prompt_index"].tolist() == [0, 1] and set(runs["condition"]) == {"knorm 0.5"}
+    assert runs["correct"].tolist() == [record.correct for record in result.records]
+    assert len(pd.read_parquet(folder / runs["signals_file"][0])) == runs["tokens"].sum()
+
+
+def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):
+    source = output / "problems.jsonl"
+    problems = [
+        {"question": f"Bob has {n} rare cats. How many?", "answer": f"He has {n}.\n#### {n}"}
+        for n in range(9)
+    ]
+    source.write_text("\n".join(map(json.dumps, problems)))
+    values = {"experiment": "small", "press": "none", "n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 4}
+    result = run_condition(make_condition(values | {"task": "gsm8k", "data_file": str(source)}), embedded)
+    monkeypatch.setattr("kvhelpers.commands.sample.samples_dir", lambda: output / "samples")
+    folder = write_sample("small")
+    (copied,) = finished_results("small", folder.parent)
+    assert "rare cats" in result.path.read_text()
+    assert not any("rare cats" in path.read_bytes().decode(errors="replace") for path in folder.rglob("*.*"))
+    assert runs_table([copied]).equals(runs_table([result]))
+
+
+def test_conditions_are_told_apart_in_the_table():
+    result = make_result("snapkv", 0.5, [True, False], {1: 3}, press_kwargs={"window_size": 8})
+    runs = runs_with_conditions([result])
+    assert set(runs["press_kwargs"]) == {'{"window_size": 8}'} and set(runs["kept_tokens"]) == {50}
+    assert runs["detected"].tolist()[1] == result.records[1].failures.loop_detected
+    assert runs["stop_reason"].tolist() == ["eos", "max_new_tokens"]

@@ -1,0 +1,161 @@
+import subprocess
+import sys
+
+import pytest
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.identity import check_here, identity_hash
+
+BAD = [
+    ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
+    ({"press": "DecodingPress"}, "press 'DecodingPress' cannot be built with press_kwargs {}"),
+    ({"press": "ThinKPress", "ratio": 0.5}, "press 'ThinKPress' takes no compression ratio"),
+    ({"ratio": 1.0}, "ratio 1.0 is outside [0, 1)"),
+    ({"ratio": 1}, "ratio 1 is outside [0, 1)"),
+    ({"ratio": -0.1}, "ratio -0.1 is outside [0, 1)"),
+    ({"ratio": float("nan")}, "ratio nan is outside [0, 1)"),
+    ({"ratio": "abc"}, "ratio 'abc' is not allowed: Input should be a valid number"),
+    ({"press": "none", "ratio": 0.5}, "ratio 0.5 makes no sense with press 'none'"),
+    ({"press": "none", "budget": 5}, "budget 5 makes no sense with press 'none'"),
+    (
+        {"press": "none", "press_kwargs": {"n_sink": 4}},
+        "press_kwargs {'n_sink': 4} make no sense with press 'none'",
+    ),
+    ({"ratio": 0.5, "budget": 10}, "ratio 0.5 and budget 10 exclude each other"),
+    ({"budget": 0}, "budget 0 is not allowed"),
+    ({"budget": 2.5}, "budget 2.5 is not allowed"),
+    (
+        {"press_kwargs": {"sinks": 4}},
+        "press_kwargs of press 'streaming_llm': key 'sinks' is unknown; did you mean 'n_sink'?",
+    ),
+    ({"press_kwargs": {"n_sink": "4"}}, "press_kwargs of press 'streaming_llm': n_sink '4' is no int"),
+    ({"press_kwargs": {"n_sink": 2.5}}, "press_kwargs of press 'streaming_llm': n_sink 2.5 is no int"),
+    ({"press_kwargs": {"n_sink": -3}}, "press_kwargs of press 'streaming_llm': n_sink -3 is below 0"),
+    ({"press": "ComposedPress"}, "press 'ComposedPress' is not supported: it takes a list of presses"),
+    ({"press": "observed_attention", "attn": "sdpa"}, "attn 'sdpa' does not fit 'observed_attention'"),
+    ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
+    ({"press_kwargs": [1]}, "press_kwargs [1] is not allowed"),
+    ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": [1]}}}, "press_kwargs press [1] is unknown"),
+    (
+        {"press": "AdaKVPress", "press_kwargs": {"press": {"name": "none"}}},
+        "press_kwargs press 'none' is unknown",
+    ),
+    ({"model": "~nobody-here/m"}, "model '~nobody-here/m' is no path"),
+    ({"task": "gsm8k", "data_file": "~nobody-here/x"}, "data_file '~nobody-here/x' is no path"),
+    ({"task": "gsm8k", "data_file": "a\0b"}, "data_file 'a\\x00b' is no path: it has a null character"),
+    ({"press": "AdaKVPress", "press_kwargs": {}}, "press 'AdaKVPress' cannot be built"),
+    (
+        {"press": "AdaKVPress", "press_kwargs": {"press": {"name": "knrm"}}},
+        "press_kwargs press 'knrm' is unknown",
+    ),
+    ({"n_prompt": 4}, "parameter 'n_prompt' is unknown; did you mean 'n_prompts'?"),
+    ({"n_prompts": "4"}, "n_prompts '4' is not allowed: Input should be a valid integer"),
+    ({"n_prompts": True}, "n_prompts True is not allowed"),
+    ({"n_prompts": 0}, "n_prompts 0 is not allowed"),
+    ({"n_fewshot": -1}, "n_fewshot -1 is not allowed"),
+    ({"max_new_tokens": 0}, "max_new_tokens 0 is not allowed"),
+    ({"multiturn": "true"}, "multiturn 'true' is not allowed: Input should be a valid boolean"),
+    ({"experiment": "../x"}, "experiment '../x' is not allowed"),
+    ({"experiment": ""}, "experiment '' is not allowed"),
+    ({"experiment": "a\nb"}, "experiment 'a\\nb' is not allowed"),
+    ({"experiment": "\x1b[31m"}, "experiment '\\x1b[31m' is not allowed"),
+    ({"seed": -1}, "seed -1 is not allowed"),
+    ({"canary_tokens": -1}, "canary_tokens -1 is not allowed"),
+    ({"press": ""}, "press '' is unknown"),
+    ({"press": ["knorm"]}, "press ['knorm'] is not allowed"),
+    ({"model": None}, "model None is not allowed"),
+    ({"timeout_s": float("inf")}, "timeout_s inf is not allowed"),
+    ({"task": "gsm9k"}, "task 'gsm9k' is unknown; did you mean 'gsm8k'?"),
+    ({"data_file": "x.jsonl"}, "data_file 'x.jsonl' is only for task 'gsm8k'"),
+    ({"task": "gsm8k", "data_file": "/no/x.jsonl"}, "data_file '/no/x.jsonl' cannot be read"),
+    ({"model": "nothing-here"}, "model 'nothing-here' is no existing folder"),
+    ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ({"dtype": "float"}, "dtype 'float' is unknown"),
+    ({"attn": "flash"}, "attn 'flash' is not allowed"),
+    ({"repetition_penalty": 0}, "repetition_penalty 0 is not allowed"),
+    ({"timeout_s": 0}, "timeout_s 0 is not allowed"),
+    ({"batch_size": 0}, "batch_size 0 is not allowed: give a whole number of prompts from 1 on, or 'auto'"),
+    ({"batch_size": "many"}, "batch_size 'many' is not allowed"),
+    ({"batch_size": True}, "batch_size True is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), BAD, ids=[str(values) for values, _ in BAD])
+def test_bad_input_gets_one_sentence(values, sentence):
+    with pytest.raises(InputError) as caught:
+        check_here(make_condition(values))
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_the_table_is_long_enough():
+    assert len({str(values) for values, _ in BAD}) >= 40
+
+
+def test_ratio_defaults():
+    assert make_condition({}).ratio == 0.875 and make_condition({}).press != "none"
+    assert make_condition({"press": "none"}).ratio == 0
+    assert make_condition({"budget": 12}).ratio is None
+    assert make_condition({"ratio": 0}).ratio == 0
+
+
+def test_press_kwargs_may_be_json_text():
+    assert make_condition({"press": "snapkv", "press_kwargs": '{"window_size": 16}'}).press_kwargs == {
+        "window_size": 16
+    }
+
+
+def test_hash_follows_what_determines_the_tokens():
+    base = identity_hash(make_condition({}))
+    for same in (
+        {"batch_size": 3},
+        {"experiment": "other"},
+        {"device": "cpu"},
+        {"dtype": "float32"},
+        {"attn": "sdpa"},
+    ):
+        assert identity_hash(make_condition({"device": "cpu", **same})) == base
+    for other in (
+        {"seed": 1},
+        {"ratio": 0.5},
+        {"max_new_tokens": 9},
+        {"dtype": "bfloat16"},
+        {"multiturn": False},
+    ):
+        assert identity_hash(make_condition({"device": "cpu", **other})) != base
+
+
+def test_file_names_tell_conditions_apart():
+    assert make_condition({"ratio": 0.5}).stem() == "smollm2-135m_0.5_20p"
+    assert make_condition({"budget": 64}).stem() == "smollm2-135m_b64_20p"
+    stem = make_condition({"press": "snapkv", "press_kwargs": {"window_size": 16}}).stem()
+    assert stem == "smollm2-135m_0.875_20p_window-size-16"
+    assert make_condition({"model": "Qwen/Qwen2.5-3B-Instruct"}).stem() == "Qwen2.5-3B-Instruct_0.875_20p"
+
+
+def test_eager_attention_is_arranged_for_the_presses_that_read_weights():
+    assert make_condition({"press": "observed_attention"}).prefill_attention == "eager"
+    wrapped = {"press": "ChunkPress", "press_kwargs": {"press": {"name": "observed_attention"}}}
+    assert make_condition(wrapped).prefill_attention == "eager"
+    assert make_condition({"press": "snapkv"}).prefill_attention == "sdpa"
+
+
+HERE = """
+import sys
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.condition import make_condition
+make_condition({"press": "AdaKVPress", "press_kwargs": {"press": {"name": "snapkv"}}, "ratio": 0.5})
+for values in ({"press": "snapkw"}, {"task": "gsm9k"}, {"model": "nothing"}, {"ratio": 2}, {"n_prompt": 1}):
+    try:
+        make_condition(values)
+    except InputError:
+        continue
+    raise AssertionError(values)
+loaded = {"torch", "transformers", "kvpress", "distributed"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_names_and_numbers_are_checked_without_torch():
+    run = subprocess.run([sys.executable, "-c", HERE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

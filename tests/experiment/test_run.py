@@ -1,0 +1,237 @@
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from assert_same import assert_same
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment import run as module
+from kvhelpers.experiment.checkpoint import Checkpoint
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.results import find_finished, read_experiment, read_result, result_path
+from kvhelpers.generation import generate as generation
+from kvhelpers.generation.generate import Settings
+from kvhelpers.records import SCALARS, Record, StopReason
+from kvhelpers.report.log import write_log
+from kvhelpers.report.tables import results_table
+from kvhelpers.tasks.prompts import STOP_STRINGS
+
+SMALL = {"n_prompts": 4, "n_fewshot": 1, "max_new_tokens": 16, "ratio": 0.5, "device": "cpu"}
+
+
+def small(**changes):
+    return make_condition(SMALL | changes)
+
+
+def test_a_condition_is_written_whole_and_read_back(output, embedded):
+    result = module.run_condition(small(), embedded)
+    assert result.path == output / "data/results/scratch/streaming_llm/smollm2-135m_0.5_4p.json"
+    read = read_result(result.path)
+    assert read == result and read.schema_version == 3 and len(read.records) == 4
+    signals = read.signals()
+    assert set(SCALARS) < set(signals.columns) and len(signals) == sum(r.n_tokens for r in read.records)
+    assert signals.groupby("prompt_index")["entropy_change"].first().notna().all()
+    assert np.isnan(signals["entropy_change"][signals["step"] == 0]).all()
+    assert all(len(row) == 20 for row in signals["top20_logprob"])
+    assert [p.name for p in result.path.parent.iterdir() if p.suffix not in (".json", ".parquet")] == []
+    assert [c.label for c in read_experiment("scratch")] == ["streaming_llm 0.5"]
+
+
+def test_a_finished_condition_is_not_run_again(output, embedded, monkeypatch):
+    first = module.run_condition(small(), embedded)
+    monkeypatch.setattr(
+        module, "load_for", lambda condition: pytest.fail("the model was loaded for a finished condition")
+    )
+    assert module.run_condition(small(batch_size=2)) == first
+
+
+def test_another_configuration_never_overwrites(output, embedded):
+    path = module.run_condition(small(), embedded).path
+    before = path.read_bytes()
+    with pytest.raises(
+        InputError, match=r"already holds .* \(max_new_tokens 16 → 8\); choose another experiment name"
+    ):
+        module.run_condition(small(max_new_tokens=8), embedded)
+    assert path.read_bytes() == before
+
+
+def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
+    path = module.run_condition(small(), embedded).path
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"schema_version": 99}))
+    with pytest.raises(InputError, match="has schema version 99; this version reads 2 and 3"):
+        find_finished(small())
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(InputError, match="is no readable condition result"):
+        find_finished(small())
+    path.write_text(json.dumps(data))
+    signals = path.with_suffix(".parquet")
+    signals.write_bytes(signals.read_bytes()[:200])
+    with pytest.raises(InputError, match="signals file .* cannot be read"):
+        read_result(path).signals()
+
+
+def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output, embedded, monkeypatch):
+    whole = module.run_condition(small(experiment="whole"), embedded)
+    condition, generated = small(batch_size=2), []
+    real = generation.generate
+
+    def interrupted(lm, requests, settings):
+        generated.append(len(requests))
+        for count, run in enumerate(real(lm, requests, settings)):
+            if len(generated) == 1 and count == 2:
+                raise KeyboardInterrupt
+            yield run
+
+    monkeypatch.setattr(module, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module.run_condition(condition, embedded)
+    assert not result_path(condition).exists() and len(list(Checkpoint(condition).load())) == 2
+    resumed = module.run_condition(condition, embedded)
+    assert generated == [4, 2]
+    assert {record.batch_size for record in resumed.records} == {2}
+    assert {record.batch_size for record in whole.records} == {4}
+    assert_same(resumed, whole)
+    assert not Checkpoint(condition).folder.exists()
+
+
+RUN = "from kvhelpers.experiment import make_condition, run_condition; run_condition(make_condition({!r}))"
+
+
+def test_kill_9_in_the_middle_changes_nothing(output, embedded):
+    """A process is killed once some prompts are finished; a second one ends with an undisturbed run's
+    results.
+    """
+    values = SMALL | {"press": "streaming_llm", "ratio": 0.75, "n_prompts": 8, "batch_size": 2}
+    undisturbed = module.run_condition(make_condition(values | {"experiment": "undisturbed"}), embedded)
+    condition = make_condition(values | {"experiment": "killed"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN.format(condition.model_dump())], env=dict(os.environ)
+    )
+    folder = Checkpoint(condition).folder
+    deadline = time.monotonic() + 120
+    while len(finished := sorted(folder.glob("[0-9]*.parquet"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not result_path(condition).exists()
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.parquet")}
+    assert 2 <= len(finished) <= len(stamps) < 8
+    kept = shutil.copytree(folder, output / "kept")
+    resumed = module.run_condition(condition, embedded)
+    assert_same(resumed, undisturbed)
+    for path in kept.glob(
+        "[0-9]*.parquet"
+    ):  # the finished prompts' own records are in the result, times included
+        record = Record.model_validate_json(pq.read_schema(path).metadata[b"record"])
+        assert record in resumed.records
+
+
+def test_a_budget_above_the_prompt_is_refused_before_anything_is_written(output, embedded):
+    with pytest.raises(InputError, match="budget 4000 is above the prompt's"):
+        module.run_condition(small(ratio=None, budget=4000), embedded)
+    assert list(output.iterdir()) == []
+
+
+def test_failed_prompts_stay_in_the_denominator(output, embedded):
+    result = module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
+    assert (result.summary.accuracy.count, result.summary.accuracy.n) == (0, 4)
+    assert result.summary.stop_reasons == {"error": 4} and result.summary.kept_tokens is None
+    assert result.summary.flags == {"run_failed": 4, "prompt_within_window": 4}
+    assert result.summary.cfr.count == 4
+
+
+def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):
+    result = module.run_condition(small(press="snapkv", ratio=0.875), embedded)
+    assert result.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
+    assert "kept_within_window 4/4" in results_table([result])["Flags"][0]
+    log = write_log("scratch").read_text()
+    assert "in so many runs: `snapkv 0.875` 4/4" in log and "Not valid as evidence about `snapkv`" not in log
+    module.run_condition(small(press="none", ratio=0), embedded)
+    assert "Not valid as evidence about `snapkv`" in write_log("scratch").read_text()
+
+
+def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded):
+    module.run_condition(small(), embedded)
+    with pytest.raises(InputError, match=r"already holds .* \(seed 42 → 1\)"):
+        module.run_condition(small(press="knorm", seed=1), embedded)
+    with pytest.raises(InputError, match="n_prompts 4 → 3"):
+        module.run_condition(small(n_prompts=3), embedded)
+
+
+def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
+    seen = {}
+
+    def spy(lm, requests, settings):
+        seen.update(requests=requests, settings=settings)
+        return iter(())
+
+    monkeypatch.setattr(module, "generate", spy)
+    condition = small(
+        repetition_penalty=1.2, timeout_s=9.0, batch_size=3, multiturn=False, press_kwargs={"n_sink": 2}
+    )
+    prompts = module.prompts_of(condition, embedded)
+    rows = module.rows_together(condition, embedded, prompts)
+    list(module.generate_prompts(condition, embedded, prompts, rows))
+    wanted = Settings(16, 3, stop_strings=STOP_STRINGS, repetition_penalty=1.2, timeout_s=9.0)
+    assert seen["settings"] == wanted
+    assert [request.token_ids for request in seen["requests"]] == [prompt.token_ids for prompt in prompts]
+    assert len({request.seed for request in seen["requests"]}) == 4
+    press = seen["requests"][0].press
+    assert (press.n_sink, press.compression_ratio) == (2, 0.5)
+    assert [message["role"] for message in prompts[0].messages] == ["user"]
+
+
+def test_a_resumed_condition_counts_the_time_before_the_kill(output, embedded, monkeypatch):
+    ticks = itertools.count(step=10)  # each look at the clock is 10 s after the last
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(ticks))
+    condition = small(batch_size=1)
+    runs = module.run_prompts(condition, embedded)
+    next(runs), next(runs)
+    runs.close()
+    before = {record.prompt_index: record.wall_seconds for record, _ in Checkpoint(condition).load()}
+    resumed = module.run_condition(condition, embedded)
+    after = {record.prompt_index: record.wall_seconds for record in resumed.records}
+    assert len(before) == 2 and before.items() < after.items()
+    assert resumed.seconds == sum(after.values()) > sum(before.values()) > 0
+
+
+def test_failed_prompts_are_tried_again_on_resume(output, embedded):
+    condition = small()
+    errored = module.run_condition(small(experiment="x", timeout_s=1e-9), embedded).records[0]
+    Checkpoint(condition).save(
+        errored.model_copy(update={"stop_reason": StopReason.ERROR, "n_tokens": 0}), {}
+    )
+    result = module.run_condition(condition, embedded)
+    assert "error" not in result.summary.stop_reasons and len(result.records) == 4
+
+
+def test_a_looping_record_says_where_its_text_begins_to_loop(output, embedded):
+    result = module.run_condition(small(press="snapkv", ratio=0.875, max_new_tokens=80), embedded)
+    looping = [record for record in result.records if record.failures.looping]
+    assert looping
+    for record in looping:
+        assert 0 <= record.loop_onset_char < len(record.text)
+
+
+def test_uncompressed_answer_is_the_none_condition_s(output, embedded):
+    bare = module.run_condition(make_condition(SMALL | {"press": "none", "ratio": 0}), embedded)
+    assert module.uncompressed_answer(small(), 2) == bare.records[2].text
+
+
+def test_a_half_written_temporary_file_does_not_block_the_experiment(output, embedded):
+    path = result_path(small())
+    path.parent.mkdir(parents=True)
+    path.with_name(f".999-{path.name}").write_text('{"half')
+    assert find_finished(small()) is None
+    assert module.run_condition(small(), embedded).path == path
+    assert [c.path for c in read_experiment("scratch")] == [path]

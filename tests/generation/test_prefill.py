@@ -1,0 +1,155 @@
+import pytest
+import torch
+from reference import kvpress_cache, requests_for, tiny_llama, with_attention
+
+from kvhelpers.generation import prefill as module
+from kvhelpers.generation.prefill import Prefiller
+from kvhelpers.generation.requests import Request
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.registry import PRESSES
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.scoring.flags import cache_flags
+
+PROMPT = list(range(3, 103))
+MANY = [
+    PROMPT[:70] + [200 + i] * (5 + 3 * i) for i in range(5)
+]  # 70 tokens in common, five different lengths
+SPECS = [PressSpec("none", 0.0), *(PressSpec(name, 0.5) for name in PRESSES)]
+
+
+def prefilled(lm, name, ratio, **kwargs):
+    spec = PressSpec(name, ratio, kwargs=kwargs)
+    lm = with_attention(lm, spec)
+    return Prefiller(lm, [PROMPT])(requests_for([PROMPT], spec))[0]
+
+
+def report(tiny, name, ratio, **kwargs):
+    return prefilled(tiny, name, ratio, **kwargs).report
+
+
+def together(lm, prompts, spec):
+    return Prefiller(lm, prompts)(requests_for(prompts, spec))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "prompts", (MANY, [p[::-1] for p in MANY]), ids=("common beginning", "none in common")
+)
+def test_a_group_gets_the_caches_that_kvpress_gives_each_prompt_alone(tiny, spec, prompts):
+    lm = with_attention(tiny, spec)
+    assert bool(Prefiller(lm, prompts).beginning) == (prompts is MANY)
+    for seed, (prompt, grouped) in enumerate(zip(prompts, together(lm, prompts, spec), strict=True)):
+        cache, logits = kvpress_cache(lm, prompt, spec.for_prompt(len(prompt)), seed)
+        torch.testing.assert_close(grouped.logits, logits, rtol=1e-4, atol=1e-4)
+        for ours, theirs in zip(grouped.cache.layers, cache.layers, strict=True):
+            torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
+        assert grouped.report.sink_kept == _sink(lm, prompt, cache)
+
+
+def _sink(lm, prompt, compressed):
+    """Share of heads above the first layer that hold the first token's key, by comparison with an
+    uncompressed cache.
+    """
+    whole, _ = kvpress_cache(lm, prompt, None, 0)
+    heads = [
+        (kept.keys[0] - full.keys[0, :, :1]).abs().amax(-1).amin(-1) < 1e-4
+        for kept, full in zip(compressed.layers[1:], whole.layers[1:], strict=True)
+    ]
+    return round(torch.stack(heads).float().mean().item(), 4)
+
+
+def test_the_common_beginning_runs_once(tiny, monkeypatch):
+    seen, forward = [], tiny.model.forward
+    monkeypatch.setattr(
+        tiny.model,
+        "forward",
+        lambda input_ids, **kw: seen.append(input_ids.shape) or forward(input_ids, **kw),
+    )
+    together(tiny, MANY, PressSpec("knorm", 0.5))
+    assert seen == [(1, 70), (5, 17)]
+    seen.clear()
+    together(tiny, MANY, PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}}))
+    assert seen == [(1, len(prompt)) for prompt in MANY]
+
+
+def test_a_press_that_fails_on_one_prompt_fails_alone(tiny):
+    first, *_, last = together(tiny, [PROMPT[:90], PROMPT[:20]], PressSpec("snapkv", 0.5))
+    assert first.report.prompt_tokens == 90 and last.startswith("AssertionError in the prefill: Query length")
+
+
+def test_groups_are_as_large_as_their_tokens_and_logits_allow(tiny, monkeypatch):
+    prefiller, press = Prefiller(tiny, MANY), PressSpec("knorm", 0.5).for_prompt(75)
+    assert prefiller.group_size(MANY, press) == 5
+    monkeypatch.setattr(module, "GROUP_TOKENS", 3 * len(MANY[2]))
+    assert prefiller.group_size(MANY, press) == 3
+    monkeypatch.setattr(module, "GROUP_LOGITS", 4)  # two prompts of two lengths
+    assert prefiller.group_size(MANY, press) == 2
+    assert prefiller.group_size([PROMPT[:60]] * 5, PressSpec("random", 0.5).for_prompt(9)) == 4
+    assert prefiller.group_size(MANY, PressSpec("ObservedAttentionPress", 0.5).for_prompt(9)) == 1
+    monkeypatch.setattr(module, "GROUP_TOKENS", 1)
+    assert prefiller.group_size(MANY, press) == 1
+
+
+def test_layers_with_a_sliding_window_are_prefilled_one_prompt_at_a_time(tiny):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(**{**tiny_llama().config.to_dict(), "model_type": "mistral", "sliding_window": 32})
+    lm = LanguageModel(
+        "sliding",
+        MistralForCausalLM(config).eval(),
+        tiny.tokenizer,
+        tiny.stop_ids,
+        "cpu",
+        "float32",
+        "sdpa",
+        "",
+    )
+    assert not Prefiller(lm, MANY).together(None)
+
+
+def test_hooks_and_forward_are_put_back(tiny):
+    attention = module.attention_modules(tiny.model)
+    together(tiny, [PROMPT[:90], PROMPT[:20]], PressSpec("snapkv", 0.5))
+    assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in attention)
+
+
+def test_uncompressed_cache(tiny):
+    plain = report(tiny, "none", 0.0)
+    config = tiny.model.config
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    assert (plain.prompt_tokens, plain.kept_tokens, plain.sink_kept) == (100, 100, 1.0)
+    assert plain.cache_bytes == plain.full_bytes == 100 * per_token
+    assert cache_flags(plain, compresses=False) == []
+
+
+def test_sink_is_kept_or_evicted_as_the_press_says(tiny):
+    assert report(tiny, "streaming_llm", 0.5).sink_kept == 1
+    assert report(tiny, "streaming_llm", 0.5, n_sink=0).sink_kept == 0
+    assert cache_flags(report(tiny, "streaming_llm", 0.5, n_sink=0), True) == ["sink_evicted"]
+
+
+def test_window_flags(tiny):
+    assert cache_flags(report(tiny, "snapkv", 0.5, window_size=64), True) == [
+        "kept_within_window",
+        "sink_evicted",
+    ]
+    assert "kept_within_window" not in cache_flags(report(tiny, "snapkv", 0.5, window_size=8), True)
+
+
+def test_compression_that_did_not_happen(tiny):
+    assert "not_compressed" in cache_flags(report(tiny, "knorm", 0.0), True)
+
+
+def test_head_wise_masking_counts_tokens_but_no_bytes(tiny):
+    masked = report(tiny, "AdaKVPress", 0.5, press={"name": "knorm"})
+    assert masked.kept_tokens == pytest.approx(50, abs=1)
+    assert masked.cache_bytes == masked.full_bytes and "cache_not_shrunk" in cache_flags(masked, True)
+
+
+def test_random_press_depends_on_the_seed_only(tiny):
+    spec = PressSpec("random", 0.5)
+    requests = [Request(PROMPT, spec.for_prompt(100), seed) for seed in (1, 1, 2)]
+    first, again, other = (prefilled.cache for prefilled in Prefiller(tiny, [PROMPT])(requests))
+    assert (first.layers[1].keys == again.layers[1].keys).all()
+    assert not (first.layers[1].keys == other.layers[1].keys).all()

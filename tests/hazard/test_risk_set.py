@@ -1,0 +1,85 @@
+"""Tokens at risk end before the failure; labels by example."""
+
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from factories import LENGTH, make_result
+
+from kvhelpers.errors import InputError
+from kvhelpers.hazard.events import UNSURE, Event
+from kvhelpers.hazard.risk_set import build, read_risk_set
+from kvhelpers.paths import samples_dir
+
+LONG = 100  # tokens of a run that reaches the limit
+
+
+def results(**changes):
+    """An uncompressed condition of healthy runs, and one whose runs 0 and 1 loop from tokens 5 and 1."""
+    made = {"onsets": {0: 5, 1: 1}, "entropy": {2: np.linspace(1, 0, LONG)}} | changes
+    return [make_result("none", 0.0, [True] * 4), make_result("knorm", 0.5, [False] * 4, **made)]
+
+
+def test_tokens_at_risk_end_before_the_event():
+    risk = build(results(stops={2: "max_new_tokens"}))
+    assert risk.runs["event"].tolist() == [Event.END] * 4 + [
+        Event.LOOP,
+        Event.LOOP,
+        Event.CENSORED,
+        Event.END,
+    ]
+    assert risk.runs["time"].tolist() == [LENGTH - 1] * 4 + [5, 1, LONG - UNSURE, LENGTH - 1]
+    assert np.bincount(risk.run, minlength=8).tolist() == [LENGTH - 2] * 4 + [
+        4,
+        0,
+        LONG - UNSURE - 1,
+        LENGTH - 2,
+    ]
+    assert (risk.step >= 1).all() and (risk.step < risk.runs["time"].to_numpy()[risk.run]).all()
+    assert risk.features.shape == (len(risk.run), len(risk.names))
+
+
+def test_labels_look_as_far_as_the_horizon():
+    risk = build(results(stops={2: "max_new_tokens"}))
+    assert risk.label(2)[risk.run == 4].tolist() == [0, 0, 1, 1]  # tokens 1 to 4, onset at 5
+    assert risk.label(1)[risk.run == 4].tolist() == [0, 0, 0, 1]
+    assert not risk.label(50)[risk.run == 7].any()  # ended by itself: no failure can come
+    censored = risk.label(3)[risk.run == 6]
+    assert np.isnan(censored[-3:]).all() and not censored[:-3].any()
+
+
+def test_own_features_are_checked():
+    def so_far(ids, signals):
+        return np.cumsum(signals["entropy"])
+
+    risk = build(results(), {"so_far": so_far})
+    assert "so_far" in risk.names
+    with pytest.raises(InputError, match="feature 'ahead' at some token before"):
+        build(results(), {"ahead": lambda ids, signals: np.full(len(ids), signals["entropy"].sum())})
+
+
+def test_bad_input_gets_one_sentence():
+    with pytest.raises(InputError, match="no run fails in these experiments"):
+        build(results(onsets={}))
+    with pytest.raises(InputError, match="there is one prompt only"):
+        build([make_result("knorm", 0.5, [False], {0: 5})])
+    with pytest.raises(InputError, match="feature 'entropi' is not in the risk set"):
+        build(results()).columns(["entropi"])
+    with pytest.raises(InputError, match="learn_from 'x' is not allowed; it is a list"):
+        read_risk_set("x")
+    with pytest.raises(InputError, match="n_prompts 1 is not allowed"):
+        read_risk_set(["x"], n_prompts=1)
+    with pytest.raises(InputError, match="experiment 'nothing' has no finished condition"):
+        read_risk_set(["nothing"])
+
+
+def test_results_without_a_column_are_named(tmp_path):
+    (sample,) = (samples_dir() / "002-compression-sweep" / "none").glob("*.json")
+    path = tmp_path / "old" / "none" / sample.name
+    path.parent.mkdir(parents=True)
+    shutil.copy(sample, path)
+    signals = pq.read_table(sample.with_suffix(".parquet"))
+    pq.write_table(signals.drop_columns(["canary_kl"]), path.with_suffix(".parquet"))
+    with pytest.raises(InputError, match="signals file .* has no column 'canary_kl'"):
+        read_risk_set(["old"], str(tmp_path))

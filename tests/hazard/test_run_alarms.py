@@ -1,0 +1,53 @@
+"""Alarms of whole runs: thresholds from other prompts, and what a score that knows is worth."""
+
+import numpy as np
+import pytest
+from factories_risk import Spy, make_risk
+
+from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.predictors import Predictor
+from kvhelpers.hazard.run_alarms import RATES, run_alarms
+
+
+class FirstFeature(Predictor):
+    """Knows what the first feature says."""
+
+    def fit(self, risk, train):
+        return self
+
+    def score(self, risk):
+        return risk.features[:, 0]
+
+
+def test_thresholds_come_from_prompts_that_are_not_tested():
+    spy = Spy()
+    run_alarms(make_risk(), spy, folds=3)
+    assert len(spy.seen) == 3 * (3 + 1) and spy.is_disjoint("prompt")
+    for outer in range(3):
+        inner, test = spy.seen[4 * outer : 4 * outer + 3], spy.seen[4 * outer + 3]["prompt"][1]
+        assert all(not test & (seen["prompt"][0] | seen["prompt"][1]) for seen in inner)
+
+
+def test_a_score_that_knows_catches_all():
+    """It rises five tokens before each onset: a lead of five, and no false alarm."""
+    risk = make_risk()
+    time, failed = risk.runs["time"].to_numpy()[risk.run], risk.runs["failed"].to_numpy()[risk.run]
+    risk.features[:, 0] = failed & (time - risk.step <= 5)
+    for alarms, rate in zip(run_alarms(risk, FirstFeature()), RATES, strict=True):
+        assert (alarms.wanted, alarms.caught.value, alarms.false_alarms.value) == (rate, 1, 0)
+        assert set(alarms.lead) == {5} and len(alarms.lead) == risk.runs["failed"].sum()
+        assert alarms.immediate == 0
+
+
+def test_failures_without_a_token_at_risk_are_counted_apart():
+    risk = make_risk()
+    risk.runs.loc[0, ["event", "failed", "time"]] = [Event.LOOP, True, 1]
+    alarms = run_alarms(risk.part(risk.run != 0), FirstFeature())[0]
+    assert alarms.immediate == 1 and alarms.caught.n == risk.runs["failed"].sum() - 1
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_noise_alarms_as_often_as_is_wanted(rate):
+    alarms = run_alarms(make_risk(60, known=False), FirstFeature(), rates=[rate])[0]
+    assert alarms.false_alarms.value == pytest.approx(rate, abs=0.06)
+    assert 0 < alarms.caught.value < 2 * rate and np.min(alarms.lead) >= 1

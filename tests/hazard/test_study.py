@@ -1,0 +1,130 @@
+"""The study sees what is there, nothing where nothing is, and is data that can be stored."""
+
+import json
+
+import numpy as np
+import pytest
+from factories import make_result
+from factories_risk import make_looping_study, make_risk
+
+from kvhelpers.errors import InputError
+from kvhelpers.hazard.baselines import MAIN, PROPOSED, TREES, family_names
+from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.predictors import LogisticHazard
+from kvhelpers.hazard.study import Evaluation, StudySettings, make_study, read_study, shuffle_outcomes
+
+
+@pytest.fixture(scope="module")
+def study():
+    results = [make_result("none", 0.0, [True] * 4)]
+    return make_study(make_risk(10), results, StudySettings(folds=2), progress=False)
+
+
+def test_what_is_there_is_seen(study):
+    entropy, best = study.methods["entropy"].auroc, study.methods[PROPOSED].auroc
+    assert entropy.value > 0.9 and best.value > 0.85
+    assert study.methods[TREES].auroc.value > 0.7
+    assert study.methods["base rate"].auroc.value == 0.5
+    assert set(study.elsewhere) >= {
+        "presses never seen, all",
+        "press never seen: knorm",
+        "task never seen: task0",
+        "all seen, task1 only",
+    }
+    assert list(study.by_horizon) == [1, 5, 10, 32, 50]
+    assert study.coefficients[0].feature == "entropy" and study.coefficients[0].low > 0
+    magnitudes = [abs(coefficient.coefficient) for coefficient in study.coefficients]
+    assert magnitudes == sorted(magnitudes, reverse=True) and len(magnitudes) == len(study.model.names)
+    by_name = {coefficient.feature: coefficient.coefficient for coefficient in study.coefficients}
+    shipped = [by_name[name] for name in study.model.names]
+    assert shipped == pytest.approx(study.model.coefficient)
+
+
+def test_what_it_learned_from_is_counted(study):
+    data = study.data
+    assert (data.runs, data.prompts, data.failed, data.left_out) == (60, 10, 20, ())
+    assert sum(counts.runs for counts in data.events) == data.runs
+    assert sum(counts.events[Event.LOOP] for counts in data.events) == data.failed
+    bare = [counts for counts in data.events if counts.press == "none"]
+    assert all(counts.events[Event.END] == counts.runs for counts in bare)
+    assert 8 <= data.onsets[0] <= data.onsets[1] <= data.onsets[2] < 28
+
+
+def test_invalid_conditions_are_named():
+    _, results = make_looping_study()
+    flagged = make_result("tova", 0.5, [False] * 4, flags=["not_compressed"])
+    study = make_study(
+        make_risk(4), [*results, flagged], StudySettings(folds=2, families=("signals",)), progress=False
+    )
+    assert study.data.left_out == (("made", "tova 0.5"),)
+
+
+def test_a_study_survives_storage(study, tmp_path):
+    path = study.save(tmp_path / "study.json")
+    assert read_study(path) == study
+    stored = json.loads(path.read_text())
+    stored["methods"][PROPOSED]["tokens"] = "many"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="study.json is no study of predictors"):
+        read_study(path)
+
+
+def test_missed_failures_are_those_of_least_risk():
+    study, results = make_looping_study()
+    looping = {record.prompt_index for record in results[1].records if record.onset is not None}
+    assert len(study.missed) == 3 and {failure.prompt_index for failure in study.missed} < looping
+    highest = [failure.highest for failure in study.missed]
+    assert highest == sorted(highest)
+    least = next(trace for trace in study.traces if trace.kind == "failure, lowest risk")
+    assert max(least.risk) == highest[0] and least.prompt == f"p/{study.missed[0].prompt_index}"
+    assert all(len(trace.steps) == len(trace.risk) for trace in study.traces)
+    assert all(max(trace.steps) < trace.time for trace in study.traces)
+
+
+def test_shuffled_outcomes_leave_nothing():
+    values = []
+    for seed in range(6):  # one shuffle may miss 0.5 by chance
+        evaluation = Evaluation(shuffle_outcomes(make_risk(24), seed), 10, 3)
+        hazard = LogisticHazard(10, family_names("signals"))
+        values.append(evaluation.judge(hazard).auroc_same_token.value)
+    assert abs(np.mean(values) - 0.5) < 0.04
+
+
+def test_where_nothing_is_known_nothing_is_seen():
+    evaluation = Evaluation(make_risk(10, known=False), 10, 2)
+    auroc = evaluation.judge(LogisticHazard(10, family_names(*MAIN))).auroc_same_token
+    assert auroc.low <= 0.5 <= auroc.high
+
+
+def test_pairs_at_the_same_token_are_of_the_same_fold():
+    risk = make_risk(10)
+    evaluation = Evaluation(risk, 10, 2)
+    fold = np.zeros(len(risk.runs), dtype=int)
+    for index, split in enumerate(evaluation.splits):
+        fold[split.test] = index
+    by_fold = fold[risk.run].astype(float)  # a score that knows the fold and nothing else
+    assert evaluation.metrics(by_fold).auroc_same_token.value == 0.5
+
+
+def test_shuffling_moves_whole_outcomes():
+    risk = make_risk(6)
+    shuffled = shuffle_outcomes(risk, 0)
+    outcome = ["event", "time", "failed"]
+    before, after = (sorted(map(tuple, part.runs[outcome].to_numpy())) for part in (risk, shuffled))
+    assert before == after and (shuffled.runs["time"] != risk.runs["time"]).any()
+    assert (shuffled.step < shuffled.runs["time"].to_numpy()[shuffled.run]).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"horizon": 1.5}, "horizon 1.5 is not allowed; it is a whole number"),
+        ({"folds": True}, "folds True is not allowed; it is a whole number"),
+        ({"horizon": 0}, "horizon 0 is below 1"),
+        ({"families": ["signal"]}, "feature family 'signal' is unknown; did you mean 'signals'"),
+        ({"false_alarms": [5]}, r"false_alarms \[5\] are not allowed; they are shares of healthy runs"),
+    ],
+)
+def test_parameters_that_are_none(parameters, sentence):
+    with pytest.raises(InputError, match=sentence):
+        StudySettings(**parameters)

@@ -1,0 +1,139 @@
+"""Verdicts follow the numbers, whichever way they fall."""
+
+from dataclasses import replace
+
+import pytest
+from factories_risk import make_looping_study
+
+from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.hazard.study import UNSEEN
+from kvhelpers.hazard.verdicts import (
+    Beside,
+    Caught,
+    Control,
+    Target,
+    beside_baselines,
+    control,
+    runs_beside_baselines,
+    shortfall,
+    targets,
+)
+from kvhelpers.stats import Estimate, TokenMetrics
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_looping_study()[0]
+
+
+def estimate(value, spread=0.05):
+    return Estimate(value, value - spread, value + spread, 100, 10)
+
+
+def metrics(value):
+    return TokenMetrics(estimate(value), estimate(value), None, None, 0.1, 100, 10)
+
+
+NOTHING = TokenMetrics(None, None, None, None, 0.0, 100, 0)
+
+
+def changed(study, **fields):
+    return study.model_copy(update=fields)
+
+
+def with_aurocs(study, proposed, unseen):
+    return changed(
+        study,
+        methods=study.methods | {PROPOSED: proposed},
+        elsewhere=study.elsewhere | {UNSEEN: unseen},
+    )
+
+
+@pytest.mark.parametrize(
+    ("proposed", "unseen", "verdicts"),
+    [
+        (metrics(0.88), metrics(0.79), [Target.REACHES, Target.FALLS_SHORT]),
+        (metrics(0.87), metrics(0.80), [Target.FALLS_SHORT, Target.REACHES]),
+        (NOTHING, metrics(0.9), [Target.NOTHING_TO_TELL, Target.REACHES]),
+    ],
+)
+def test_targets(study, proposed, unseen, verdicts):
+    findings = targets(with_aurocs(study, proposed, unseen))
+    assert [finding.verdict for finding in findings] == verdicts
+    assert [finding.target for finding in findings] == [0.88, 0.80]
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict"),
+    [
+        (Estimate(0.2, 0.1, 0.3, 100, 10), Beside.ABOVE),
+        (Estimate(-0.2, -0.3, -0.1, 100, 10), Beside.BELOW),
+        (Estimate(0.2, -0.1, 0.3, 100, 10), Beside.NOT_DISTINGUISHABLE),
+        (Estimate(0.2, None, None, 100, 10), Beside.NOT_DISTINGUISHABLE),
+    ],
+)
+def test_tokens_are_compared_by_the_interval_of_the_difference(study, difference, verdict):
+    above = {"entropy": difference, "canary": difference, "position": None}
+    methods = study.methods | {"entropy": metrics(0.7), "canary": metrics(0.6)}
+    finding = beside_baselines(changed(study, above=above, methods=methods))
+    assert (finding.verdict, finding.baseline, finding.difference) == (verdict, "entropy", difference)
+    assert finding.other == metrics(0.7).auroc
+
+
+def test_without_a_difference_there_is_no_comparison(study):
+    assert beside_baselines(changed(study, above=dict.fromkeys(study.above))) is None
+
+
+@pytest.mark.parametrize(
+    ("caught", "verdict"),
+    [
+        (Estimate(0.7, 0.6, 0.8, 100, 10), Caught.MORE),
+        (Estimate(0.1, 0.05, 0.2, 100, 10), Caught.FEWER),
+        (Estimate(0.45, 0.35, 0.55, 100, 10), Caught.NOT_CLEAR),
+        (Estimate(0.9, None, None, 100, 10), Caught.NOT_CLEAR),
+    ],
+)
+def test_runs_are_compared_by_their_intervals(study, caught, verdict):
+    usual = study.alarms["entropy"][0]
+
+    def alarms(value):
+        return (usual.model_copy(update={"caught": value}),)
+
+    by_name = {PROPOSED: alarms(caught), "canary": alarms(Estimate(0.2, 0.1, 0.3, 100, 10))}
+    by_name |= {"entropy": alarms(Estimate(0.4, 0.3, 0.5, 100, 10)), "position": alarms(None)}
+    (finding,) = runs_beside_baselines(changed(study, alarms=by_name))
+    assert (finding.verdict, finding.baseline, finding.proposed.caught) == (verdict, "entropy", caught)
+
+
+def test_a_missed_target_is_explained_and_a_reached_one_is_not(study):
+    assert shortfall(with_aurocs(study, metrics(0.9), metrics(0.85))) is None
+    missed = with_aurocs(study, metrics(0.9), metrics(0.5))
+    missed = changed(
+        missed,
+        ablations=missed.ablations | {"without rolling": metrics(0.2), "signals only": metrics(0.1)},
+        learning={0.5: metrics(0.6), 0.25: metrics(0.4)},
+        elsewhere=missed.elsewhere
+        | {"all seen, a only": metrics(0.6), "all seen, b only": metrics(0.7), "all seen, c only": NOTHING}
+        | {"press never seen: knorm": metrics(0.8)},
+    )
+    reasons = shortfall(missed)
+    assert reasons.features == estimate(0.9)
+    assert reasons.costliest == ("without rolling", estimate(0.2))
+    assert reasons.least_share == (0.25, estimate(0.4))
+    assert (reasons.tasks.worst, reasons.tasks.best) == ("a", "b")
+    assert reasons.presses is None  # there is one
+    assert reasons.onsets == study.data.onsets
+
+
+def test_shuffled_outcomes_hold_half_or_do_not(study):
+    def verdict(*values):
+        return control(changed(study, control=tuple(map(metrics, values))))
+
+    assert verdict(0.48, 0.5, 0.53).verdict == Control.HOLDS
+    assert verdict(0.9, 0.91, 0.92).verdict == Control.DOES_NOT_HOLD
+    assert verdict(0.1, 0.11, 0.12).verdict == Control.DOES_NOT_HOLD
+    leaking = verdict(0.6, 0.7)
+    assert (leaking.shuffles, leaking.mean, leaking.least, leaking.most) == pytest.approx((2, 0.65, 0.6, 0.7))
+    assert leaking.high - leaking.mean == pytest.approx(12.706 * 0.1 / 2**0.5 / 2**0.5, abs=1e-3)
+    nothing = changed(study, control=(NOTHING, replace(NOTHING), metrics(0.5)))
+    assert control(nothing).verdict == Control.NOTHING_TO_TELL

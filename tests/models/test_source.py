@@ -1,0 +1,93 @@
+import os
+import time
+
+import pytest
+
+from kvhelpers.models import source
+from kvhelpers.models.source import EmbeddedModel, find_wheel_file, model_source, sha256_of
+
+
+@pytest.fixture
+def gguf(tmp_path, monkeypatch):
+    """A file, a cache folder of the test's own, and nothing remembered."""
+    monkeypatch.setenv("KVHELPERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(source, "_hashes", {})
+    monkeypatch.setattr(source, "SETTLED_NS", -1)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"weights, the first")
+    return path
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that were read to be hashed."""
+    paths = []
+    monkeypatch.setattr(source, "sha256_of", lambda path: paths.append(path) or sha256_of(path))
+    return paths
+
+
+def forget(monkeypatch):
+    """As in a new process."""
+    monkeypatch.setattr(source, "_hashes", {})
+
+
+def test_a_file_is_hashed_once(gguf, read, monkeypatch):
+    expected = f"gguf:{sha256_of(gguf)}"
+    assert [model_source(str(gguf)) for _ in range(3)] == [expected] * 3 and len(read) == 1
+    forget(monkeypatch)
+    assert model_source(str(gguf)) == expected and len(read) == 1
+    (source.cache_dir() / "gguf_sha256.json").unlink()
+    assert model_source(str(gguf)) == expected and len(read) == 1
+
+
+@pytest.mark.parametrize("process", ("the same process", "a new process"))
+def test_a_file_changed_with_size_and_mtime_kept_is_hashed_again(gguf, read, monkeypatch, process):
+    before, stat = model_source(str(gguf)), gguf.stat()
+    time.sleep(0.02)  # above the resolution of a file's times
+    gguf.write_bytes(b"weights, the other")
+    os.utime(gguf, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = gguf.stat()
+    assert (changed.st_ino, changed.st_size, changed.st_mtime_ns) == (
+        stat.st_ino,
+        stat.st_size,
+        stat.st_mtime_ns,
+    )
+    if process == "a new process":
+        forget(monkeypatch)
+    assert model_source(str(gguf)) == f"gguf:{sha256_of(gguf)}" != before and len(read) == 2
+
+
+def test_another_file_under_the_same_name_is_hashed_again(gguf, read):
+    before, other = model_source(str(gguf)), gguf.with_name("other")
+    other.write_bytes(b"weights, the third")
+    os.replace(other, gguf)
+    assert model_source(str(gguf)) == f"gguf:{sha256_of(gguf)}" != before and len(read) == 2
+
+
+def test_a_file_that_has_just_changed_is_not_remembered(gguf, read, monkeypatch):
+    monkeypatch.setattr(source, "SETTLED_NS", 3600 * 10**9)
+    assert len({model_source(str(gguf)) for _ in range(2)}) == 1 and len(read) == 2
+    assert not source.cache_dir().exists()
+
+
+@pytest.mark.parametrize("content", ("[]", "{", '{"x": 3}', '{"PATH": [3]}', '{"PATH": [[1, 2, 3, 4], "0"]}'))
+def test_a_damaged_or_foreign_memory_is_passed_over(gguf, read, content):
+    source.cache_dir().mkdir()
+    (source.cache_dir() / "gguf_sha256.json").write_text(content.replace("PATH", str(gguf)))
+    assert model_source(str(gguf)) == f"gguf:{sha256_of(gguf)}" and len(read) == 1
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_time_only(gguf, monkeypatch):
+    gguf.with_name("file").touch()
+    monkeypatch.setenv("KVHELPERS_CACHE", str(gguf.with_name("file") / "cache"))
+    assert model_source(str(gguf)) == f"gguf:{sha256_of(gguf)}"
+
+
+def test_without_the_wheel_the_short_name_means_the_hub(monkeypatch):
+    monkeypatch.setattr("kvhelpers.models.source.find_wheel_file", lambda embedded: None)
+    assert model_source("smollm2-135m") == "hub:HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_find_wheel_file_without_the_distribution():
+    absent = EmbeddedModel("no-such-distribution", "x.gguf", "", "")
+    assert find_wheel_file(absent) is None

@@ -1,0 +1,63 @@
+"""Figures of a study draw its numbers."""
+
+import numpy as np
+import pytest
+from factories_risk import make_looping_study
+
+from kvhelpers.report.figures.hazard import (
+    DRAWN,
+    SHOWN,
+    coefficients,
+    cumulative_incidence,
+    hazard_figures,
+    reliability,
+    risk_over_time,
+)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_looping_study()[0]
+
+
+def test_all_figures_have_a_name(study):
+    assert list(hazard_figures(study)) == list(DRAWN)
+
+
+def test_a_panel_per_press_and_a_line_per_condition(study):
+    (axes,) = cumulative_incidence(study.incidence).axes
+    assert axes.get_title() == "knorm" and len(axes.lines) == 1
+    (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), curve.tokens)
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.incidence)
+    bare = [curve.model_copy(update={"press": "none"}) for curve in study.incidence]
+    assert [axes.get_title() for axes in cumulative_incidence(bare).axes] == ["none"]
+
+
+def test_panels_that_are_not_needed_are_gone(study):
+    (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
+    curves = [curve.model_copy(update={"press": name}) for name in ("a", "b", "c", "d")]
+    assert [axes.get_title() for axes in cumulative_incidence(curves).axes] == ["a", "b", "c", "d"]
+
+
+def test_risk_is_drawn_up_to_the_event(study):
+    panels = risk_over_time(study).axes
+    assert len(panels) == len(study.traces)
+    for axes, trace in zip(panels, study.traces, strict=True):
+        risk, event = axes.lines
+        np.testing.assert_array_equal(risk.get_ydata(), trace.risk)
+        assert set(event.get_xdata()) == {trace.time} and max(risk.get_xdata()) < trace.time
+        assert axes.get_title(loc="left").startswith(f"{trace.kind}: {trace.condition}")
+
+
+def test_the_largest_coefficient_is_at_the_top(study):
+    (axes,) = coefficients(study).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[::-1] == [coefficient.feature for coefficient in study.coefficients[:SHOWN]]
+
+
+def test_bins_and_the_diagonal(study):
+    (axes,) = reliability(study).axes
+    points = axes.lines[0]
+    np.testing.assert_array_equal(points.get_xdata(), [part.predicted for part in study.reliability])
+    np.testing.assert_array_equal(points.get_ydata(), [part.observed for part in study.reliability])

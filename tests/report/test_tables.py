@@ -1,0 +1,89 @@
+"""Tables show what the records say, and gaps as dashes."""
+
+import json
+
+import pandas as pd
+from factories import make_result
+
+from kvhelpers.analysis.analyse import analyse
+from kvhelpers.analysis.comparisons import compare_conditions
+from kvhelpers.analysis.half_accuracy import curves, find_half_accuracy
+from kvhelpers.records import FailureMode, Rate
+from kvhelpers.report import tables
+from kvhelpers.report.format import markdown_table, points, rate, sentence, share
+from kvhelpers.stats import Estimate, compare_counts
+
+RIGHT, WRONG = [True] * 20, [False] * 20
+
+
+def test_results_have_a_row_for_each_condition():
+    weak = make_result("none", 0.0, [True] * 5 + [False] * 5)
+    table = tables.results_table([weak, make_result("knorm", 0.5, [False] * 10, {0: 3})])
+    assert table["Flags"].tolist() == ["weak_baseline 10/10"] * 2
+    assert table["Acc"].tolist() == ["50 % [24, 76]", "0 % [0, 28]"]
+    assert table["Looping"].tolist() == ["0 % [0, 28]", "10 % [2, 40]"]
+    assert table["Kept tokens"].tolist() == ["100 of 100", "50 of 100"]
+    assert json.dumps(table.to_dict("records"))
+
+
+def test_amounts_are_ratios_budgets_and_fields():
+    budget = make_result("snapkv", 0.5, RIGHT, press_kwargs={"window_size": 8})
+    condition = budget.condition.model_copy(update={"ratio": None, "budget": 50})
+    assert tables.amount(budget) == "0.5, window_size=8"
+    assert tables.amount(budget.model_copy(update={"condition": condition})) == "budget 50, window_size=8"
+
+
+def test_comparisons_have_a_row_for_each_compressed_condition():
+    results = [
+        make_result("none", 0.0, RIGHT),
+        make_result("knorm", 0.5, WRONG),
+        make_result("tova", 0.5, RIGHT),
+    ]
+    table = tables.comparison_table(compare_conditions(results).accuracy)
+    assert table[["Press", "Kept tokens", "n"]].values.tolist() == [["knorm", "50", 20], ["tova", "50", 20]]
+    assert table["Change (points)"].tolist()[0].startswith("−100 [")
+    assert table["Only uncompressed"].tolist() == [20, 0]
+
+
+def test_a_half_accuracy_point_that_is_not_reached_reads_as_a_bound():
+    solved = [True] * 40
+    results = [make_result("none", 0.0, solved), *(make_result("knorm", r, solved) for r in (0.25, 0.75))]
+    point = find_half_accuracy(results[0], curves(results)[0])
+    (row,) = tables.half_accuracy_table([point]).to_dict("records")
+    assert row["Removed share"] == "> 0.75 [> 0.75, > 0.75]" and row["Kept tokens"] == "< 25 [< 25, < 25]"
+    assert row["Note"] == row["Fields"] == "–"
+
+
+def test_gaps_are_dashes():
+    found = analyse([make_result("none", 0.0, [True] * 8), make_result("knorm", 0.5, [True] * 8)])
+    for table in (tables.discriminator_table(found.discriminators), tables.press_table(found.discriminators)):
+        assert len(table) == 19 and set(table.iloc[:, 1:].to_numpy().flat) == {"–"}
+    assert list(tables.press_table(found.discriminators))[1:] == [
+        "all presses (0 of 16 runs)",
+        "none (0 of 8 runs)",
+        "knorm (0 of 8 runs)",
+    ]
+
+
+def test_modes_are_counted_by_condition():
+    result = make_result("knorm", 0.5, [True, False, True], {1: 3}, stops={2: "error"})
+    (row,) = tables.mode_table(analyse([result]).runs).to_dict("records")
+    assert row.pop("Condition") == "`knorm 0.5`" and row.pop("n") == 3
+    assert row == {mode: 0 for mode in FailureMode} | {"correct": 1, "looping": 1, "errored": 1}
+
+
+def test_side_by_side_wraps_and_cuts():
+    text = tables.side_by_side({"a": "one two three", "b": "x\n\ny"}, width=8, lines=2)
+    assert text.splitlines() == ["a         b", "--------  --------", "one two   x", "three", "          […]"]
+
+
+def test_numbers_read_as_people_write_them():
+    assert rate(Rate(count=1, n=20, rate=0.05, low=0.0089, high=0.236)) == "5 % [1, 24]"
+    assert points(compare_counts(20, 0, 50)) == "−40 [−53, −24]"
+    assert points(compare_counts(0, 0, 50)) == "+0 [−5, +5]"
+    assert share(Estimate(0.714, None, None, 1, 1)) == "71 % [no interval]" and share(None) == "–"
+
+
+def test_a_table_s_pipes_are_escaped_and_a_sentence_is_a_line():
+    assert markdown_table(pd.DataFrame({"a": ["x|y"]})).splitlines()[-1] == "| x\\|y |"
+    assert sentence("\n  one\n  two  three\n") == "one two  three\n" and sentence("\n \n") == ""

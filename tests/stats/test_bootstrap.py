@@ -1,0 +1,76 @@
+"""Estimates and intervals agree with scikit-learn and scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from kvhelpers.stats import RESAMPLES, auroc, draws, estimate, intervals, mean, proportion
+
+RNG = np.random.default_rng(3)
+PROMPTS = np.repeat([f"p/{i}" for i in range(30)], 4)
+LEVEL = np.repeat(RNG.normal(size=30), 4)
+SCORES = np.round(LEVEL + RNG.normal(size=120), 1)  # rounding makes ties
+POSITIVE = LEVEL + RNG.normal(size=120) > 0.5
+
+
+def test_clustered_intervals_agree_with_scipy_s_bootstrap_over_prompts():
+    own, of_prompt = estimate(mean(SCORES), PROMPTS), SCORES.reshape(30, 4).mean(1)
+    theirs = stats.bootstrap((of_prompt,), np.mean, method="percentile", rng=1)
+    spread = own.high - own.low
+    assert own.value == pytest.approx(SCORES.mean()) and (own.n, own.prompts) == (120, 30)
+    assert own.low == pytest.approx(theirs.confidence_interval.low, abs=0.1 * spread)
+    assert own.high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * spread)
+    naive = estimate(mean(SCORES), np.arange(120).astype(str))
+    assert spread > 1.2 * (naive.high - naive.low)  # runs of a prompt are alike: to ignore that flatters
+
+
+def test_clustered_interval_of_auroc_agrees_with_scipy_s_bootstrap():
+    own = estimate(auroc(SCORES, POSITIVE), PROMPTS)
+
+    def drawn(indices):
+        units = np.concatenate([np.arange(4 * i, 4 * i + 4) for i in indices])
+        return roc_auc_score(POSITIVE[units], SCORES[units])
+
+    theirs = stats.bootstrap(
+        (np.arange(30),), drawn, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=1
+    )
+    assert own.low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert own.high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+
+
+def test_where_there_is_nothing_to_draw_there_is_no_interval():
+    assert estimate(mean([]), []) is None
+    assert estimate(auroc([1.0, 2.0], [True, True]), ["a", "b"]) is None
+    alone = estimate(mean([1.0, 3.0]), ["a", "a"])
+    assert (alone.value, alone.low, alone.high) == (2.0, None, None)
+    rare = estimate(auroc(SCORES, np.arange(120) == 7), PROMPTS)  # most draws lack the one positive
+    assert rare.low is None and 0 <= rare.value <= 1
+    one, _, _ = intervals(lambda w: np.stack([w.sum(1), w.sum(1) * np.nan], axis=1), PROMPTS)
+    assert one[0] == 120 and np.isnan(one[1])
+
+
+def test_an_interval_depends_on_the_prompts_and_not_on_the_order_of_their_runs():
+    """Drawing is by prompt, in the order in which they appear: shuffling the runs within prompts changes
+    nothing, another seed changes the ends a little.
+    """
+    usual = estimate(mean(SCORES), PROMPTS)
+    shuffled = np.concatenate([RNG.permutation(np.arange(4 * i, 4 * i + 4)) for i in range(30)])
+    again = estimate(mean(SCORES[shuffled]), PROMPTS[shuffled])
+    assert (again.low, again.high) == pytest.approx((usual.low, usual.high), abs=1e-12)
+    other = estimate(mean(SCORES), PROMPTS, seed=1)
+    assert other.value == usual.value and (other.low, other.high) != (usual.low, usual.high)
+    assert (other.low, other.high) == pytest.approx((usual.low, usual.high), abs=0.1)
+
+
+def test_a_draw_draws_as_many_prompts_as_there_are():
+    drawn = draws(30)
+    assert drawn.shape == (RESAMPLES, 30) and (drawn.sum(1) == 30).all()
+    assert (drawn == 0).mean() == pytest.approx((1 - 1 / 30) ** 30, abs=0.01)  # the share left out of a draw
+
+
+def test_units_that_all_agree_have_wilson_s_interval_over_prompts():
+    none, some = proportion(np.zeros(120), PROMPTS), proportion(SCORES > 1, PROMPTS)
+    expected = stats.binomtest(0, 30).proportion_ci(method="wilson")
+    assert (none.value, none.low, none.high) == (0, pytest.approx(expected.low), pytest.approx(expected.high))
+    assert some == estimate(mean(SCORES > 1), PROMPTS)

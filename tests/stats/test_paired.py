@@ -1,0 +1,50 @@
+"""Paired comparisons agree with the binomial test and keep what they promise on drawn data."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from kvhelpers.stats import adjusted, compare_counts, detectable_drop, fewest_discordant
+
+
+def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
+    lost = compare_counts(8, 1, 10)
+    assert (lost.only_first, lost.only_second, lost.n) == (8, 1, 10)
+    assert lost.difference == pytest.approx(-0.7) and lost.p == pytest.approx(2 * (1 + 9) / 2**9)
+    back = compare_counts(1, 8, 10)
+    assert (back.difference, back.low, back.high) == pytest.approx((0.7, -lost.high, -lost.low))
+    assert compare_counts(0, 0, 10).p == 1
+
+
+def test_the_interval_is_that_of_bonett_and_price():
+    """Their formula by hand, for 20 lost of 50: a = 21/52, b = 1/52."""
+    lost = compare_counts(20, 0, 50)
+    spread = 1.96 * ((21 + 1) / 52 - (20 / 52) ** 2) ** 0.5 / 52**0.5
+    assert (lost.low, lost.high) == pytest.approx((-20 / 52 - spread, -20 / 52 + spread), abs=1e-4)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0.3, 0.05), (0.02, 0.02), (0.6, 0.0)])
+def test_the_interval_covers_the_true_difference(lost, gained):
+    draws = np.random.default_rng(0).multinomial(50, [lost, gained, 1 - lost - gained], size=2000)
+    comparisons = [compare_counts(int(a), int(b), 50) for a, b, _ in draws]
+    covered = np.mean([c.low <= gained - lost <= c.high for c in comparisons])
+    assert covered >= 0.93
+
+
+def test_q_values_follow_benjamini_and_hochberg():
+    p = [0.001, 0.04, 0.03, 0.9]
+    assert adjusted(p) == pytest.approx([0.004, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.9])
+    assert adjusted([]) == []
+
+
+def test_power_is_that_of_the_exact_test():
+    assert fewest_discordant() == 6
+    drop = detectable_drop(50)
+    assert binom.sf(5, 50, drop) == pytest.approx(0.8, abs=1e-6)
+    assert detectable_drop(50, 0.05) > drop > detectable_drop(100)
+    assert detectable_drop(5) is None
+    draws = np.random.default_rng(1).multinomial(
+        50, [(loss := detectable_drop(50, 0.05) + 0.05), 0.05, 0.95 - loss], size=4000
+    )
+    detected = [compare_counts(int(a), int(b), 50).p < 0.05 and a > b for a, b, _ in draws]
+    assert np.mean(detected) == pytest.approx(0.8, abs=0.02)
