@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kvhelpers.records import FIRST_COMPRESSED_TOKEN
 from kvhelpers.stats import intervals
 
 BEFORE, AFTER = 64, 32
@@ -44,6 +45,8 @@ def align(runs: pd.DataFrame, signal: np.ndarray, before: int = BEFORE, after: i
 
     A looping run whose token ``onset + offset`` exists is compared with the mean, at that same token, of the
     runs of its condition that never loop and are still going; it is left out at offsets where there is none.
+    Loops that begin at token 0 or 1 are left out: they have no tokens before the onset that could differ, and
+    would stand on one side of it only.
 
     Parameters
     ----------
@@ -56,7 +59,7 @@ def align(runs: pd.DataFrame, signal: np.ndarray, before: int = BEFORE, after: i
     ``difference``, each with ``_low`` and ``_high`` (95 %, bootstrap over prompts, NaN where there is none),
     ``n`` looping runs and their ``prompts``.
     """
-    loops = np.flatnonzero(runs["onset"].notna())
+    loops = np.flatnonzero((runs["onset"] > FIRST_COMPRESSED_TOKEN).fillna(False))
     offsets = np.arange(-before, after + 1)
     if not len(loops) or not signal.shape[1]:
         return pd.DataFrame()

@@ -26,7 +26,7 @@ def plain(results, offset):
         values = {i: part["entropy"].tolist() for i, part in result.signals().groupby("prompt_index")}
         for record in result.records:
             onset = record.onset
-            at = None if onset is None else onset + offset
+            at = None if onset is None or onset < 2 else onset + offset
             if at is None or at < 0 or at >= record.n_tokens:
                 continue
             others = [
@@ -51,6 +51,15 @@ def test_means_are_those_of_a_plain_calculation():
         )
     known = table.dropna()
     assert len(known) > 5 and (known["looping_low"] <= known["looping_high"]).all()
+
+
+def test_loops_that_begin_at_once_are_left_out():
+    """They have no tokens before the onset, and would make a jump at it."""
+    entropy = {i: np.full(30, 9.0 if i < 4 else 1.0) for i in range(12)}
+    onsets = {0: 0, 1: 0, 2: 1, 3: 1, 4: 10, 5: 10}
+    results = [make_result("knorm", 0.5, [True] * 12, onsets, entropy=entropy)]
+    table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"], before=10, after=8)
+    assert set(table["n"]) == {2} and set(table["looping"]) == {1.0}
 
 
 def test_a_difference_that_is_there_is_seen_and_its_interval_excludes_zero():

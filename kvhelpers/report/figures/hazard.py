@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -17,8 +18,7 @@ from kvhelpers.report.figures.style import COLOURS, STYLE
 from kvhelpers.report.format import percent
 
 DRAWN = ("incidence", "reliability", "risk", "coefficients")
-COLUMNS = 3
-STYLES = ("-", "--", ":")  # of tasks
+COLUMNS = 4
 PALETTE = sns.color_palette("viridis_r", as_cmap=True)  # by share removed
 SHOWN = 20  # coefficients
 
@@ -35,32 +35,62 @@ def hazard_figures(study: Study) -> dict[str, Figure]:
 
 
 def cumulative_incidence(curves: Sequence[IncidenceCurve]) -> Figure:
-    """Cumulative incidence of failure, a panel per press, a line per task and share removed."""
+    """Cumulative incidence of failure: a panel per press, a line per task and share removed, one legend."""
     presses = [press for press in dict.fromkeys(curve.press for curve in curves) if press != NONE] or [NONE]
-    tasks, rows = list(dict.fromkeys(curve.task for curve in curves)), -(-len(presses) // COLUMNS)
+    frame = _incidence_frame([curve for curve in curves if curve.press in presses])
+    shares = frame[["removed", "share removed"]].drop_duplicates().sort_values("removed")
+    lines = {
+        "palette": {name: PALETTE(removed) for removed, name in shares.itertuples(index=False)},
+        "hue_order": list(shares["share removed"]),
+        "style_order": list(dict.fromkeys(frame["task"])),
+    }
+    columns = min(COLUMNS, len(presses))
+    rows = -(-len(presses) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4 * min(COLUMNS, len(presses)) + 0.6, 3 * rows + 0.6), layout="constrained")
-        grid = figure.subplots(rows, min(COLUMNS, len(presses)), squeeze=False, sharex=True, sharey=True)
-        for axes, press in zip(grid.flat, presses, strict=False):
-            for curve in curves:
-                if curve.press == press:
-                    axes.step(
-                        curve.tokens,
-                        curve.incidence,
-                        STYLES[tasks.index(curve.task) % len(STYLES)],
-                        where="post",
-                        color=PALETTE(curve.removed),
-                        label=f"{curve.task}, {percent(curve.removed)} removed, n = {curve.runs}",
-                    )
+        figure = Figure(figsize=(3.2 * columns + 1.6, 2.7 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for number, (axes, press) in enumerate(zip(grid.flat, presses, strict=False)):
+            sns.lineplot(
+                frame[frame["press"] == press],
+                x="tokens",
+                y="incidence",
+                hue="share removed",
+                style="task",
+                units="condition",
+                estimator=None,
+                drawstyle="steps-post",
+                ax=axes,
+                **lines,
+            )
             axes.set_title(press, fontsize="medium")
-            axes.set(ylim=(0, 1), xlabel="new tokens")
+            is_lowest = number + columns >= len(presses)
+            axes.set(ylim=(0, 1), xlabel="new tokens" if is_lowest else "", ylabel="failed so far")
+            axes.tick_params(labelbottom=is_lowest)
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False, fontsize="xx-small")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("failed so far")
+        legends = [axes.get_legend() for axes in grid.flat[: len(presses)]]
+        fullest = max(legends, key=lambda legend: len(legend.get_texts()))
+        names = [text.get_text() for text in fullest.get_texts()]
+        figure.legend(fullest.legend_handles, names, loc="outside right upper", frameon=False)
+        for legend in legends:
+            legend.remove()
         for axes in grid.flat[len(presses) :]:
             axes.remove()
     return figure
+
+
+def _incidence_frame(curves: Sequence[IncidenceCurve]) -> pd.DataFrame:
+    """A row per curve and token: press, task, condition, removed, share removed (text), tokens, incidence."""
+    parts = [
+        pd.DataFrame({"tokens": curve.tokens, "incidence": curve.incidence}).assign(
+            press=curve.press,
+            task=curve.task,
+            condition=f"{curve.task}, {curve.condition}",
+            removed=round(curve.removed, 2),
+        )
+        for curve in curves
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(**{"share removed": frame["removed"].map(percent)})
 
 
 def reliability(study: Study) -> Figure:

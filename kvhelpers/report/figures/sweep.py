@@ -23,11 +23,14 @@ RATES = {"accuracy": "accuracy", "cfr": "catastrophic failure rate", "looping": 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's title, its vertical axis, and its lines: a curve, the rate it shows, and its label."""
+    """A panel's title, its vertical axis, and its lines: a curve, the rate it shows, and its label. The last
+    panel of a press has the legend for all of them.
+    """
 
     title: str
     axis: str
     lines: list[tuple[Curve, str, str]]
+    is_last: bool = True
 
 
 def rates_by_kept(curves: Sequence[Curve], baseline: ConditionResult | None) -> Figure | None:
@@ -48,17 +51,20 @@ def rates_by_kept(curves: Sequence[Curve], baseline: ConditionResult | None) -> 
     columns = len(RATES) if several else min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * columns + 0.6, 2.7 * rows + 0.7), layout="constrained")
+        width = 3.1 * columns + (0.6 if columns > 2 else 2.6)  # few panels have their legend beside them
+        figure = Figure(figsize=(width, 2.7 * rows + 0.7), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_panel(axes, panel, baseline)
-            if several:
-                axes.legend(frameon=False, fontsize="xx-small")
+            if several and panel.is_last:
+                axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.02, 0.5))
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         if not several:
             handles, labels = grid.flat[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+            above = {"loc": "outside upper center", "ncols": 3}
+            place = above if columns > 2 else {"loc": "outside right upper"}
+            figure.legend(handles, labels, frameon=False, **place)
     return figure
 
 
@@ -70,7 +76,12 @@ def _panels(members: Sequence[Curve]) -> list[Panel]:
         lines = [(first, rate, title) for rate, title in RATES.items()]
         return [Panel(f"{first.name} {n}", "share of runs", lines)]
     return [
-        Panel(f"{first.press} {n}", title, [(curve, rate, curve.fields) for curve in members])
+        Panel(
+            f"{first.press} {n}",
+            title,
+            [(curve, rate, curve.fields) for curve in members],
+            is_last=rate == list(RATES)[-1],
+        )
         for rate, title in RATES.items()
     ]
 

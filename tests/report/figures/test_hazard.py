@@ -26,10 +26,11 @@ def test_all_figures_have_a_name(study):
 
 def test_a_panel_per_press_and_a_line_per_condition(study):
     (axes,) = cumulative_incidence(study.incidence).axes
-    assert axes.get_title() == "knorm" and len(axes.lines) == 1
+    (line,) = (line for line in axes.lines if len(line.get_xdata()))
     (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), curve.tokens)
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), curve.incidence)
+    assert axes.get_title() == "knorm"
+    np.testing.assert_array_equal(line.get_xdata(), curve.tokens)
+    np.testing.assert_array_equal(line.get_ydata(), curve.incidence)
     bare = [curve.model_copy(update={"press": "none"}) for curve in study.incidence]
     assert [axes.get_title() for axes in cumulative_incidence(bare).axes] == ["none"]
 
@@ -38,6 +39,23 @@ def test_panels_that_are_not_needed_are_gone(study):
     (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
     curves = [curve.model_copy(update={"press": name}) for name in ("a", "b", "c", "d")]
     assert [axes.get_title() for axes in cumulative_incidence(curves).axes] == ["a", "b", "c", "d"]
+
+
+def test_the_legend_stands_once_and_the_lowest_panels_have_numbers(study):
+    (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
+    curves = [
+        curve.model_copy(update={"press": press, "task": task, "removed": removed})
+        for press in "abcdef"
+        for task, removed in (("onestep", 0.5), ("gsm8k", 0.75))
+    ]
+    figure = cumulative_incidence(curves)
+    (legend,) = figure.legends
+    names = ["share removed", "50 %", "75 %", "task", "onestep", "gsm8k"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    figure.draw_without_rendering()
+    labelled = [any(text.get_visible() for text in axes.get_xticklabels()) for axes in figure.axes]
+    assert labelled == [False, False, True, True, True, True]
 
 
 def test_risk_is_drawn_up_to_the_event(study):
