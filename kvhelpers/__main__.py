@@ -27,7 +27,7 @@ def parse_override(text: str) -> tuple[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kvhelpers", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="kvhelpers", description=__doc__.partition("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run an experiment file, condition by condition, and write its log")
     run.set_defaults(function=_run)
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(function=function)
-        command.add_argument("experiment")
+        command.add_argument("experiment", help="its name, as in experiments/NAME.yaml")
     return parser
 
 

@@ -40,7 +40,7 @@ MOMENTS = (
     Moment("prefill", "kvhelpers.generation.prefill:Prefiller._compress", "after", 2),
     Moment("decode", "kvhelpers.generation.batched_cache:BatchedCache.step"),
     Moment("decode", "kvhelpers.generation.batched_cache:BatchedCache.step", "after", 9),
-    Moment("decode", "kvhelpers.generation.generate:_Chooser.__call__", "after", 30),
+    Moment("decode", "kvhelpers.generation.choose:Chooser.__call__", "after", 30),
     Moment("checkpoint", "kvhelpers.experiment.checkpoint:Checkpoint.save"),
     Moment("checkpoint", "pyarrow.parquet:write_table", "after"),
     Moment("checkpoint", "kvhelpers.experiment.checkpoint:Checkpoint.save", "after", 2),
@@ -52,7 +52,7 @@ MOMENTS = (
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook"),
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook", "during"),
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook", "after"),
-    Moment("render", "kvhelpers.report.figures.style:save", "after", 2),
+    Moment("render", "kvhelpers.report.figures:save", "after", 2),
     Moment("render", "kvhelpers.report.log:write_atomic"),
 )
 

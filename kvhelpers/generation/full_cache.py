@@ -1,9 +1,9 @@
 """The canary: how far the compressed cache's next-token distributions are from the full cache's, in a run's
 first tokens.
 
-The canary is the reference run beside the compressed one. The full cache exists when a prompt has been
-prefilled. It is kept for a few new tokens, is fed the same
-tokens as the compressed one, and goes. Nothing in it reaches the run's own tokens.
+The reference run stands beside the compressed one. The full cache exists when a prompt has been prefilled. It
+is kept for a few new tokens, is fed the same tokens as the compressed one, and goes. Nothing in it reaches
+the run's own tokens.
 """
 
 from __future__ import annotations

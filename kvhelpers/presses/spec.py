@@ -155,7 +155,8 @@ def _inner_presses(kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, 
 def _check_names(name: object, kwargs: Mapping[str, Any], parameter: str) -> None:
     entry = _entry(name)
     if entry is None:
-        raise unknown_name(parameter, name, (NONE, *BY_NAME) if parameter == "press" else BY_NAME)
+        usable = [other for other, entry in BY_NAME.items() if entry.unsupported is None]
+        raise unknown_name(parameter, name, [NONE, *usable] if parameter == "press" else usable)
     if entry.unsupported is not None:
         raise InputError(f"{parameter} {name!r} is not supported: {entry.unsupported}")
     for key, (inner, inner_kwargs) in _inner_presses(kwargs).items():

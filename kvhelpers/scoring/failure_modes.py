@@ -1,7 +1,7 @@
 """One failure mode per run, exclusive, in a stated order.
 
 1. looping            a window of 20 tokens occurs at least 3 times, see `failures`
-2. non-termination    the budget of tokens or time was used up
+2. non-termination    the limit on tokens or time was reached
 3. instruction amnesia   ended with a wrong answer to another problem than the one asked, see `is_amnesia`
 4. reasoning corruption   ended with a wrong answer, but to the problem asked
 5. correct

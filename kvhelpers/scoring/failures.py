@@ -19,7 +19,7 @@ REPEATS = 3
 def find_failures(token_ids: Sequence[int], stop_reason: StopReason, correct: bool) -> Failures:
     """Judge one run.
 
-    non_termination: the budget of tokens (or of time) was used up without end token or stop string.
+    non_termination: the limit on tokens (or on time) was reached without end token or stop string.
     looping: `find_window_loop` finds something, as in the original experiment.
     wrong_answer: the extracted answer is not the reference; a run that broke has no answer.
     """

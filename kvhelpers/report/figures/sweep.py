@@ -79,7 +79,7 @@ def _panels(members: Sequence[Curve]) -> list[Panel]:
         Panel(
             f"{first.press} {n}",
             title,
-            [(curve, rate, curve.fields) for curve in members],
+            [(curve, rate, curve.fields or "default fields") for curve in members],
             is_last=rate == list(RATES)[-1],
         )
         for rate, title in RATES.items()

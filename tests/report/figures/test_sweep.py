@@ -33,6 +33,19 @@ def test_fields_are_lines_of_their_own():
     panels = figures.rates_by_kept(curves(results), results[0]).axes
     assert [panel.get_ylabel() for panel in panels] == ["accuracy", "catastrophic failure rate", "looping"]
     assert [len(panel.lines) for panel in panels] == [2, 2, 2]
+    (legend,) = filter(
+        None, (panel.get_legend() for panel in panels)
+    )  # once for the press, at its last panel
+    assert panels[2].get_legend() is legend and len(legend.get_texts()) == 2
+
+
+def test_a_legend_is_not_wider_than_its_figure():
+    results = made()
+    figure = figures.rates_by_kept(curves(results), results[0])
+    figure.draw_without_rendering()
+    (legend,), whole = figure.legends, figure.bbox
+    box = legend.get_window_extent()
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1
 
 
 def test_the_cache_over_time_grows_and_is_cut():
