@@ -4,6 +4,8 @@ folder.
 
 import pandas as pd
 import pytest
+import yaml
+from factories import SMALL_EXPERIMENT
 from reference import MATRIX, tiny_llama
 
 from kvhelpers.models.load import LanguageModel, load_model
@@ -27,6 +29,18 @@ def output(tmp_path, monkeypatch):
     """An empty output folder of the test's own."""
     monkeypatch.setenv("KVHELPERS_OUTPUT", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a small experiment's file, with some of its keys changed, and returns its path."""
+
+    def write(**changes):
+        path = tmp_path / "experiment.yaml"
+        path.write_text(yaml.safe_dump(SMALL_EXPERIMENT | changes))
+        return path
+
+    return write
 
 
 def pytest_terminal_summary(terminalreporter):

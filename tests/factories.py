@@ -23,6 +23,13 @@ from kvhelpers.records import (
 from kvhelpers.scoring.summary import summarize
 
 LENGTH = 30
+SMALL_EXPERIMENT = {
+    "name": "small",
+    "objective": "See that it runs.",
+    "parameters": {"n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 12, "device": "cpu"},
+    "grid": [{"press": "none"}, {"press": "knorm", "ratio": 0.5}],
+}
+
 PROMPT_TOKENS = 100
 
 
@@ -142,3 +149,14 @@ def change_records(result, **changes):
         for record in result.records
     ]
     return result.model_copy(update={"records": tuple(records)})
+
+
+def make_sweep():
+    """Three presses on 20 prompts: all right, all but one right, all looping from token 3 on and wrong."""
+    right = [True] * 20
+    return [
+        make_result("none", 0.0, right),
+        make_result("knorm", 0.25, [*right[1:], False]),
+        make_result("knorm", 0.5, [False] * 20, {index: 3 for index in range(20)}),
+        make_result("tova", 0.5, right),
+    ]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from filelock import FileLock
 
 from kvhelpers.__main__ import main
@@ -14,23 +13,6 @@ from kvhelpers.commands import run as runner
 from kvhelpers.experiment.grid import find_experiment, load_experiment
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import log_path, results_dir
-
-SMALL = {
-    "name": "small",
-    "objective": "See that it runs.",
-    "parameters": {"n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 12, "device": "cpu"},
-    "grid": [{"press": "none"}, {"press": "knorm", "ratio": 0.5}],
-}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(**changes):
-        path = tmp_path / "experiment.yaml"
-        path.write_text(yaml.safe_dump(SMALL | changes))
-        return path
-
-    return write
 
 
 def test_bad_command_lines(capsys, output):

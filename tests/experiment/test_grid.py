@@ -2,30 +2,13 @@ import json
 import re
 
 import pytest
-import yaml
+from factories import SMALL_EXPERIMENT
 
 from kvhelpers.__main__ import main
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import find_experiment, load_experiment, save_experiment
 from kvhelpers.paths import REPOSITORY
 from kvhelpers.tasks.load import load_problems
-
-SMALL = {
-    "name": "small",
-    "objective": "See that it runs.",
-    "parameters": {"n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 12, "device": "cpu"},
-    "grid": [{"press": "none"}, {"press": "knorm", "ratio": 0.5}],
-}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(**changes):
-        path = tmp_path / "experiment.yaml"
-        path.write_text(yaml.safe_dump(SMALL | changes))
-        return path
-
-    return write
 
 
 def test_the_original_grid_is_experiment_001():
@@ -105,7 +88,7 @@ def test_a_path_of_the_user_s_own_may_lie_anywhere(write, tmp_path, output):
     file.write_text(
         "".join(json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) + "\n" for n in range(9))
     )
-    path = write(parameters=SMALL["parameters"] | {"task": "gsm8k"})
+    path = write(parameters=SMALL_EXPERIMENT["parameters"] | {"task": "gsm8k"})
     experiment = load_experiment(path, "other", {"data_file": str(file)})
     save_experiment(experiment)
     assert find_experiment("other").parameters == experiment.parameters

@@ -1,23 +1,12 @@
-from factories import make_result
+from factories import make_result, make_sweep
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.report import figures
 from kvhelpers.report.figures.signals import SHOWN, conditions_to_show
 
-RIGHT, WRONG = [True] * 20, [False] * 20
-
-
-def made():
-    return [
-        make_result("none", 0.0, RIGHT),
-        make_result("knorm", 0.25, [*RIGHT[1:], False]),
-        make_result("knorm", 0.5, WRONG, {index: 3 for index in range(20)}),
-        make_result("tova", 0.5, RIGHT),
-    ]
-
 
 def test_bars_and_rows_are_the_table_s():
-    found = analyse(made())
+    found = analyse(make_sweep())
     bars = figures.mode_bars(found.runs).axes[0]
     assert {text.get_text() for text in bars.texts} == {"20", "19", "1"}
     rows = figures.heat_map(found.runs, found.signals["entropy"]).axes

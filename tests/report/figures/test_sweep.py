@@ -1,24 +1,15 @@
-from factories import change_records, make_result
+from factories import change_records, make_result, make_sweep
 
 from kvhelpers.analysis.half_accuracy import curves
 from kvhelpers.records import Compression
 from kvhelpers.report import figures
 from kvhelpers.report.figures.sweep import cached_tokens
 
-RIGHT, WRONG = [True] * 20, [False] * 20
-
-
-def made():
-    return [
-        make_result("none", 0.0, RIGHT),
-        make_result("knorm", 0.25, [*RIGHT[1:], False]),
-        make_result("knorm", 0.5, WRONG, {index: 3 for index in range(20)}),
-        make_result("tova", 0.5, RIGHT),
-    ]
+RIGHT = [True] * 20
 
 
 def test_rates_are_drawn_against_kept_tokens():
-    results = made()
+    results = make_sweep()
     (panel,) = figures.rates_by_kept(curves(results), results[0]).axes
     assert panel.get_title() == "knorm (n = 20)"  # tova has one condition only
     assert [list(line.get_xdata()) for line in panel.lines] == [[100, 75, 50]] * 3
@@ -40,7 +31,7 @@ def test_fields_are_lines_of_their_own():
 
 
 def test_a_legend_is_not_wider_than_its_figure():
-    results = made()
+    results = make_sweep()
     figure = figures.rates_by_kept(curves(results), results[0])
     figure.draw_without_rendering()
     (legend,), whole = figure.legends, figure.bbox
