@@ -160,9 +160,10 @@ class Record(Shape):
     ``question`` is None and ``mode`` is set where the prompt's text may not be shared (`commands.sample`).
     ``loop_onset_char`` are the characters of the text before the loop's onset. ``cache`` is None when the
     prefill failed. ``seconds`` is the run's own time from its prefill to its end, which it shares with the
-    other rows of its batch; ``wall_seconds`` is its part of the condition's time, so that the parts of all
-    runs add up to the whole, and ``batch_size`` is how many rows could decode beside it, this one included;
-    both are None in results of schema 2, which did not note them.
+    other rows of its batch. ``wall_seconds`` is the time since the prompt before it was saved: what the
+    finished prompts took adds up, on one worker, to the condition's time; what a killed run had not finished
+    is in none. ``batch_size`` is how many rows could decode together, this one included. The last two are
+    None in results of schema 2, which did not note them.
     """
 
     prompt_index: int

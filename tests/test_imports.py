@@ -75,8 +75,19 @@ def test_opening_results_loads_no_torch(code):
     assert loaded_by(code) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "missing.yaml"], ["log", "nothing-there"]])
-def test_the_command_line_loads_no_torch_for_help_and_errors(arguments):
+BAD = (
+    "grid: [{press: snapkw}]",
+    "grid: [{press: knorm, ratio: 2}]",
+    "grid: [{press: none}], parameters: {device: gpu}",
+    "grid: [{press: none}], parameters: {task: gsm9k}",
+)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "missing.yaml"], ["log", "nothing-there"], *BAD])
+def test_the_command_line_loads_no_torch_for_help_and_errors(arguments, tmp_path):
+    if isinstance(arguments, str):
+        (tmp_path / "bad.yaml").write_text(f"{{name: bad, objective: None, {arguments}}}")
+        arguments = ["run", str(tmp_path / "bad.yaml")]
     code = f"""
 try:
     sys.argv = ["kvhelpers", *{arguments!r}]

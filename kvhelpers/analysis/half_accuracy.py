@@ -61,11 +61,6 @@ class HalfAccuracy:
     n: int
     suspect: bool
 
-    @property
-    def falls_so_far(self) -> bool:
-        """Whether accuracy falls to half within the conditions there are."""
-        return self.kept.value >= self.last_kept
-
 
 def curves(results: Sequence[ConditionResult]) -> list[Curve]:
     """The compressed conditions that kept something, by press and fields, in the order of the conditions."""

@@ -111,7 +111,7 @@ def run_conditions(
     waiting = deque(Checkpoint(condition) for condition in conditions)
     for checkpoint in waiting:
         checkpoint.forget_errored()
-    shards = math.ceil(_workers(client) / max(1, len(conditions)))
+    shards = max(1, math.ceil(_workers(client) / max(1, len(conditions))))
     pending: dict[Future, Checkpoint] = {}
     failed, n_closed = [], 0
     total, ready = sum(condition.n_prompts for condition in conditions), sum(map(_prompts_ready, waiting))

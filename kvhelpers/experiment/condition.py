@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.models.source import model_source
+from kvhelpers.models.source import DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import TASKS, data_fingerprint
@@ -127,7 +127,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
     Raises
     ------
     InputError : one sentence about the first parameter that is unknown, of a wrong type or out of range, or
-        about a press, task, model or data file that does not exist.
+        about a press, task, device, dtype, model or data file that does not exist.
     """
     for name in values:
         if name not in Condition.model_fields:
@@ -158,6 +158,9 @@ def make_condition(values: dict[str, Any]) -> Condition:
         raise InputError(
             f"data_file {condition.data_file!r} is only for task 'gsm8k', not for {condition.task!r}"
         )
+    for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
+        if (value := getattr(condition, name)) not in ("auto", *allowed):
+            raise unknown_name(name, value, ("auto", *allowed))
     model_source(condition.model)
     data_fingerprint(condition.task, condition.data_file)
     return condition

@@ -11,6 +11,7 @@ from kvhelpers.experiment.condition import GRID_KEYS, Condition
 from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
 
+SCHEMA_VERSION = 3  # of result files and of the records in checkpoints
 NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
 
 
@@ -35,8 +36,9 @@ def identity(condition: Condition) -> dict[str, Any]:
 
 
 def identity_hash(condition: Condition) -> str:
-    """Hex SHA-256 of `identity`."""
-    return hashlib.sha256(json.dumps(identity(condition), sort_keys=True).encode()).hexdigest()
+    """Hex SHA-256 of `identity` and of the shape in which results are kept."""
+    whole = identity(condition) | {"schema_version": SCHEMA_VERSION}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def shared_identity(whole: dict[str, Any]) -> dict[str, Any]:

@@ -19,12 +19,10 @@ from pydantic import Field, ValidationError
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
-from kvhelpers.experiment.identity import identity, shared_identity
+from kvhelpers.experiment.identity import SCHEMA_VERSION, identity, shared_identity
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Machine, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
-
-SCHEMA_VERSION = 3
 
 
 class ConditionResult(Shape):

@@ -136,7 +136,7 @@ def _result(condition: Condition, records: list[Record], tables: list[pa.Table])
         versions=versions | {"python": platform.python_version()},
         machine=machine(condition),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        seconds=round(sum(record.wall_seconds or 0.0 for record in records), 1),
+        seconds=round(sum(record.wall_seconds for record in records), 1),
         examples=[Example(question=one.question, solution=one.solution) for one in examples],
         summary=summarize(records, signals),
         records=records,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.models.source import DEVICES, DTYPES
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEVICES = ("cpu", "cuda", "mps")
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
 def resolve_device(device: str) -> str:

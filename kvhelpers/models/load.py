@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.models.device import DTYPES, resolve_device, resolve_dtype
+from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
 from kvhelpers.models.source import EMBEDDED, find_wheel_file, model_source, sha256_of
 from kvhelpers.paths import user_path
@@ -69,7 +69,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             where,
-            dtype=DTYPES[dtype],
+            dtype=TORCH_DTYPES[dtype],
             attn_implementation=attn,
             use_safetensors=True,
             trust_remote_code=False,

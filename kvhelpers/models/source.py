@@ -17,6 +17,8 @@ from pathlib import Path
 from kvhelpers.errors import InputError
 from kvhelpers.paths import cache_dir, user_path, write_atomic
 
+DEVICES = ("cpu", "cuda", "mps")
+DTYPES = ("float32", "float16", "bfloat16")
 SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within its time stamps' resolution
 _hashes: dict[str, list] = {}  # of this process: path → [fingerprint, SHA-256]
 

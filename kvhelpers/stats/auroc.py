@@ -68,7 +68,8 @@ def pair_counts(
         above = _table(
             np.searchsorted(of_high, prompts[high]), np.searchsorted(at, place_high), len(of_high), len(at)
         )
-        for part in np.array_split(of_low, -(-len(of_low) * len(values) // NUMBERS_AT_ONCE)):
+        n_parts = min(len(of_low), -(-len(of_low) * len(values) // NUMBERS_AT_ONCE))
+        for part in np.array_split(of_low, n_parts):
             mine = (prompts[low] >= part[0]) & (prompts[low] <= part[-1])
             rows = np.searchsorted(part, prompts[low][mine])
             below = _table(rows, place_low[mine], len(part), len(values))

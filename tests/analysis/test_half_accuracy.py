@@ -27,18 +27,18 @@ def test_the_point_is_interpolated_where_accuracy_is_half():
     point = half_accuracy_of(40, 30, 10)
     assert point.removed.value == pytest.approx(0.625) and point.kept.value == pytest.approx(37.5)
     assert point.removed.low < 0.625 < point.removed.high and point.n == 40
-    assert point.falls_so_far and not point.suspect
+    assert point.kept.value >= point.last_kept and not point.suspect
     assert half_accuracy_of(10, 0, 0).removed.value == pytest.approx(0.25 * 20 / 30)
     assert half_accuracy_of(20, 40, 40).removed.value == pytest.approx(0.25)  # the first crossing counts
 
 
 def test_a_curve_that_does_not_fall_says_so():
     point = half_accuracy_of(40, 40, 39)
-    assert not point.falls_so_far
+    assert point.kept.value < point.last_kept
     assert point.removed.low > point.last_removed == pytest.approx(0.75)
     assert point.kept.high < point.last_kept == pytest.approx(25)
     barely = half_accuracy_of(40, 40, 21)
-    assert not barely.falls_so_far and barely.removed.low <= 0.75 < barely.removed.high
+    assert barely.kept.value < barely.last_kept and barely.removed.low <= 0.75 < barely.removed.high
 
 
 def test_a_point_above_a_condition_that_means_nothing_is_suspect():

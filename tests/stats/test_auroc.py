@@ -57,9 +57,10 @@ def test_counts_of_pairs_are_the_statistic_for_weights_of_prompts(strata):
 
 def test_counts_of_pairs_do_not_depend_on_how_many_prompts_are_counted_at_once(monkeypatch):
     at_once = pair_counts(SCORES, POSITIVE, PROMPTS, 30)
-    monkeypatch.setattr(import_module("kvhelpers.stats.auroc"), "NUMBERS_AT_ONCE", 100)
-    for counts, again in zip(at_once, pair_counts(SCORES, POSITIVE, PROMPTS, 30), strict=True):
-        np.testing.assert_array_equal(counts, again)
+    for few in (1, 100):
+        monkeypatch.setattr(import_module("kvhelpers.stats.auroc"), "NUMBERS_AT_ONCE", few)
+        for counts, again in zip(at_once, pair_counts(SCORES, POSITIVE, PROMPTS, 30), strict=True):
+            np.testing.assert_array_equal(counts, again)
 
 
 def test_without_both_kinds_it_is_undefined():
