@@ -17,7 +17,7 @@ from assert_same import assert_same
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.grid import finished_results, load_experiment
 from kvhelpers.experiment.results import find_finished
-from kvhelpers.paths import log_path
+from kvhelpers.paths import figures_dir, log_path, results_dir
 
 KILLS = 10
 EXPERIMENT = {
@@ -82,8 +82,8 @@ def assert_undisturbed(place, name, seen):
         assert_same(killed, undisturbed)
         assert killed.path.with_suffix(".ipynb").exists()
     assert log_text(name) == log_text("undisturbed")
-    left = [path for path in place.rglob("*") if path.suffix == ".partial" or re.match(r"\..*-", path.name)]
-    assert left == []
+    of_name = [path for folder in (results_dir(name), figures_dir(name)) for path in folder.rglob("*")]
+    assert [path for path in of_name if path.suffix == ".partial" or re.match(r"\..*-", path.name)] == []
 
 
 def log_text(name):
