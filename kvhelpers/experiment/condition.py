@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.models.source import DEVICES, DTYPES, model_source
+from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import TASKS, data_fingerprint
@@ -60,7 +60,7 @@ class Condition(BaseModel):
     batch_size: int | Literal["auto"] = "auto"
     device: str = "auto"
     dtype: str = "auto"
-    attn: Literal["auto", "sdpa", "eager"] = "auto"
+    attn: Literal["auto", *ATTENTION] = "auto"
 
     @model_validator(mode="before")
     @classmethod

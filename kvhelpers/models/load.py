@@ -13,10 +13,8 @@ from transformers.utils import logging
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
-from kvhelpers.models.source import EMBEDDED, find_wheel_file, model_source, sha256_of
+from kvhelpers.models.source import ATTENTION, EMBEDDED, find_wheel_file, model_source, sha256_of
 from kvhelpers.paths import user_path
-
-ATTENTION = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)

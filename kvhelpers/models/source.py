@@ -17,6 +17,7 @@ from pathlib import Path
 from kvhelpers.errors import InputError
 from kvhelpers.paths import cache_dir, user_path, write_atomic
 
+ATTENTION = ("sdpa", "eager")
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16")
 SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within its time stamps' resolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,7 @@ FILTERS = (
 )
 
 
+@cache
 def environment() -> Environment:
     """The templates and their filters, which are functions of `report.format`. A name that is missing is an
     error.

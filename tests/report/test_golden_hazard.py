@@ -1,6 +1,7 @@
 """The committed log of the study of predictors is what today's code makes of the committed study.
 
-The study itself takes a quarter of an hour: run notebook 03 as README says, and copy its ``study.json`` here.
+The study itself takes a quarter of an hour: run notebook 03 with the command at its head, and copy its
+``study.json`` here.
 """
 
 import re
