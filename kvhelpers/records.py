@@ -239,11 +239,31 @@ class Example(Shape):
 
 
 class Machine(Shape):
-    """Where a condition ran."""
+    """Where a condition ran.
+
+    ``memory_gib`` is the machine's memory. ``load`` is how many processes wanted a core, on average over the
+    last 15 minutes of the run; above the number of cores, other work took time from it. None: not noted.
+    """
 
     system: str
     processor: str
     cores: int | None
+    memory_gib: float | None = None
     torch_threads: int | None = None
+    load: float | None = None
     device: str
     dtype: str
+
+
+class Provenance(Shape):
+    """Where a condition's results come from.
+
+    ``commit`` is the git commit of the code, ``clean`` whether the package had no changes beside it; both are
+    None without git, and so is ``command``, which makes the results again, in results of schemas 2 and 3.
+    """
+
+    commit: str | None
+    clean: bool | None
+    command: str | None
+    versions: dict[str, str]
+    machine: Machine

@@ -1,21 +1,20 @@
 """Two runs of the same condition must say the same: tokens and outcomes exactly, signals to 1e-4; times,
-batch sizes and threads aside.
+batch sizes and provenance aside.
 """
 
 import pandas as pd
 import pytest
 
 SIGNALS = ("mean_entropy", "max_entropy", "min_top1_prob")
-TIMES = dict.fromkeys(("seconds", "finished"))
+MAKING = dict.fromkeys(("seconds", "finished", "provenance"))
 OF_RUN = {"seconds": 0.0, "wall_seconds": None, "batch_size": None}
 
 
 def shared(result, experiment):
     """What two runs of a result's condition have in common, as if both were of this experiment."""
-    data = result.model_dump() | TIMES
+    data = result.model_dump() | MAKING
     data["records"] = [record.model_dump() | OF_RUN for record in result.records]
     data["condition"] |= {"experiment": experiment, "batch_size": "auto"}
-    data["machine"]["torch_threads"] = None
     data["summary"] |= dict.fromkeys(SIGNALS)
     return data
 

@@ -63,7 +63,8 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
             missing = [condition for condition in conditions if not _is_done(condition)]
             if missing:
                 save_experiment(experiment)
-                failed = run_conditions(client, missing, len(conditions) - len(missing), experiment.name)
+                done = len(conditions) - len(missing)
+                failed = run_conditions(client, missing, experiment.command, done, experiment.name)
     save_experiment(experiment)
     if len(failed) == len(conditions):
         raise InputError(f"experiment {experiment.name!r}: every condition failed: " + "; ".join(failed))
@@ -100,9 +101,15 @@ def _only_runner(name: str) -> Iterator[None]:
 
 
 def run_conditions(
-    client: Client, conditions: Sequence[Condition], finished: int = 0, name: str = ""
+    client: Client,
+    conditions: Sequence[Condition],
+    command: str | None = None,
+    finished: int = 0,
+    name: str = "",
 ) -> list[str]:
     """Run conditions on a client's workers, with progress; return the failed ones with their reasons.
+
+    ``command`` is noted in their results; ``finished`` others of the experiment ``name`` are done already.
 
     No more conditions are in work than there are workers, so that a condition is closed before the next one
     is begun. Where there are more workers than conditions, a condition's prompts are shared among several. A
@@ -122,7 +129,7 @@ def run_conditions(
         while pending or waiting:
             while waiting and len(pending) < max(1, _workers(client)):
                 checkpoint = waiting.popleft()
-                pending[_submit(client, checkpoint.condition, shards)] = checkpoint
+                pending[_submit(client, checkpoint.condition, shards, command)] = checkpoint
             for future in _completed(pending):
                 condition = pending.pop(future).condition
                 n_closed += condition.n_prompts
@@ -156,13 +163,13 @@ def _prompts_ready(checkpoint: Checkpoint) -> int:
     return checkpoint.condition.n_prompts if closed else len(checkpoint.finished())
 
 
-def _submit(client: Client, condition: Condition, shards: int) -> Future:
+def _submit(client: Client, condition: Condition, shards: int, command: str | None) -> Future:
     values, place, n = condition.model_dump(), str(output_root()), condition.n_prompts
     parts = [
         client.submit(run_shard, values, list(range(first, n, shards)), place, pure=False)
         for first in range(min(shards, n))
     ]
-    return client.submit(finish, values, parts, place, pure=False)
+    return client.submit(finish, values, parts, place, command, pure=False)
 
 
 def run_shard(values: dict, indices: list[int], place: str) -> None:
@@ -176,13 +183,13 @@ def run_shard(values: dict, indices: list[int], place: str) -> None:
             pass
 
 
-def finish(values: dict, parts: Sequence[None], place: str) -> None:
+def finish(values: dict, parts: Sequence[None], place: str, command: str | None) -> None:
     """A task: make a condition's results of its prompts, once its ``parts`` have run, and execute its
     notebook.
     """
     condition = _condition_here(values, place)
     if find_finished(condition) is None:
-        finish_condition(condition)
+        finish_condition(condition, command)
     Checkpoint(condition).remove()
     execute(condition)
 

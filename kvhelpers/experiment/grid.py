@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,10 @@ def _check_inside(path: Path, parameters: dict[str, Any]) -> None:
 
 
 def _command(path: Path, name: str | None, overrides: dict[str, Any] | None) -> str:
-    parts = ["python -m kvhelpers run", str(path)]
-    parts += [f"--name {name}"] if name else []
+    parts = ["python", "-m", "kvhelpers", "run", str(path)]
+    parts += ["--name", name] if name else []
     parts += ["--set", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
-    return " ".join(parts)
+    return shlex.join(parts)
 
 
 def save_experiment(experiment: Experiment) -> Path:

@@ -11,7 +11,7 @@ from kvhelpers.experiment.condition import GRID_KEYS, Condition
 from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
 
-SCHEMA_VERSION = 3  # of result files and of the records in checkpoints
+SCHEMA_VERSION = 4  # of result files and of the records in checkpoints
 NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
 
 

@@ -21,24 +21,25 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import SCHEMA_VERSION, identity, shared_identity
 from kvhelpers.paths import relative, results_dir
-from kvhelpers.records import Example, Machine, Record, Shape, Summary
+from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
+
+OLDER = (2, 3)  # schema versions that are read too
 
 
 class ConditionResult(Shape):
     """A finished condition, and where its files lie.
 
-    ``identity`` is what determined the tokens (`identity.identity`), ``seconds`` how long its prompts took,
-    the sum over all workers.
+    ``identity`` is what determined the tokens (`identity.identity`), ``provenance`` who made them where,
+    ``seconds`` how long its prompts took, the sum over all workers.
     """
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     label: str
     condition: Condition
     condition_hash: str
     identity: dict[str, Any]
-    versions: dict[str, str]
-    machine: Machine
+    provenance: Provenance
     finished: str
     seconds: float
     examples: tuple[Example, ...]
@@ -146,7 +147,7 @@ def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: di
 
 
 def read_result(path: Path) -> ConditionResult:
-    """Read a condition's JSON, of this schema version or the one before, and check its shape.
+    """Read a condition's JSON, of this schema version or one of the two before, and check its shape.
 
     Raises
     ------
@@ -157,14 +158,14 @@ def read_result(path: Path) -> ConditionResult:
         version = data["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, repr(error)) from error
-    if version not in (2, SCHEMA_VERSION):
+    if version not in (*OLDER, SCHEMA_VERSION):
         raise InputError(
-            f"results file {relative(path)} has schema version {version!r}; this version reads 2 and "
-            f"{SCHEMA_VERSION}: delete it or choose another experiment name"
+            f"results file {relative(path)} has schema version {version!r}; this version reads "
+            f"{', '.join(map(str, OLDER))} and {SCHEMA_VERSION}: delete it or choose another experiment name"
         )
     try:
         return ConditionResult.model_validate(
-            (_from_schema_2(data) if version == 2 else data) | {"path": path}
+            (_from_older(data) if version in OLDER else data) | {"path": path}
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -175,10 +176,16 @@ def _unreadable(path: Path, reason: str) -> InputError:
     return InputError(f"results file {relative(path)} is no readable condition result ({reason}); delete it")
 
 
-def _from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 2 had other names, and noted one batch size for the whole condition, which could be wrong."""
+def _from_older(data: dict[str, Any]) -> dict[str, Any]:
+    """Schemas 2 and 3 noted of the provenance only packages and machine. Schema 2 had other names besides,
+    and one batch size for the whole condition, which could be wrong.
+    """
     renamed = {"config": "condition", "config_hash": "condition_hash"}
-    return {renamed.get(key, key): value for key, value in data.items()} | {"schema_version": SCHEMA_VERSION}
+    known = {key: data.get(key) for key in ("versions", "machine")}
+    return {renamed.get(key, key): value for key, value in data.items()} | {
+        "schema_version": SCHEMA_VERSION,
+        "provenance": {"commit": None, "clean": None, "command": None, **known},
+    }
 
 
 def read_experiment(experiment: str, root: Path | None = None) -> list[ConditionResult]:

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import itertools
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import Checkpoint, write_result
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash
+from kvhelpers.experiment.provenance import code_version, provenance
 from kvhelpers.experiment.results import ConditionResult, find_finished, result_path
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
-from kvhelpers.models.device import resolve_device
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
-from kvhelpers.records import Example, Machine, Record
+from kvhelpers.records import Example, Record
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, score
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt, build_prompts
-
-PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -89,6 +83,7 @@ def run_prompts(
     """
     prompts = prompts_of(condition, lm)
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
+    code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
     finished = checkpoint.finished()
     wanted = range(len(prompts)) if indices is None else indices
@@ -105,8 +100,9 @@ def run_prompts(
         yield index
 
 
-def finish_condition(condition: Condition) -> ConditionResult:
-    """Make a condition's results of its prompts' checkpoints; no model is needed.
+def finish_condition(condition: Condition, command: str | None = None) -> ConditionResult:
+    """Make a condition's results of its prompts' checkpoints; no model is needed. ``command`` is what ran it,
+    None for notebook 01.
 
     Raises
     ------
@@ -119,41 +115,28 @@ def finish_condition(condition: Condition) -> ConditionResult:
             f"condition {condition.label()!r} has {ready} of {condition.n_prompts} prompts; run it again"
         )
     records, tables = map(list, zip(*checkpoint.load(), strict=True))
-    result = write_result(_result(condition, records, tables), tables)
+    result = write_result(_result(condition, records, tables, command), tables)
     checkpoint.remove()
     return result
 
 
-def _result(condition: Condition, records: list[Record], tables: list[pa.Table]) -> ConditionResult:
+def _result(
+    condition: Condition, records: list[Record], tables: list[pa.Table], command: str | None
+) -> ConditionResult:
     signals = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
     _, examples = _problems(condition)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return ConditionResult(
         label=condition.label(),
         condition=condition,
         condition_hash=identity_hash(condition),
         identity=identity(condition),
-        versions=versions | {"python": platform.python_version()},
-        machine=machine(condition),
+        provenance=provenance(condition, command),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),
         examples=[Example(question=one.question, solution=one.solution) for one in examples],
         summary=summarize(records, signals),
         records=records,
         path=result_path(condition),
-    )
-
-
-def machine(condition: Condition) -> Machine:
-    """This machine, as the condition uses it."""
-    device = resolve_device(condition.device)
-    return Machine(
-        system=platform.system(),
-        processor=platform.machine(),
-        cores=os.cpu_count(),
-        torch_threads=torch.get_num_threads(),
-        device=torch.cuda.get_device_name() if device == "cuda" else device,
-        dtype=identity(condition)["dtype"],
     )
 
 

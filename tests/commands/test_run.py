@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch, capsys, tmp_path)
 def noted(path, what):
     """A task that notes that it ran."""
 
-    def task(values, _, place):
+    def task(values, *_):
         with open(path, "a") as file:
             file.write(f"{what} {values['press']}\n")
 

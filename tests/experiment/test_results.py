@@ -8,6 +8,7 @@ import pytest
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition, make_condition
+from kvhelpers.experiment.identity import SCHEMA_VERSION
 from kvhelpers.experiment.results import check_same_experiment, find_finished, read_result, result_path
 from kvhelpers.paths import results_dir, samples_dir
 
@@ -48,7 +49,7 @@ def test_judging_again_changes_no_run_and_writes_the_schema_of_today(old):
     assert rescore(SAMPLE) == (0, 50 * len(old))
     assert [read_result(path).records for path in old] == [result.records for result in before]
     assert [read_result(path).summary for path in old] == [result.summary for result in before]
-    assert json.loads(old[0].read_text())["schema_version"] == 3
+    assert json.loads(old[0].read_text())["schema_version"] == SCHEMA_VERSION
 
 
 def test_a_damaged_record_is_named_by_its_place(old):

@@ -16,6 +16,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment import run as module
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.identity import SCHEMA_VERSION
 from kvhelpers.experiment.results import find_finished, read_experiment, read_result, result_path
 from kvhelpers.generation import generate as generation
 from kvhelpers.generation.generate import Settings
@@ -35,7 +36,7 @@ def test_a_condition_is_written_whole_and_read_back(output, embedded):
     result = module.run_condition(small(), embedded)
     assert result.path == output / "data/results/scratch/streaming_llm/smollm2-135m_0.5_4p.json"
     read = read_result(result.path)
-    assert read == result and read.schema_version == 3 and len(read.records) == 4
+    assert read == result and read.schema_version == SCHEMA_VERSION and len(read.records) == 4
     signals = read.signals()
     assert set(SCALARS) < set(signals.columns) and len(signals) == sum(r.n_tokens for r in read.records)
     assert signals.groupby("prompt_index")["entropy_change"].first().notna().all()
@@ -67,7 +68,7 @@ def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
     path = module.run_condition(small(), embedded).path
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"schema_version": 99}))
-    with pytest.raises(InputError, match="has schema version 99; this version reads 2 and 3"):
+    with pytest.raises(InputError, match="has schema version 99; this version reads 2, 3 and 4"):
         find_finished(small())
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match="is no readable condition result"):
