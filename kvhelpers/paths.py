@@ -34,6 +34,11 @@ def samples_dir() -> Path:
     return REPOSITORY / "data" / "samples"
 
 
+def labels_dir() -> Path:
+    """What people said of runs that they read."""
+    return REPOSITORY / "data" / "labels"
+
+
 def find_results(experiment: str, root: str | None = None) -> Path:
     """Folder in which the experiment's results are looked for.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.grid import Contrast
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.records import Record
@@ -85,6 +86,17 @@ class LoopingPair:
 
 
 @dataclass(frozen=True)
+class FirstDrop:
+    """A press with its own ``fields``, and the ``first`` of its conditions, from most to fewest kept tokens,
+    whose accuracy is lower than without compression; None if none is.
+    """
+
+    press: str
+    fields: str
+    first: ConditionResult | None
+
+
+@dataclass(frozen=True)
 class Power:
     """What McNemar's exact test on ``n`` prompts can see, before a correction for many tests.
 
@@ -124,6 +136,21 @@ class Comparisons:
     def never_ends(self) -> list[tuple[ConditionResult, Tested]]:
         """How often each compressed condition never ends, against the uncompressed one."""
         return [(against.result, against.never_ends) for against in self.against_baseline]
+
+    @property
+    def first_drops(self) -> list[FirstDrop]:
+        """Where each press first costs accuracy that can be seen, in the order of the presses."""
+        groups: dict[tuple[str, str], list[AgainstBaseline]] = {}
+        for against in self.against_baseline:
+            condition = against.result.condition
+            if against.result.summary.kept_tokens is not None:
+                groups.setdefault((condition.press, kwargs_text(condition.press_kwargs)), []).append(against)
+        drops = []
+        for (press, fields), members in groups.items():
+            lower = [member.result for member in members if member.accuracy.verdict == Verdict.LOWER]
+            first = max(lower, key=lambda result: result.summary.kept_tokens, default=None)
+            drops.append(FirstDrop(press, fields, first))
+        return drops
 
     @property
     def looping_differences(self) -> list[LoopingPair]:

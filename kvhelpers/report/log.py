@@ -8,65 +8,54 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from kvhelpers.analysis.analyse import FIRST, Analysis, analyse
-from kvhelpers.analysis.comparisons import compare_conditions
+from kvhelpers.analysis.comparisons import Comparisons, compare_conditions
 from kvhelpers.analysis.discriminators import WITHIN
-from kvhelpers.analysis.entropy_alarms import QUANTILE
-from kvhelpers.analysis.half_accuracy import curves, find_half_accuracies
+from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies
 from kvhelpers.analysis.runs import instructive_run, run_tokens
 from kvhelpers.experiment.grid import Experiment, find_experiment, finished_results
-from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
+from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
 from kvhelpers.records import FailureMode, StopReason
-from kvhelpers.report import figures, tables
-from kvhelpers.report.excerpt import Excerpt, make_excerpt
+from kvhelpers.report import figures
+from kvhelpers.report.excerpt import read_labels, specimens
 from kvhelpers.report.figures.signals import SHOWN
+from kvhelpers.report.frames import log_frames, save_frames
 from kvhelpers.report.render import render
+from kvhelpers.report.setup import make_setup, without_home
+from kvhelpers.report.tables import grid_table, results_table
 from kvhelpers.scoring.flags import baseline_is_weak
 
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
 NO_PROSE = {"notes": "", "next-steps": ""}
-OUTCOMES_OF = 16  # conditions at most; more are seen in the figure of rates against kept tokens
+GRID_ABOVE = 8  # conditions; more are shown as a grid of presses and amounts
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of the cache (means over prompts, to one digit), and the ``labels`` of the conditions of
-    which that is true.
+def write_log(experiment: str, root: Path | None = None, analysis: Analysis | None = None) -> Path:
+    """Render an experiment's log, figures and tables from its finished conditions below ``root``; return the
+    log's path.
 
-    ``eager`` attention in the prefill was asked for, or ``press_needs_it``.
-    """
-
-    kept_tokens: float | None
-    prompt_tokens: float
-    mebibytes: float | None
-    eager: bool
-    press_needs_it: bool
-    labels: tuple[str, ...] = ()
-
-
-def write_log(experiment: str, root: Path | None = None, quantile: float = QUANTILE) -> Path:
-    """Render an experiment's log and figures from its finished conditions below ``root``; return the log's
-    path.
-
-    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept. ``quantile`` sets
-    the threshold of the alarms, see `analysis.entropy_alarms`.
+    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept. ``analysis`` is
+    that of these conditions, if it is already made.
 
     Raises
     ------
-    InputError : the experiment has no finished condition, or an unreadable one; a quantile that is none.
+    InputError : the experiment has no finished condition, or an unreadable one.
     """
     results, spec = finished_results(experiment, root), find_experiment(experiment, root)
-    analysis = analyse(results, quantile)
+    analysis = analysis or analyse(results)
     path, folder = log_path(experiment), figures_dir(experiment)
     written = read_prose(path.read_text() if path.exists() else "")
+    numbers = make_numbers(results, spec, analysis)
     images = {name: figures.save(figure, folder, name) for name, figure in draw(results, analysis).items()}
-    text = log_text(results, spec, analysis, images, written)
+    tables = {table.stem: table for table in save_frames(numbers.frames, folder)}
+    text = log_text(results, spec, analysis, numbers, images, tables, written)
     return write_atomic(path, lambda temporary: temporary.write_text(text))
 
 
@@ -79,7 +68,7 @@ def draw(results: Sequence[ConditionResult], analysis: Analysis) -> dict[str, Fi
     """The log's figures by name; those that have nothing to show are missing."""
     told_apart = (analysis.discriminators["among"] == WITHIN) & analysis.discriminators["auroc"].notna()
     drawn = {
-        "outcomes": figures.outcomes(results) if len(results) <= OUTCOMES_OF else None,
+        "outcomes": figures.outcomes(results) if len(results) <= GRID_ABOVE else None,
         "kept": figures.rates_by_kept(curves(results), find_baseline(results)),
         "cache": figures.cache_over_time(results),
         "trace": _trace(results),
@@ -102,79 +91,76 @@ def _trace(results: Sequence[ConditionResult]) -> Figure | None:
     return figures.trace(runs, record.onset) if len(runs[0][1]) else None
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What is computed for a log beside the analysis: comparisons, half-accuracy points, and the tidy tables
+    of it all by name.
+    """
+
+    comparisons: Comparisons
+    half_accuracies: list[HalfAccuracy]
+    frames: dict[str, pd.DataFrame]
+
+
+def make_numbers(results: Sequence[ConditionResult], spec: Experiment | None, analysis: Analysis) -> Numbers:
+    """Compare an experiment's conditions."""
+    comparisons = compare_conditions(results, spec.contrasts if spec else [])
+    half_accuracies = find_half_accuracies(results)
+    return Numbers(comparisons, half_accuracies, log_frames(results, analysis, comparisons, half_accuracies))
+
+
 def log_text(
     results: Sequence[ConditionResult],
     spec: Experiment | None,
     analysis: Analysis,
+    numbers: Numbers,
     images: Mapping[str, Path],
+    tables: Mapping[str, Path],
     written: Mapping[str, str],
 ) -> str:
-    """The log's Markdown. ``images`` are the figures' PNG paths by name; ``written`` is prose by section."""
+    """The log's Markdown. ``images`` and ``tables`` are the paths of figures (PNG) and tables (CSV) by name;
+    ``written`` is prose by section.
+    """
     first, baseline = results[0], find_baseline(results)
-    comparisons = compare_conditions(results, spec.contrasts if spec else [])
     labels = {result.label for result in results}
     result, record = instructive_run(results)
     runs = [(result, record) for result in results for record in result.records]
-    return (
-        render(
-            "log",
-            results=results,
-            spec=spec,
-            unfinished=[label for label in spec.labels() if label not in labels] if spec else [],
-            written=NO_PROSE | written,
-            images={name: f"../{relative(path)}" for name, path in images.items()},
-            condition=first.condition,
-            identity=first.identity,
-            machine=first.provenance.machine,
-            versions=first.provenance.versions,
-            model_source=_without_home(first.identity["model_source"]),
-            configurations=_configurations(results),
-            flagged=_flagged(results),
-            suspect=[result.label for result in results if is_invalid(result, baseline)],
-            baseline=baseline,
-            weak=baseline is not None and baseline_is_weak(baseline.summary.accuracy.count),
-            comparisons=comparisons,
-            files=[(_without_home(relative(result.path)), result.condition_hash) for result in results],
-            analysis=analysis,
-            run=f"`{result.label}`, prompt {record.prompt_id}",
-            shown=SHOWN,
-            first=FIRST,
-            excerpts=_excerpts(results, analysis),
-            cut_runs=[run for run in runs if run[1].stop_reason in (StopReason.ERROR, StopReason.TIMEOUT)],
-            tables={
-                "results": tables.results_table(results),
-                "accuracy": tables.comparison_table(comparisons.accuracy),
-                "never_ends": tables.comparison_table(comparisons.never_ends),
-                "half_accuracies": tables.half_accuracy_table(find_half_accuracies(results)),
-                "signals": tables.signals_table(results),
-                "discriminators": tables.discriminator_table(analysis.discriminators),
-                "presses": tables.press_table(analysis.discriminators),
-                "modes": tables.mode_table(analysis.runs),
-            },
-        )
-        + "\n"
+    modes, read = list(analysis.runs["mode"]), read_labels(first.condition.experiment)
+    is_grid = len(results) > GRID_ABOVE
+    text = render(
+        "log",
+        results=results,
+        spec=spec,
+        unfinished=[label for label in spec.labels() if label not in labels] if spec else [],
+        written=NO_PROSE | written,
+        images=_links(images),
+        tables=_links(tables),
+        condition=first.condition,
+        identity=first.identity,
+        setup=make_setup(results),
+        flagged=_flagged(results),
+        suspect=[result.label for result in results if result.is_invalid],
+        baseline=baseline,
+        weak=baseline is not None and baseline_is_weak(baseline.summary.accuracy.count),
+        comparisons=numbers.comparisons,
+        half_accuracies=numbers.half_accuracies,
+        folder=without_home(relative(first.path.parents[1])),
+        analysis=analysis,
+        run=f"`{result.label}`, prompt {record.prompt_id}",
+        shown=SHOWN,
+        first=FIRST,
+        excerpts=specimens(results, modes, read),
+        passed_over=_passed_over(results, modes, read),
+        cut_runs=[run for run in runs if run[1].stop_reason in (StopReason.ERROR, StopReason.TIMEOUT)],
+        is_grid=is_grid,
+        results_table=grid_table(results, numbers.half_accuracies) if is_grid else results_table(results),
     )
+    return text.rstrip() + "\n"
 
 
-def _without_home(path: str) -> str:
-    """A path that does not name the user."""
-    return path.replace(str(Path.home()), "~")
-
-
-def _configurations(results: Sequence[ConditionResult]) -> list[Kept]:
-    """What is kept of the cache, once for all conditions of which the same is to be said."""
-    labels: dict[Kept, list[str]] = defaultdict(list)
-    for result in results:
-        summary = result.summary
-        kept = Kept(
-            kept_tokens=None if summary.kept_tokens is None else round(summary.kept_tokens, 1),
-            prompt_tokens=round(summary.prompt_tokens, 1),
-            mebibytes=None if summary.cache_bytes is None else round(summary.cache_bytes / 2**20, 1),
-            eager=result.identity["attn"] == "eager",
-            press_needs_it=result.condition.attn == "auto",
-        )
-        labels[kept].append(result.label)
-    return [replace(kept, labels=tuple(of_kept)) for kept, of_kept in labels.items()]
+def _links(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Paths as seen from the log."""
+    return {name: f"../{relative(path)}" for name, path in paths.items()}
 
 
 def _flagged(results: Sequence[ConditionResult]) -> dict[str, list[tuple[ConditionResult, int]]]:
@@ -186,19 +172,10 @@ def _flagged(results: Sequence[ConditionResult]) -> dict[str, list[tuple[Conditi
     return flagged
 
 
-def _excerpts(
-    results: Sequence[ConditionResult], analysis: Analysis
-) -> list[tuple[FailureMode, Excerpt | None]]:
-    """A run of each mode that is a failure of the model: the instructive run if it is one, else the first
-    compressed one, else the first.
-    """
-    runs = [(result, record) for result in results for record in result.records]
-    mode_of = {id(record): mode for (_, record), mode in zip(runs, analysis.runs["mode"], strict=True)}
-    compressed_first = sorted(runs, key=lambda run: run[0].condition.is_baseline)
-    order = [instructive_run(results), *compressed_first]
-    excerpts = []
-    for mode in reversed(FailureMode):
-        if mode not in (FailureMode.CORRECT, FailureMode.ERRORED):
-            run = next((run for run in order if mode_of[id(run[1])] == mode), None)
-            excerpts.append((mode, make_excerpt(*run) if run else None))
-    return excerpts
+def _passed_over(
+    results: Sequence[ConditionResult], modes: Sequence[str], read: Mapping[tuple[str, str], str]
+) -> int:
+    """Runs that the rule calls amnesia and a person did not."""
+    runs = [(result.label, record.prompt_id) for result in results for record in result.records]
+    amnesia = FailureMode.AMNESIA
+    return sum(mode == amnesia != read.get(run, mode) for run, mode in zip(runs, modes, strict=True))

@@ -9,18 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from kvhelpers.analysis.comparisons import Tested
 from kvhelpers.analysis.discriminators import OUTCOMES, POOLED, WITHIN, auroc_of
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, Interval
 from kvhelpers.experiment.condition import kwargs_text
-from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of
+from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
+from kvhelpers.presses.registry import DECODING
 from kvhelpers.records import FailureMode
-from kvhelpers.report.format import GAP, estimate, points, rate
+from kvhelpers.report.format import GAP, estimate, rate
 from kvhelpers.scoring.summary import RATES
 from kvhelpers.stats import estimate as estimate_of
 from kvhelpers.stats import mean
 
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
+GRID_RATES = {"accuracy": "accuracy", "looping": "looping"}
+NOT_VALID = " †"
 
 
 def amount(result: ConditionResult) -> str:
@@ -91,52 +93,43 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparison_table(tests: Sequence[tuple[ConditionResult, Tested]]) -> pd.DataFrame:
-    """One row per compressed condition: an outcome's paired change in percentage points, discordant prompts,
-    p, q and n.
+def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
+    """Accuracy and looping of many conditions: two rows for each press and its settings, a column for each
+    ratio or budget, and where accuracy falls to half, in kept tokens. `NOT_VALID` marks what a flag takes the
+    meaning from.
     """
-    rows = []
-    for result, tested in tests:
-        comparison = tested.comparison
-        rows.append(
-            {
-                "Press": result.condition.press,
-                "Ratio": amount(result),
-                "Kept tokens": kept_tokens(result),
-                "Change (points)": points(comparison),
-                "Only uncompressed": comparison.only_first,
-                "Only compressed": comparison.only_second,
-                "p": f"{comparison.p:.2g}",
-                "q": f"{tested.q:.2g}",
-                "n": comparison.n,
-            }
-        )
-    return pd.DataFrame(rows)
+    baseline = find_baseline(results)
+    compressed = [result for result in results if not result.condition.is_baseline]
+    half = {
+        (point.curve.press, point.curve.fields): kept_text(point) + (NOT_VALID if point.suspect else "")
+        for point in half_accuracies
+    }
+    amounts = list(dict.fromkeys(map(_amount, compressed)))
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for result in compressed:
+        settings = (result.condition.press, kwargs_text(result.condition.press_kwargs))
+        marks = {"accuracy": is_invalid(result, baseline), "looping": result.is_invalid}
+        for name, title in GRID_RATES.items():
+            cells = rows.setdefault((*settings, title), dict.fromkeys(amounts, GAP))
+            cells[_amount(result)] = rate(getattr(result.summary, name)) + NOT_VALID * marks[name]
+    table = pd.DataFrame(
+        {"Press": press, "Settings": fields or GAP, "Rate": title} | cells
+        for (press, fields, title), cells in rows.items()
+    )
+    if half:
+        accuracy = GRID_RATES["accuracy"]
+        table["Half-accuracy at"] = [
+            half.get((press, "" if fields == GAP else fields), GAP) if title == accuracy else GAP
+            for press, fields, title in table[["Press", "Settings", "Rate"]].itertuples(index=False)
+        ]
+    return table if any(fields != GAP for fields in table["Settings"]) else table.drop(columns="Settings")
 
 
-def half_accuracy_table(half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
-    """One row per press: where accuracy falls to half, as removed share and as kept tokens, with 95 %
-    intervals. ``>`` and ``<``: it does not fall so far.
-    """
-    rows = []
-    for point in half_accuracies:
-        rows.append(
-            {
-                "Press": point.curve.press,
-                "Fields": point.curve.fields or GAP,
-                "Removed share": removed_text(point),
-                "Kept tokens": kept_text(point),
-                "n": point.n,
-                "Note": "the condition below is not valid, see its flags" if point.suspect else GAP,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def removed_text(point: HalfAccuracy) -> str:
-    """``0.71 [0.64, > 0.88]``."""
-    last = point.last_removed
-    return _interval(point.removed, lambda x: f"> {last:.2f}" if x > last else f"{x:.2f}")
+def _amount(result: ConditionResult) -> str:
+    condition = result.condition
+    if condition.press == DECODING:
+        return "while decoding"
+    return f"{condition.ratio:g}" if condition.budget is None else f"budget {condition.budget}"
 
 
 def kept_text(point: HalfAccuracy) -> str:

@@ -18,21 +18,21 @@ from kvhelpers.report import log
 
 SAMPLE = "002-compression-sweep"
 SECTIONS = [
-    "Objective",
+    "Question",
     "Setup",
-    "Compression configurations",
     "Results",
-    "Statistics",
-    "Result files",
-    "Signal analysis",
-    "Failure modes",
+    "What the flags mean here",
     "Conclusions",
     "Next steps",
+    "More",
 ]
 
 
 def text_of(results, spec=None):
-    return log.log_text(results, spec, analyse(results), {}, {})
+    analysis = analyse(results)
+    numbers = log.make_numbers(results, spec, analysis)
+    tables = {name: log.figures_dir("made") / f"{name}.csv" for name in numbers.frames}
+    return log.log_text(results, spec, analysis, numbers, {}, tables, {})
 
 
 def test_written_prose_survives_and_nothing_else(output, monkeypatch):
@@ -43,18 +43,54 @@ def test_written_prose_survives_and_nothing_else(output, monkeypatch):
     assert (output / "figures/made/outcomes.svg").exists() and (output / "figures/made/trace.png").exists()
     assert log.write_log("made").read_text() == first
     assert re.findall(r"^## (.*)$", first, re.MULTILINE) == SECTIONS
-    assert "\n\n\n" not in first and first.endswith("<!-- /prose -->\n")
+    assert "\n\n\n" not in first and first.endswith("</details>\n")
+    named = re.findall(r"\(\.\./(figures/made/\w+\.csv)\)", first)
+    assert set(named) == {path.relative_to(output).as_posix() for path in output.glob("figures/made/*.csv")}
     edited = first.replace("<!-- prose:notes -->\n", "<!-- prose:notes -->\nMine, with \\1 and $.\n")
     assert edited != first
-    path.write_text(edited.replace("prompts are solved", "prompts are unsolved"))
+    path.write_text(edited.replace("without compression", "with compression"))
     assert log.write_log("made").read_text() == edited
 
 
-def test_conditions_of_which_the_same_is_to_be_said_share_a_line():
+def test_a_log_begins_with_at_most_six_lines_and_fits_two_pages():
+    pressed = [make_result("knorm", ratio / 20, [True] * 12) for ratio in range(1, 15)]
+    for results in ([make_result("none", 0.0, [True] * 12), *pressed], pressed[:1]):
+        text = text_of(results)
+        abstract = text[: text.index("## Question")]
+        assert 1 <= abstract.count("\n- ") <= 6
+        assert len(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL).split()) < 1500
+
+
+def test_many_conditions_make_a_grid_of_presses_and_amounts():
+    pressed = [make_result("knorm", ratio / 20, [True] * 12) for ratio in range(1, 10)]
+    text = text_of([make_result("none", 0.0, [True] * 12), *pressed])
+    assert "| Press | Rate | 0.05 | 0.1 |" in text and "| knorm | accuracy | 100 % [76, 100] |" in text
+    assert "Without compression 12 of 12 (100 % [76, 100]) prompts are solved" in text
+    assert "| Press | Ratio | Acc |" in text_of([make_result("none", 0.0, [True] * 12)])
+
+
+def test_a_flag_is_said_once_with_its_conditions():
     flagged = [make_result(press, 0.5, [True] * 12, flags=["sink_evicted"]) for press in ("knorm", "random")]
     text = text_of([make_result("none", 0.0, [True] * 12), *flagged])
-    assert "- `knorm 0.5`, `random 0.5`: keeps 50.0 of 100.0 prompt tokens" in text
-    assert "in so many runs: `knorm 0.5` 12/12, `random 0.5` 12/12.\n" in text
+    assert text.count("evicted in most heads") == 1
+    assert "in most heads. 2 of 3 conditions: `knorm 0.5`, `random 0.5`.\n" in text
+    assert "No run has a flag.\n" in text_of([make_result("none", 0.0, [True] * 12)])
+    void = make_result("snapkv", 0.5, [True] * 12, flags=["kept_within_window"])
+    assert "\n`snapkv 0.5` is no valid evidence about a press" in text_of([void])
+
+
+def test_where_numbers_come_from_stands_in_the_setup():
+    result = make_result("none", 0.0, [True] * 6)
+    text = text_of([result])
+    assert (
+        f"| Code | commit `{'c' * 12}` |" in text
+        and "| Machine | Linux, x, 2 cores, memory not noted" in text
+    )
+    made = result.provenance.model_copy(update={"clean": False})
+    assert f"commit `{'c' * 12}` with changes |" in text_of([result.model_copy(update={"provenance": made})])
+    machine = made.machine.model_copy(update={"load": 9.0, "memory_gib": 23.4})
+    busy = result.model_copy(update={"provenance": made.model_copy(update={"machine": machine})})
+    assert "other work ran beside it (load 9.0 on 2 cores)" in text_of([busy]) and "23 GiB" in text_of([busy])
 
 
 def test_what_is_missing_is_named():
@@ -63,8 +99,8 @@ def test_what_is_missing_is_named():
     spec = Experiment(name="made", objective="To see.", grid=grid, contrasts=[contrast], command="do it")
     results = [make_result("none", 0.0, [True] * 12), make_result("knorm", 0.5, [True] * 12)]
     text = text_of(results, spec)
-    assert "**Not finished:** knorm 0.25.\n" in text and "- **Command:** `do it`\n" in text
-    assert "### Answer\n\nNot yet compared, since a condition is missing: `knorm 0.25`" in text
+    assert "**Not finished:** knorm 0.25.\n" in text and "| Command | `do it` |\n" in text
+    assert "### Contrasts\n\nNot yet compared, since a condition is missing: `knorm 0.25`" in text
 
 
 def test_a_condition_without_prefill_and_without_tokens_has_a_log():
@@ -75,8 +111,7 @@ def test_a_condition_without_prefill_and_without_tokens_has_a_log():
     results = [broken.model_copy(update={"summary": summary})]
     assert set(log.draw(results, analyse(results))) == {"outcomes", "heatmap", "modes"}
     text = text_of(results)
-    assert "- `knorm 0.5`: no prompt could be prefilled\n" in text
-    assert "**Errored or timed out:** `knorm 0.5`, prompt p/0: error, broken. `knorm 0.5`" in text
+    assert "every denominator: `knorm 0.5`, prompt p/0: error, broken. `knorm 0.5`" in text
     assert "nan" not in text
 
 
@@ -97,7 +132,11 @@ def test_a_home_folder_is_not_named(monkeypatch, tmp_path):
     identity = result.identity | {"model_source": f"gguf of {tmp_path}/models/m.gguf"}
     away = result.model_copy(update={"identity": identity, "path": tmp_path / "results/m.json"})
     text = text_of([away])
-    assert str(tmp_path) not in text and "~/models/m.gguf" in text and "`~/results/m.json`" in text
+    assert (
+        str(tmp_path) not in text
+        and "~/models/m.gguf" in text
+        and "JSON and parquet, with their hashes: `~" in text
+    )
 
 
 def test_no_condition_no_log(output):

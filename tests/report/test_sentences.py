@@ -4,6 +4,7 @@ from factories import make_result
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.comparisons import compare_conditions
+from kvhelpers.analysis.half_accuracy import find_half_accuracies
 from kvhelpers.experiment.grid import Contrast
 from kvhelpers.experiment.results import find_baseline
 from kvhelpers.report.render import block
@@ -22,8 +23,9 @@ LOUD = {index: 3 for index in range(12)}
 def accuracy(*results):
     baseline = find_baseline(results)
     weak = baseline is not None and baseline_is_weak(baseline.summary.accuracy.count)
-    tests = compare_conditions(results).accuracy
-    return block("conclusions", "accuracy", baseline=baseline, weak=weak, tests=tests)
+    return block(
+        "conclusions", "accuracy", baseline=baseline, weak=weak, comparisons=compare_conditions(results)
+    )
 
 
 def looping(*results):
@@ -31,45 +33,56 @@ def looping(*results):
 
 
 def test_accuracy_turns_around():
-    none = make_result("none", 0.0, RIGHT)
-    drop = accuracy(none, make_result("knorm", 0.5, WRONG)).split("\n")
-    assert drop[1].startswith(
-        "With `knorm 0.5`, keeping 50 of 100 prompt tokens, 0 of 12 (0 % [0, 24]) prompts are solved: lower "
-        "than without compression (12 prompts lost, 0 gained, q = "
+    none, same = make_result("none", 0.0, RIGHT), make_result("knorm", 0.5, [*RIGHT[1:], False])
+    assert accuracy(none, same) == "No drop in accuracy is seen with `knorm`."
+    drops = accuracy(
+        none, make_result("knorm", 0.25, RIGHT), *(make_result("knorm", r, WRONG) for r in (0.5, 0.75))
     )
-    mixed = make_result("none", 0.0, [True] * 8 + [False] * 8)
-    assert "higher than without compression" in accuracy(mixed, make_result("knorm", 0.5, [True] * 16))
-    same = accuracy(none, make_result("knorm", 0.5, [*RIGHT[1:], False]))
-    assert "not distinguishable from no compression" in same
-    assert "too few to show a drop" in accuracy(make_result("none", 0.0, [True] * 5), none)
+    assert drops.endswith("than without compression at these kept tokens: 50 with `knorm`.")
+    both = accuracy(none, make_result("knorm", 0.5, WRONG), make_result("tova", 0.5, RIGHT))
+    assert both.endswith("50 with `knorm`. No drop is seen with `tova`.")
+    assert "differences in accuracy mean nothing" in accuracy(make_result("none", 0.0, [True] * 5), none)
     assert "no drop can be stated" in accuracy(make_result("knorm", 0.5, RIGHT))
 
 
-def test_many_conditions_share_a_sentence_for_each_verdict():
+def verdicts(named_too, *results):
+    tests = compare_conditions(results).accuracy
+    return block("comparisons", "verdicts", title="Accuracy", tests=tests, named_too=named_too).split("\n")
+
+
+def test_conditions_share_a_sentence_for_each_verdict():
     pressed = [make_result("knorm", ratio / 10, WRONG if ratio > 5 else RIGHT) for ratio in range(1, 8)]
-    _, higher, lower, same = accuracy(make_result("none", 0.0, RIGHT), *pressed).split("\n")
-    assert higher == "Accuracy: higher than without compression in 0 of 7 conditions."
+    higher, lower, same = verdicts(True, make_result("none", 0.0, RIGHT), *pressed)
+    assert higher == "- Accuracy: higher than without compression in 0 of 7 conditions."
     assert "lower than without compression in 2 of 7 conditions: `knorm 0.6` (−100 [" in lower
     assert "not distinguishable from without compression in 5 of 7 conditions: `knorm 0.1` (+0 [" in same
+    assert verdicts(False, make_result("none", 0.0, RIGHT), *pressed)[1].endswith("in 2 of 7 conditions.")
+    mixed = make_result("none", 0.0, [True] * 8 + [False] * 8)
+    assert (
+        "in 1 of 1 conditions: `knorm 0.5`"
+        in verdicts(True, mixed, make_result("knorm", 0.5, [True] * 16))[0]
+    )
 
 
 def test_looping_turns_around():
     none = make_result("none", 0.0, RIGHT)
     loud, quiet = make_result("snapkv", 0.5, RIGHT, LOUD), make_result("tova", 0.5, RIGHT)
-    assert "`snapkv 0.5` loops more often than `tova 0.5`" in looping(none, loud, quiet)
+    assert "1 of 1 pairs" in looping(none, loud, quiet)
+    assert "`snapkv 0.5` (100 %) loops more than `tova 0.5` (0 %)." in looping(none, loud, quiet)
     quiet, loud = make_result("snapkv", 0.5, RIGHT), make_result("tova", 0.5, RIGHT, LOUD)
-    assert "`tova 0.5` loops more often than `snapkv 0.5`" in looping(none, quiet, loud)
+    assert "`tova 0.5` (100 %) loops more than `snapkv 0.5` (0 %)." in looping(none, quiet, loud)
     both = looping(none, make_result("snapkv", 0.5, RIGHT, LOUD), loud)
-    assert "`snapkv 0.5` and `tova 0.5` do not differ detectably in looping" in both
+    assert both.endswith("in 0 of 1 pairs of conditions at the same ratio or budget.")
     assert looping(none) == "No run loops."
 
 
 def test_a_flag_stands_beside_every_number_it_concerns():
     none, quiet = make_result("none", 0.0, RIGHT), make_result("tova", 0.5, RIGHT)
-    flagged = make_result("snapkv", 0.5, RIGHT, LOUD, flags=["kept_within_window"])
-    assert accuracy(none, flagged, quiet).count("**Not valid as evidence about `snapkv`:**") == 1
-    sentences = looping(none, flagged, quiet)
-    assert "(not valid, see its flags)" in sentences and "see the flags of `snapkv 0.5`." in sentences
+    flagged = make_result("snapkv", 0.5, WRONG, LOUD, flags=["kept_within_window"])
+    assert "50 with `snapkv` †." in accuracy(none, flagged, quiet)
+    assert "`snapkv 0.5` † (100 %) loops more than" in looping(none, flagged, quiet)
+    assert condition_sentence(flagged).count("**Not valid as evidence about `snapkv`:**") == 1
+    assert "`snapkv 0.5` (100 % [76, 100], †)" in block("abstract", "looping", results=[none, flagged])
     noted = make_result("knorm", 0.5, RIGHT, flags=["sink_evicted"])
     assert condition_sentence(noted).endswith(
         " fail catastrophically. Note: the attention sink (first token) was evicted in most heads (12 of "
@@ -77,21 +90,66 @@ def test_a_flag_stands_beside_every_number_it_concerns():
     )
 
 
-def test_contrasts_name_both_conditions():
+def test_contrasts_have_a_row_and_a_verdict_each():
     results = [make_result("knorm", 0.25, WRONG, LOUD), make_result("tova", 0.5, RIGHT)]
     contrasts = [
         Contrast(about="The two", first="knorm 0.25", second="tova 0.5"),
+        Contrast(about="Turned", first="tova 0.5", second="knorm 0.25"),
+        Contrast(about="Itself", first="tova 0.5", second="tova 0.5"),
         Contrast(about="A third", first="knorm 0.25", second="none"),
     ]
-    there, missing = block(
-        "comparisons", "contrasts", comparisons=compare_conditions(results, contrasts)
-    ).split("\n")
-    assert there.startswith(
-        "The two: `knorm 0.25` against `tova 0.5` (75 and 50 kept tokens, n = 12): looping 100 % against "
-        "0 %, difference +100 ["
+    made = compare_conditions(results, contrasts)
+    text = block("comparisons", "contrasts", comparisons=made, tables={"contrasts": "x.csv"})
+    rows = [line for line in text.split("\n") if line.startswith("| ")][2:]
+    assert rows[0].startswith("| The two | `knorm 0.25` | `tova 0.5` | 100 % / 0 %: +100 [")
+    assert [row.rsplit(" | ", 1)[1] for row in rows] == [
+        "loops more and solves fewer than |",
+        "loops less and solves more than |",
+        "cannot be told from |",
+    ]
+    assert text.endswith("since a condition is missing: `knorm 0.25` against `none`.")
+    first = block("abstract", "verdict", contrast=made.contrasts[0])
+    assert first.startswith(
+        "**The two:** `knorm 0.25` loops more and solves fewer than `tova 0.5` (looping +100 ["
     )
-    assert "; accuracy 0 % against 100 %, difference −100 [" in there and there.count("(q = 0.00049)") == 2
-    assert missing == "Not yet compared, since a condition is missing: `knorm 0.25` against `none`."
+
+
+def abstract(*results):
+    baseline, analysis = find_baseline(results), analyse(results)
+    weak = baseline is not None and baseline_is_weak(baseline.summary.accuracy.count)
+    return block(
+        "abstract",
+        "lines",
+        results=results,
+        baseline=baseline,
+        weak=weak,
+        comparisons=compare_conditions(results),
+        half_accuracies=find_half_accuracies(results),
+        analysis=analysis,
+        condition=results[0].condition,
+        suspect=[result.label for result in results if result.is_invalid],
+    ).split("\n")
+
+
+def test_the_abstract_turns_around():
+    none = make_result("none", 0.0, RIGHT)
+    few = abstract(none, make_result("knorm", 0.5, WRONG, LOUD))
+    assert few[0].endswith("(n = 12); 0 % [0, 24] with `knorm 0.5`.")
+    assert (
+        few[1]
+        == "- **Loops** occur in 1 of 1 compressed conditions, most often with `knorm 0.5` (100 % [76, 100])."
+    )
+    assert few[-1] == "- **Measured on** `m`, 12 prompts of onestep, 2 conditions."
+    knorm = [make_result("knorm", ratio / 10, WRONG if ratio > 5 else RIGHT) for ratio in range(1, 8)]
+    tova = [make_result("tova", ratio / 10, WRONG if ratio > 2 else RIGHT) for ratio in range(1, 8)]
+    many = abstract(none, *knorm, *tova)
+    assert "detectably lower (q < .05) in 7 of 14 compressed conditions" in many[0]
+    assert many[0].endswith(
+        "Half of it is gone at 45 kept tokens of 100 with `knorm`, already at 75 with `tova`."
+    )
+    assert many[1] == "- **Loops:** no compressed run loops."
+    assert abstract(make_result("none", 0.0, [True] * 5), none)[0].startswith("- **Accuracy cannot tell:**")
+    assert "no drop can be stated" in abstract(*knorm)[0]
 
 
 def test_alarms_say_what_is_missing():

@@ -6,7 +6,6 @@ import pandas as pd
 from factories import make_result
 
 from kvhelpers.analysis.analyse import analyse
-from kvhelpers.analysis.comparisons import compare_conditions
 from kvhelpers.analysis.half_accuracy import curves, find_half_accuracy
 from kvhelpers.records import FailureMode, Rate
 from kvhelpers.report import tables
@@ -33,25 +32,33 @@ def test_amounts_are_ratios_budgets_and_fields():
     assert tables.amount(budget.model_copy(update={"condition": condition})) == "budget 50, window_size=8"
 
 
-def test_comparisons_have_a_row_for_each_compressed_condition():
-    results = [
-        make_result("none", 0.0, RIGHT),
-        make_result("knorm", 0.5, WRONG),
-        make_result("tova", 0.5, RIGHT),
+def test_a_grid_has_two_rows_for_each_press_and_marks_what_is_not_valid():
+    weak = make_result("none", 0.0, [True] * 5 + [False] * 15)
+    void = make_result("snapkv", 0.5, RIGHT, flags=["kept_within_window"])
+    results = [weak, make_result("knorm", 0.25, WRONG, {0: 3}), void]
+    table = tables.grid_table(results, [])
+    assert list(table) == ["Press", "Rate", "0.25", "0.5"]
+    assert table.values.tolist() == [
+        ["knorm", "accuracy", "0 % [0, 16] †", "–"],
+        ["knorm", "looping", "5 % [1, 24]", "–"],
+        ["snapkv", "accuracy", "–", "100 % [84, 100] †"],
+        ["snapkv", "looping", "–", "0 % [0, 16] †"],
     ]
-    table = tables.comparison_table(compare_conditions(results).accuracy)
-    assert table[["Press", "Kept tokens", "n"]].values.tolist() == [["knorm", "50", 20], ["tova", "50", 20]]
-    assert table["Change (points)"].tolist()[0].startswith("−100 [")
-    assert table["Only uncompressed"].tolist() == [20, 0]
 
 
 def test_a_half_accuracy_point_that_is_not_reached_reads_as_a_bound():
     solved = [True] * 40
     results = [make_result("none", 0.0, solved), *(make_result("knorm", r, solved) for r in (0.25, 0.75))]
     point = find_half_accuracy(results[0], curves(results)[0])
-    (row,) = tables.half_accuracy_table([point]).to_dict("records")
-    assert row["Removed share"] == "> 0.75 [> 0.75, > 0.75]" and row["Kept tokens"] == "< 25 [< 25, < 25]"
-    assert row["Note"] == row["Fields"] == "–"
+    assert tables.kept_text(point) == "< 25 [< 25, < 25]"
+    assert tables.grid_table(results, [point])["Half-accuracy at"].tolist() == ["< 25 [< 25, < 25]", "–"]
+
+
+def test_settings_and_cuts_while_decoding_have_columns():
+    windows = [make_result("snapkv", 0.5, RIGHT, press_kwargs={"window_size": size}) for size in (8, 16)]
+    table = tables.grid_table([*windows, make_result("DecodingPress", 0.0, RIGHT)], [])
+    assert table["Settings"].tolist()[::2] == ["window_size=8", "window_size=16", "–"]
+    assert list(table)[3:] == ["0.5", "while decoding"]
 
 
 def test_gaps_are_dashes():

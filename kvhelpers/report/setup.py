@@ -1,0 +1,65 @@
+"""What a log says about how its numbers were made, gathered from all conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.records import Machine
+from kvhelpers.stats import RESAMPLES
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How an experiment's conditions were run; of what differs between them, all values in their order.
+
+    ``codes`` are (commit, whether the package was clean) pairs, ``batch_sizes`` the smallest and largest
+    number of rows that decoded together, ``seconds`` the time of all prompts, summed over workers,
+    ``eager`` the presses whose prefill has eager attention. None, or nothing, is what was not noted.
+    """
+
+    codes: tuple[tuple[str, bool | None], ...]
+    machines: tuple[Machine, ...]
+    load: float | None
+    versions: tuple[dict[str, str], ...]
+    model_source: str
+    batch_sizes: tuple[int, int] | None
+    seconds: float
+    finished: tuple[str, str]
+    eager: tuple[str, ...]
+    resamples: int = RESAMPLES
+
+
+def make_setup(results: Sequence[ConditionResult]) -> Setup:
+    """Gather how these conditions were run."""
+    made = [result.provenance for result in results]
+    sizes = [record.batch_size for result in results for record in result.records if record.batch_size]
+    loads = [one.machine.load for one in made if one.machine.load is not None]
+    days = sorted(result.finished[:10] for result in results)
+    return Setup(
+        codes=tuple(_distinct((one.commit, one.clean) for one in made if one.commit)),
+        machines=tuple(_distinct(one.machine.model_copy(update={"load": None}) for one in made)),
+        load=max(loads, default=None),
+        versions=tuple(_distinct((one.versions for one in made), key=_items)),
+        model_source=without_home(results[0].identity["model_source"]),
+        batch_sizes=(min(sizes), max(sizes)) if sizes else None,
+        seconds=sum(result.seconds for result in results),
+        finished=(days[0], days[-1]),
+        eager=tuple(_distinct(one.condition.press for one in results if one.identity["attn"] == "eager")),
+    )
+
+
+def _distinct(values: Iterable[Any], key: Callable[[Any], Any] = lambda value: value) -> list[Any]:
+    return list({key(value): value for value in values}.values())
+
+
+def _items(versions: dict[str, str]) -> str:
+    return str(sorted(versions.items()))
+
+
+def without_home(path: str) -> str:
+    """A path that does not name the user."""
+    return path.replace(str(Path.home()), "~")
