@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text in (
         ("rescore", _rescore, "judge an experiment's saved answers by today's rules, without a model"),
         ("log", _log, "render the log of an experiment's finished conditions, or of its committed sample"),
+        ("verify", _verify, "check an experiment's files against what they say of themselves"),
         ("sample", _sample, "copy an experiment's results to data/samples, without the top-20 lists"),
     ):
         command = commands.add_parser(name, help=text)
@@ -91,6 +92,20 @@ def _sample(options: argparse.Namespace) -> str:
     from kvhelpers.commands.sample import write_sample
 
     return f"sample: {relative(write_sample(options.experiment))}/"
+
+
+def _verify(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.verify import verify
+
+    done = verify(options.experiment, find_results(options.experiment))
+    if done.faults:
+        raise InputError(
+            f"experiment {options.experiment!r} does not hold together: " + "; ".join(done.faults)
+        )
+    notes = [f"{done.conditions} conditions with {done.runs} runs hold together"]
+    notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
+    notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
+    return "; ".join(notes)
 
 
 def _where(name: str) -> str:

@@ -154,9 +154,14 @@ class Comparisons:
 
     @property
     def looping_differences(self) -> list[LoopingPair]:
-        """The pairs that differ in looping, the largest difference first."""
+        """The pairs that differ in looping: valid ones first, the largest difference first."""
         differ = [pair for pair in self.looping_pairs if pair.tested.verdict != Verdict.NO_EVIDENCE]
-        return sorted(differ, key=lambda pair: -abs(pair.tested.comparison.difference))
+
+        def rank(pair: LoopingPair) -> tuple[bool, float]:
+            valid = not (pair.first.is_invalid or pair.second.is_invalid)
+            return not valid, -abs(pair.tested.comparison.difference)
+
+        return sorted(differ, key=rank)
 
 
 def is_correct(record: Record) -> bool:

@@ -25,7 +25,7 @@ def rescore(experiment: str) -> tuple[int, int]:
     """
     changed = total = 0
     for result in tqdm(finished_results(experiment), desc=f"rescore {experiment}", unit="condition"):
-        records = _rescored(result)
+        records = rescored(result)
         total += len(records)
         differ = sum(new != old for new, old in zip(records, result.records, strict=True))
         summary = summarize(records, result.signals(["prompt_index", "entropy", "top1_prob"]))
@@ -35,7 +35,8 @@ def rescore(experiment: str) -> tuple[int, int]:
     return changed, total
 
 
-def _rescored(result: ConditionResult) -> tuple[Record, ...]:
+def rescored(result: ConditionResult) -> tuple[Record, ...]:
+    """The result's records, judged by today's rules."""
     signals = result.signals(["prompt_index", "token_id", "char_end"])
     by_prompt = dict(tuple(signals.groupby("prompt_index")))
     records = []

@@ -20,18 +20,21 @@ from pydantic import Field, ValidationError
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import SCHEMA_VERSION, identity, shared_identity
+from kvhelpers.experiment.seal import SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
 
 OLDER = (2, 3)  # schema versions that are read too
+MEND = "restore it, or delete it and its twin and run the condition again"
 
 
 class ConditionResult(Shape):
     """A finished condition, and where its files lie.
 
     ``identity`` is what determined the tokens (`identity.identity`), ``provenance`` who made them where,
-    ``seconds`` how long its prompts took, the sum over all workers.
+    ``seconds`` how long its prompts took, the sum over all workers, ``seal`` tells whether the files were
+    changed (`seal`; None before schema 4).
     """
 
     schema_version: Literal[4] = SCHEMA_VERSION
@@ -45,6 +48,7 @@ class ConditionResult(Shape):
     examples: tuple[Example, ...]
     summary: Summary
     records: tuple[Record, ...]
+    seal: dict[str, Any] | None = Field(default=None, exclude=True)
     path: Path = Field(exclude=True)
 
     @property
@@ -61,10 +65,15 @@ class ConditionResult(Shape):
 
         Raises
         ------
-        InputError : the file cannot be read, or lacks a column.
+        InputError : the file cannot be read, was changed after it was written, or lacks a column.
         """
         path = self.signals_path
         try:
+            if self.seal and self.seal[SIGNALS] != file_hash(path):
+                raise InputError(
+                    f"signals file {relative(path)} was changed after it was written, or belongs to another "
+                    f"condition; {MEND}"
+                )
             there = pq.read_schema(path).names
             wanted = None if columns is None else [name for name in columns if name in there]
             table = pq.read_table(path, columns=wanted)
@@ -120,7 +129,7 @@ def find_finished(condition: Condition) -> ConditionResult | None:
         finished = read_result(path)
         _refuse_unless_same(condition, finished, wanted)
         return finished
-    if others := _result_paths(condition.experiment):  # one of them: `check_same_experiment` looks at all
+    if others := result_paths(condition.experiment):  # one of them: `check_same_experiment` looks at all
         _refuse_unless_same(condition, read_result(others[0]), shared_identity(wanted))
     return None
 
@@ -151,7 +160,8 @@ def read_result(path: Path) -> ConditionResult:
 
     Raises
     ------
-    InputError : it is unreadable, not of the shape, or of another schema version.
+    InputError : it is unreadable, not of the shape, of another schema version, or was changed after it was
+        written.
     """
     try:
         data = json.loads(path.read_text())
@@ -163,6 +173,7 @@ def read_result(path: Path) -> ConditionResult:
             f"results file {relative(path)} has schema version {version!r}; this version reads "
             f"{', '.join(map(str, OLDER))} and {SCHEMA_VERSION}: delete it or choose another experiment name"
         )
+    _refuse_changed(path, data)
     try:
         return ConditionResult.model_validate(
             (_from_older(data) if version in OLDER else data) | {"path": path}
@@ -170,6 +181,12 @@ def read_result(path: Path) -> ConditionResult:
     except ValidationError as error:
         first = error.errors()[0]
         raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _refuse_changed(path: Path, data: dict[str, Any]) -> None:
+    if changed := changed_parts(data):
+        named = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise InputError(f"results file {relative(path)} was changed after it was written ({named}); {MEND}")
 
 
 def _unreadable(path: Path, reason: str) -> InputError:
@@ -197,9 +214,10 @@ def read_experiment(experiment: str, root: Path | None = None) -> list[Condition
         condition = result.condition
         return not condition.is_baseline, condition.press, condition.ratio or 0, result.path.name
 
-    return sorted(map(read_result, _result_paths(experiment, root)), key=place)
+    return sorted(map(read_result, result_paths(experiment, root)), key=place)
 
 
-def _result_paths(experiment: str, root: Path | None = None) -> list[Path]:
+def result_paths(experiment: str, root: Path | None = None) -> list[Path]:
+    """Where the JSON files of an experiment's finished conditions below ``root`` lie."""
     paths = results_dir(experiment, root).glob("*/*.json")
     return sorted(path for path in paths if not path.name.startswith("."))  # killed writes leave hidden files

@@ -85,6 +85,7 @@ def run_prompts(
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
+    checkpoint.forget_damaged([prompt.id for prompt in prompts])
     finished = checkpoint.finished()
     wanted = range(len(prompts)) if indices is None else indices
     missing = [index for index in wanted if index not in finished]

@@ -55,13 +55,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     if attn not in ATTENTION:
         raise unknown_name("attn", attn, ATTENTION)
     source = model_source(name)
-    kind, _, where = source.partition(":")
-    if kind == "gguf":
-        embedded = EMBEDDED.get(name)
-        file = find_wheel_file(embedded) if embedded else user_path("model", name)
-        where = str(converted(file, embedded.sha256 if embedded else None))
-    elif kind == "folder":
-        where = where.rpartition("#")[0]
+    kind, where = source.partition(":")[0], _folder_or_id(name, source)
     logging.disable_progress_bar()  # a bar per weight tensor fills a notebook with hundreds of lines
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
@@ -83,6 +77,30 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
         raise InputError(f"model {name!r} has no chat template; use an instruction-tuned (chat) model")
     model = model.to(device).eval()
     return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, without the model.
+
+    Raises
+    ------
+    InputError : as `load_model`.
+    """
+    where = _folder_or_id(name, model_source(name))
+    try:
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"tokenizer of model {name!r} cannot be loaded: {error}") from error
+
+
+def _folder_or_id(name: str, source: str) -> str:
+    """What transformers loads for a model of this source: a folder, or an id of the hub."""
+    kind, _, where = source.partition(":")
+    if kind == "gguf":
+        embedded = EMBEDDED.get(name)
+        file = find_wheel_file(embedded) if embedded else user_path("model", name)
+        return str(converted(file, embedded.sha256 if embedded else None))
+    return where.rpartition("#")[0] if kind == "folder" else where
 
 
 def _check_downloaded(name: str, hub_id: str) -> None:

@@ -23,6 +23,11 @@ def rate(value: Rate) -> str:
     return f"{percent(value.rate)} [{value.low * 100:.0f}, {value.high * 100:.0f}]"
 
 
+def in_percent(value: Rate) -> str:
+    """``45 [26, 66]``: the same where a heading says that it is in percent."""
+    return f"{value.rate * 100:.0f} [{value.low * 100:.0f}, {value.high * 100:.0f}]"
+
+
 def rate_of(value: Rate) -> str:
     """``9 of 20 (45 % [26, 66])``: a rate with what it counts."""
     return f"{value.count} of {value.n} ({rate(value)})"

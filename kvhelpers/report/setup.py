@@ -11,6 +11,8 @@ from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.records import Machine
 from kvhelpers.stats import RESAMPLES
 
+VARYING = {"load": None, "torch_threads": None}  # from condition to condition, on one machine
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -23,6 +25,7 @@ class Setup:
 
     codes: tuple[tuple[str, bool | None], ...]
     machines: tuple[Machine, ...]
+    threads: tuple[int, ...]
     load: float | None
     versions: tuple[dict[str, str], ...]
     model_source: str
@@ -41,7 +44,8 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
     days = sorted(result.finished[:10] for result in results)
     return Setup(
         codes=tuple(_distinct((one.commit, one.clean) for one in made if one.commit)),
-        machines=tuple(_distinct(one.machine.model_copy(update={"load": None}) for one in made)),
+        machines=tuple(_distinct(one.machine.model_copy(update=VARYING) for one in made)),
+        threads=tuple(sorted({one.machine.torch_threads for one in made} - {None})),
         load=max(loads, default=None),
         versions=tuple(_distinct((one.versions for one in made), key=_items)),
         model_source=without_home(results[0].identity["model_source"]),

@@ -15,13 +15,12 @@ from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.presses.registry import DECODING
 from kvhelpers.records import FailureMode
-from kvhelpers.report.format import GAP, estimate, rate
+from kvhelpers.report.format import GAP, estimate, in_percent, rate
 from kvhelpers.scoring.summary import RATES
 from kvhelpers.stats import estimate as estimate_of
 from kvhelpers.stats import mean
 
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
-GRID_RATES = {"accuracy": "accuracy", "looping": "looping"}
 NOT_VALID = " †"
 
 
@@ -94,35 +93,29 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
 
 
 def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
-    """Accuracy and looping of many conditions: two rows for each press and its settings, a column for each
-    ratio or budget, and where accuracy falls to half, in kept tokens. `NOT_VALID` marks what a flag takes the
-    meaning from.
+    """Accuracy and looping of many conditions, in percent: a row for each press and its settings, a column
+    for each ratio or budget, and where accuracy falls to half, in kept tokens. `NOT_VALID` marks what a flag
+    takes the meaning from.
     """
     baseline = find_baseline(results)
     compressed = [result for result in results if not result.condition.is_baseline]
     half = {
-        (point.curve.press, point.curve.fields): kept_text(point) + (NOT_VALID if point.suspect else "")
+        (point.curve.press, point.curve.fields): kept_text(point) + NOT_VALID * point.suspect
         for point in half_accuracies
     }
     amounts = list(dict.fromkeys(map(_amount, compressed)))
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for result in compressed:
         settings = (result.condition.press, kwargs_text(result.condition.press_kwargs))
-        marks = {"accuracy": is_invalid(result, baseline), "looping": result.is_invalid}
-        for name, title in GRID_RATES.items():
-            cells = rows.setdefault((*settings, title), dict.fromkeys(amounts, GAP))
-            cells[_amount(result)] = rate(getattr(result.summary, name)) + NOT_VALID * marks[name]
+        cells = rows.setdefault(settings, dict.fromkeys(amounts, GAP))
+        accuracy = in_percent(result.summary.accuracy) + NOT_VALID * is_invalid(result, baseline)
+        looping = in_percent(result.summary.looping) + NOT_VALID * result.is_invalid
+        cells[_amount(result)] = f"{accuracy} / {looping}"
     table = pd.DataFrame(
-        {"Press": press, "Settings": fields or GAP, "Rate": title} | cells
-        for (press, fields, title), cells in rows.items()
+        {"Press": f"{press} {fields}".rstrip()} | cells | {"Half-accuracy at": half.get((press, fields), GAP)}
+        for (press, fields), cells in rows.items()
     )
-    if half:
-        accuracy = GRID_RATES["accuracy"]
-        table["Half-accuracy at"] = [
-            half.get((press, "" if fields == GAP else fields), GAP) if title == accuracy else GAP
-            for press, fields, title in table[["Press", "Settings", "Rate"]].itertuples(index=False)
-        ]
-    return table if any(fields != GAP for fields in table["Settings"]) else table.drop(columns="Settings")
+    return table if half else table.drop(columns="Half-accuracy at")
 
 
 def _amount(result: ConditionResult) -> str:

@@ -76,7 +76,7 @@ def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
     path.write_text(json.dumps(data))
     signals = path.with_suffix(".parquet")
     signals.write_bytes(signals.read_bytes()[:200])
-    with pytest.raises(InputError, match="signals file .* cannot be read"):
+    with pytest.raises(InputError, match="signals file .* was changed after it was written"):
         read_result(path).signals()
 
 
@@ -151,14 +151,19 @@ def test_failed_prompts_stay_in_the_denominator(output, embedded):
     assert result.summary.cfr.count == 4
 
 
+def test_a_condition_without_a_token_has_a_log_that_says_so(output, embedded):
+    module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
+    log = write_log("scratch").read_text()
+    assert "Errored or timed out, and counted in every denominator: `snapkv 0.5" in log and "nan" not in log
+    assert "`run_failed`: the run ended in an error" in log
+
+
 def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):
     result = module.run_condition(small(press="snapkv", ratio=0.875), embedded)
     assert result.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
     assert "kept_within_window 4/4" in results_table([result])["Flags"][0]
     log = write_log("scratch").read_text()
-    assert "in so many runs: `snapkv 0.875` 4/4" in log and "Not valid as evidence about `snapkv`" not in log
-    module.run_condition(small(press="none", ratio=0), embedded)
-    assert "Not valid as evidence about `snapkv`" in write_log("scratch").read_text()
+    assert "\n`snapkv 0.875` is no valid evidence about a press" in log
 
 
 def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded):

@@ -1,0 +1,170 @@
+"""Check an experiment's files against what they say of themselves, without running a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from kvhelpers.commands.rescore import rescored
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.identity import SCHEMA_VERSION
+from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, result_paths
+from kvhelpers.models.load import load_tokenizer
+from kvhelpers.models.source import model_source
+from kvhelpers.paths import relative
+from kvhelpers.scoring.summary import summarize
+
+NAMED = 5
+
+
+@dataclass
+class Verification:
+    """What was checked, and what does not hold: sentences, each with its file. ``unsealed`` and ``unread``
+    count conditions without a seal, and those whose texts could not be compared with their tokens.
+    """
+
+    conditions: int = 0
+    runs: int = 0
+    unsealed: int = 0
+    unread: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def verify(experiment: str, root: Path | None = None) -> Verification:
+    """Check all finished conditions of an experiment below ``root``.
+
+    Raises
+    ------
+    InputError : it has none.
+    """
+    paths = result_paths(experiment, root)
+    if not paths:
+        raise InputError(f"experiment {experiment!r} has no finished condition to verify")
+    done, tokenizers = Verification(), _Tokenizers()
+    for path in paths:
+        try:
+            result = read_result(path)
+            faults = list(_faults(result, tokenizers))
+        except InputError as error:
+            faults = [str(error)]
+        else:
+            done.runs += len(result.records)
+            done.unsealed += result.seal is None
+            done.unread += tokenizers.of(result) is None
+        done.conditions += 1
+        name = relative(path)
+        done.faults += [fault if name in fault else f"{name}: {fault}" for fault in faults]
+    return done
+
+
+class _Tokenizers:
+    """The tokenizers of models that are on this machine, by their source."""
+
+    def __init__(self) -> None:
+        self._by_source: dict[str, PreTrainedTokenizerBase | None] = {}
+
+    def of(self, result: ConditionResult) -> PreTrainedTokenizerBase | None:
+        """The result's tokenizer; None if its model is not here."""
+        source = result.identity.get("model_source")
+        if source not in self._by_source:
+            self._by_source[source] = self._load(result.condition.model, source)
+        return self._by_source[source]
+
+    @staticmethod
+    def _load(model: str, source: str) -> PreTrainedTokenizerBase | None:
+        try:
+            return load_tokenizer(model) if model_source(model) == source else None
+        except InputError:
+            return None
+
+
+def _faults(result: ConditionResult, tokenizers: _Tokenizers) -> Iterator[str]:
+    yield from _about_the_condition(result)
+    yield from _about_the_prompts(result)
+    signals = result.signals(["prompt_index", "step", "token_id", "char_end", "entropy", "top1_prob"])
+    by_prompt = dict(tuple(signals.groupby("prompt_index")))
+    yield from _about_the_tokens(result, by_prompt)
+    if (tokenizer := tokenizers.of(result)) is not None:
+        yield from _about_the_texts(result, by_prompt, tokenizer)
+    if rescored(result) != result.records:
+        yield "answers or failures of some runs are not what today's rules say; see the command rescore"
+    if result.records:
+        for name, stored, computed in _differences(result, signals):
+            yield f"summary.{name} is {stored}, and {computed} computed again"
+
+
+def _about_the_condition(result: ConditionResult) -> Iterator[str]:
+    condition = result.condition
+    if result.label != condition.label():
+        yield f"label {result.label!r} is not the condition's, {condition.label()!r}"
+    if (place := f"{condition.press}/{condition.stem()}.json") != "/".join(result.path.parts[-2:]):
+        yield f"the condition belongs to {place}"
+    if condition.experiment != result.path.parts[-3]:
+        yield f"the condition is of experiment {condition.experiment!r}"
+    for key, value in condition.model_dump().items():
+        if key in result.identity and key not in ("dtype", "attn") and result.identity[key] != value:
+            yield f"{key} {value!r} is {result.identity[key]!r} in the identity"
+    if result.condition_hash not in {_hash(result, version) for version in (*OLDER, SCHEMA_VERSION)}:
+        yield "condition_hash is not that of the identity"
+
+
+def _hash(result: ConditionResult, version: int) -> str:
+    whole = result.identity | {"schema_version": version}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
+    indices = [record.prompt_index for record in result.records]
+    if indices != list(range(result.condition.n_prompts)):
+        yield f"prompts are {_some(indices)}, not 0 to {result.condition.n_prompts - 1}, each once"
+    if len({record.prompt_id for record in result.records}) < len(indices):
+        yield "two records are of the same prompt"
+
+
+def _about_the_tokens(result: ConditionResult, by_prompt: dict[int, pd.DataFrame]) -> Iterator[str]:
+    for record in result.records:
+        steps = by_prompt[record.prompt_index]["step"].tolist() if record.prompt_index in by_prompt else []
+        if steps != list(range(record.n_tokens)):
+            yield f"prompt {record.prompt_id} has {record.n_tokens} tokens, its signals have {len(steps)}"
+        if record.cache is not None and not 0 <= record.cache.kept_tokens <= record.cache.prompt_tokens:
+            kept = f"{record.cache.kept_tokens} of {record.cache.prompt_tokens}"
+            yield f"prompt {record.prompt_id} keeps {kept} tokens"
+    if strangers := set(by_prompt) - {record.prompt_index for record in result.records}:
+        yield f"signals of prompts {_some(sorted(strangers))} have no record"
+
+
+def _about_the_texts(
+    result: ConditionResult, by_prompt: dict[int, pd.DataFrame], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    differ = []
+    for record in result.records:
+        if record.prompt_index in by_prompt:
+            ids = by_prompt[record.prompt_index]["token_id"].tolist()
+            texts = {tokenizer.decode(ids), tokenizer.decode(ids[:-1])}  # the end token is no text
+            if record.text not in texts:
+                differ.append(record.prompt_id)
+    if differ:
+        yield f"text of {_some(differ)} is not what its tokens say"
+
+
+def _differences(result: ConditionResult, signals: pd.DataFrame) -> Iterator[tuple[str, object, object]]:
+    """Parts of the summary that do not follow from the records and signals."""
+    stored, computed = result.summary.model_dump(), summarize(result.records, signals).model_dump()
+    for name, value in computed.items():
+        same = value == stored[name]
+        if isinstance(value, float) and isinstance(stored[name], float):
+            same = math.isclose(value, stored[name], rel_tol=1e-5)
+        if not same:
+            yield name, stored[name], value
+
+
+def _some(values: list) -> str:
+    shown = ", ".join(map(str, values[:NAMED])) or "none"
+    return shown + (f" and {len(values) - NAMED} more" if len(values) > NAMED else "")

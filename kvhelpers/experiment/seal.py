@@ -1,0 +1,66 @@
+"""Notice that a stored result was changed after it was written.
+
+A result's JSON holds the SHA-256 of each of its parts, of each record, and of its signals file. That guards
+against accidents and edits that forget it, not against forgers: `commands.verify` also computes again what
+follows from the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SEAL, RECORDS, SIGNALS = "seal", "records", "signals"
+
+
+def sealed(data: Mapping[str, Any], signals: Path) -> dict[str, Any]:
+    """A result's JSON data with its seal; ``signals`` is its signals file."""
+    unsealed = {key: value for key, value in data.items() if key != SEAL}
+    return unsealed | {SEAL: _parts(unsealed) | {SIGNALS: file_hash(signals)}}
+
+
+def changed_parts(data: Mapping[str, Any]) -> list[str]:
+    """The parts of a sealed result's JSON that are not what they were, as words; its signals aside. Nothing
+    where there is no seal, as in results of schemas 2 and 3.
+    """
+    seal = data.get(SEAL)
+    if seal is None:
+        return []
+    if not isinstance(seal, dict) or not isinstance(seal.get(RECORDS), list):
+        return [SEAL]
+    now = _parts({key: value for key, value in data.items() if key != SEAL})
+    then = {key: value for key, value in seal.items() if key != SIGNALS}
+    changed = [key for key in {**then, **now} if key != RECORDS and now.get(key) != then.get(key)]
+    return changed + _changed_records(then[RECORDS], now[RECORDS])
+
+
+def _changed_records(then: list[str], now: list[str]) -> list[str]:
+    if len(then) != len(now):
+        return [f"{len(now)} records instead of {len(then)}"]
+    return [f"record {index}" for index, pair in enumerate(zip(then, now, strict=True)) if pair[0] != pair[1]]
+
+
+def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
+    hashes: dict[str, Any] = {key: _hash(value) for key, value in data.items() if key != RECORDS}
+    records = data.get(RECORDS)
+    return hashes | {RECORDS: [_hash(record) for record in (records if isinstance(records, list) else ())]}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; computed again only where its inode, size or times differ."""
+    stat = path.stat()
+    return _file_hash(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(path: Path, _: tuple[int, ...]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""Files that were changed, or that do not follow from one another, are noticed and named."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from kvhelpers.__main__ import main
+from kvhelpers.commands.rescore import rescore
+from kvhelpers.commands.verify import verify
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.results import read_result, result_paths
+from kvhelpers.experiment.seal import sealed
+from kvhelpers.paths import results_dir, samples_dir
+
+SAMPLE = "002-compression-sweep"
+SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.yaml"))
+
+
+@pytest.fixture
+def copied(output):
+    """Two conditions of a committed sample as results of one's own: the JSON of one, to be edited."""
+    for press in ("none", "knorm"):
+        shutil.copytree(samples_dir() / SAMPLE / press, results_dir(SAMPLE) / press)
+    return next(results_dir(SAMPLE).glob("none/*.json"))
+
+
+def edit(path, change, seal=False):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(sealed(data, path.with_suffix(".parquet")) if seal else data))
+
+
+def summary(data):
+    data["summary"]["accuracy"]["count"] += 1
+
+
+def text(data):
+    data["records"][3]["text"] += " indeed"
+
+
+def reference(data):
+    data["records"][3]["reference"] = "99"
+
+
+def kept_tokens(data):
+    data["records"][3]["cache"]["kept_tokens"] = 1e6
+
+
+def dropped(data):
+    del data["records"][3]
+
+
+def duplicated(data):
+    data["records"][3] = data["records"][2]
+
+
+def none_left(data):
+    data["records"] = []
+
+
+def label(data):
+    data["label"] = "tova 0.5"
+
+
+def seed(data):
+    data["condition"]["seed"] = 1
+
+
+def zeroed_hash(data):
+    data["condition_hash"] = "0" * 64
+
+
+def flags(data):
+    data["records"][3]["flags"] = ["sink_evicted"]
+
+
+EDITS = {
+    summary: ("summary", r"summary.accuracy is .*'count': 47"),
+    text: ("record 3", "text of onestep/42/7 is not what its tokens say"),
+    reference: ("record 3", "answers or failures of some runs are not what today's rules say"),
+    kept_tokens: ("record 3", "prompt onestep/42/7 keeps 1000000.0 of 316 tokens"),
+    dropped: ("49 records instead of 50", "prompts are 0, 1, 2, 4, 5 and 44 more, not 0 to 49"),
+    duplicated: ("record 3", "two records are of the same prompt"),
+    none_left: ("0 records instead of 50", "prompts are none, not 0 to 49"),
+    label: ("label", "label 'tova 0.5' is not the condition's, 'none'"),
+    seed: ("condition", "seed 1 is 42 in the identity"),
+    zeroed_hash: ("condition_hash", "condition_hash is not that of the identity"),
+    flags: ("record 3", r"summary.flags is {}, and {'sink_evicted': 1} computed again"),
+}
+
+
+@pytest.mark.parametrize("change", EDITS)
+def test_an_edited_result_is_not_believed(copied, change):
+    named, _ = EDITS[change]
+    edit(copied, change)
+    sentence = rf"none/.*json was changed after it was written \({named}\); restore it"
+    with pytest.raises(InputError, match=sentence):
+        read_result(copied)
+    with pytest.raises(InputError, match=sentence):
+        rescore(SAMPLE)
+
+
+@pytest.mark.parametrize("change", EDITS)
+def test_an_edited_result_whose_seal_was_renewed_does_not_hold_together(copied, change):
+    _, fault = EDITS[change]
+    edit(copied, change, seal=True)
+    assert pd.Series(verify(SAMPLE).faults).str.contains(fault).any()
+
+
+def test_signals_of_another_condition_are_not_believed(copied):
+    other = next(results_dir(SAMPLE).glob("knorm/*.parquet"))
+    shutil.copy(other, copied.with_suffix(".parquet"))
+    with pytest.raises(InputError, match="signals file .* was changed after it was written, or belongs"):
+        read_result(copied).signals()
+    edit(copied, lambda data: None, seal=True)
+    faults = " ".join(verify(SAMPLE).faults)
+    assert "is not what its tokens say" in faults and "summary.mean_entropy is" in faults
+
+
+def test_a_result_in_the_wrong_place_is_named(copied):
+    moved = copied.with_name("smollm2-135m_0_51p.json")
+    for suffix in (".json", ".parquet"):
+        copied.with_suffix(suffix).rename(moved.with_suffix(suffix))
+    (fault,) = verify(SAMPLE).faults
+    assert fault.endswith("the condition belongs to none/smollm2-135m_0_50p.json")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_committed_samples_hold_together(name):
+    done = verify(name, samples_dir())
+    assert done.faults == [] and done.unsealed == 0 and done.unread == 0
+    assert done.conditions == len(result_paths(name, samples_dir())) and done.runs > 0
+
+
+def test_the_command_says_what_holds_and_what_does_not(copied, capsys):
+    assert main(["verify", SAMPLE]) == 0
+    assert capsys.readouterr().out.endswith(" runs hold together\n")
+    edit(copied, summary)
+    assert main(["verify", SAMPLE]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"kvhelpers: error: experiment '{SAMPLE}' does not hold together: ")
+    assert main(["verify", "nothing"]) == 2
+
+
+def test_what_was_written_without_a_seal_is_said(copied, capsys):
+    edit(copied, lambda data: data.pop("seal"))
+    assert main(["verify", SAMPLE]) == 0
+    assert "1 have no seal, so that edits may go unseen" in capsys.readouterr().out

@@ -1,0 +1,116 @@
+"""What a killed condition left is believed only if name, record, condition and prompt agree."""
+
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.checkpoint import Checkpoint
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.run import finish_condition, run_condition, run_prompts
+
+VALUES = {
+    "task": "onestep",
+    "n_prompts": 4,
+    "n_fewshot": 1,
+    "max_new_tokens": 6,
+    "device": "cpu",
+    "batch_size": 4,
+}
+
+
+@pytest.fixture
+def saved(output, embedded):
+    """A condition with three of its four prompts saved, and the folder that holds them."""
+    condition = make_condition(VALUES)
+    for _ in run_prompts(condition, embedded, [0, 1, 2]):
+        pass
+    return condition, Checkpoint(condition).folder
+
+
+def resumed(condition, embedded):
+    """The prompts of the result of a resumed run, and which of them it ran again."""
+    before = {path.name: path.stat().st_ino for path in Checkpoint(condition).folder.glob("*.parquet")}
+    list(run_prompts(condition, embedded))
+    after = {path.name: path.stat().st_ino for path in Checkpoint(condition).folder.glob("0*.parquet")}
+    again = [int(name[:5]) for name in sorted(after) if before.get(name) != after[name]]
+    return [record.prompt_index for record in finish_condition(condition).records], again
+
+
+def copied_over(folder):
+    shutil.copy(folder / "00000.parquet", folder / "00002.parquet")
+    return [2]
+
+
+def swapped(folder):
+    (folder / "00000.parquet").rename(folder / "x")
+    (folder / "00001.parquet").rename(folder / "00000.parquet")
+    (folder / "x").rename(folder / "00001.parquet")
+    return [0, 1]
+
+
+def of_no_length(folder):
+    (folder / "00001.parquet").write_bytes(b"")
+    return [1]
+
+
+def truncated(folder):
+    path = folder / "00001.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    return [1]
+
+
+def without_rows(folder):
+    path = folder / "00002.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table[:2], path)
+    return [2]
+
+
+def of_another_condition(folder):
+    path = folder / "00002.parquet"
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"condition": b"0" * 64}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return [2]
+
+
+def of_another_prompt(folder):
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    record = table.schema.metadata[b"record"].replace(b"onestep/42/", b"onestep/9/")
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"record": record}), path)
+    return [0]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [copied_over, swapped, of_no_length, truncated, without_rows, of_another_condition, of_another_prompt],
+)
+def test_a_checkpoint_that_is_not_its_prompt_s_is_named_and_run_again(saved, embedded, spoil):
+    condition, folder = saved
+    spoiled = spoil(folder)
+    with pytest.warns(
+        UserWarning, match=rf"/0000{spoiled[0]}.parquet is damaged; prompt {spoiled[0]} is run again"
+    ):
+        prompts, again = resumed(condition, embedded)
+    assert prompts == [0, 1, 2, 3] and again == [*spoiled, *({3} - set(spoiled))]
+
+
+def test_files_that_are_no_prompt_s_do_not_count(saved, embedded):
+    condition, folder = saved
+    for name in ("1x.parquet", "00009.parquet", "1.parquet"):
+        shutil.copy(folder / "00000.parquet", folder / name)
+    assert Checkpoint(condition).finished() == {0, 1, 2}
+    assert resumed(condition, embedded) == ([0, 1, 2, 3], [3])
+
+
+def test_a_condition_is_not_finished_with_a_damaged_prompt(saved, embedded):
+    condition, folder = saved
+    list(run_prompts(condition, embedded, [3]))
+    of_no_length(folder)
+    with pytest.raises(InputError, match=r"00001.parquet is damaged \(.*\); run the condition again"):
+        finish_condition(condition)
+    with pytest.warns(UserWarning, match="00001.parquet is damaged"):
+        assert len(run_condition(condition, embedded).records) == 4
