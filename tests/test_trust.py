@@ -19,6 +19,7 @@ KEYWORDS = {
     "allow_pickle": "False",
     "shell": "False",
     "use_safetensors": "True",
+    "output_loading_info": "True",
 }
 MAGIC = "%matplotlib inline\n"  # all that is allowed beside plain Python
 SOURCES = sorted(
@@ -58,8 +59,11 @@ def faults(code):
             for key, value in given.items()
             if key in KEYWORDS and ast.unparse(value) != KEYWORDS[key]
         ]
-        if name.endswith(".from_pretrained") and "gguf_file" not in given:
-            needed = ["trust_remote_code"] + (["use_safetensors"] if "Tokenizer" not in name else [])
+        if name.endswith(".from_pretrained"):
+            weights = "Tokenizer" not in name and "Config" not in name
+            needed = ["output_loading_info"] if weights else []  # says which weights were drawn at random
+            if "gguf_file" not in given:
+                needed += ["trust_remote_code"] + (["use_safetensors"] if weights else [])
             dangers += [f"{name} without {key}" for key in needed if key not in given]
     return dangers
 
@@ -87,8 +91,16 @@ def test_nothing_that_is_read_may_run(path):
         ),
         ("AutoTokenizer.from_pretrained(name)", "AutoTokenizer.from_pretrained without trust_remote_code"),
         (
-            "Model.from_pretrained(name, trust_remote_code=False)",
+            "Model.from_pretrained(name, trust_remote_code=False, output_loading_info=True)",
             "Model.from_pretrained without use_safetensors",
+        ),
+        (
+            "Model.from_pretrained(name, trust_remote_code=False, use_safetensors=True)",
+            "Model.from_pretrained without output_loading_info",
+        ),
+        (
+            "Model.from_pretrained(name, gguf_file=file)",
+            "Model.from_pretrained without output_loading_info",
         ),
         ("subprocess.run(f'ls {path}', shell=True)", "subprocess.run(shell=…)"),
         ("eval(text)", "eval"),

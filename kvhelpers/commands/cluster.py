@@ -4,19 +4,24 @@ already there.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import dask
 import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.comm import connect
 
 from kvhelpers.errors import InputError
 
 ANSWER_S = 10
 WORKERS_S = 60
+STARTS = 3  # of a local cluster, when a worker dies while it starts
 
 
 @contextmanager
@@ -27,7 +32,7 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
     Raises
     ------
     InputError : nothing answers at the address, or it has no worker; workers below 1, or for a scheduler that
-        has its own.
+        has its own; a local worker that dies while it starts, again and again.
     """
     if workers is not None and (scheduler is not None or workers < 1):
         raise InputError(
@@ -35,15 +40,16 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
             "has its own"
         )
     if scheduler is None:
-        with _local_cluster(workers) as cluster, Client(cluster) as client:
+        with _started(workers) as cluster, Client(cluster) as client:
             yield client
         return
     try:
+        _greet(scheduler)
         client = Client(scheduler, timeout=ANSWER_S)
-    except (OSError, TimeoutError, ValueError) as error:
+    except Exception as error:  # whatever listens there may answer anything
         raise InputError(
-            f"scheduler {scheduler!r} does not answer within {ANSWER_S} s; start one with 'dask scheduler', "
-            "or leave --scheduler out to use this machine"
+            f"scheduler {scheduler!r} does not answer as one within {ANSWER_S} s; start one with "
+            "'dask scheduler', or leave --scheduler out to use this machine"
         ) from error
     with client:
         try:
@@ -62,6 +68,31 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
         yield client
 
 
+def _greet(address: str) -> None:
+    """Exchange greetings with a scheduler; `Client` would wait for its answer for ever."""
+
+    async def greet() -> None:
+        comm = await connect(address, timeout=ANSWER_S)
+        await comm.close()
+
+    with ThreadPoolExecutor(1) as thread:  # this one may have an event loop already, as in a notebook
+        thread.submit(asyncio.run, asyncio.wait_for(greet(), ANSWER_S)).result()
+
+
+def _started(workers: int | None) -> SpecCluster:
+    """A local cluster; it is started again if a worker dies before it is ready, which Dask does not mend."""
+    for left in reversed(range(STARTS)):
+        try:
+            return _local_cluster(workers)
+        except (RuntimeError, OSError, TimeoutError) as error:
+            if not left:
+                raise InputError(
+                    "a worker process died while it started, again and again; the machine may be out of "
+                    "memory; what was finished is kept: run the same command again"
+                ) from error
+            print("a worker process died while it started; it is started again", file=sys.stderr)
+
+
 def _local_cluster(workers: int | None) -> SpecCluster:
     """Workers in processes of their own, restarted when they die, that share this machine's GPUs and cores
     evenly.
@@ -76,7 +107,9 @@ def _local_cluster(workers: int | None) -> SpecCluster:
         }
         for index in range(workers)
     }
-    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    # its HTTP server too: by default at a port of all interfaces, which another run may have
+    scheduler_options = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": scheduler_options | {"host": "127.0.0.1", "port": 0}}
     threads = max(1, (os.cpu_count() or 1) // workers)
     # by default one thread each, even for a lone worker, and a page of messages
     environment = {"OMP_NUM_THREADS": threads, "DASK_LOGGING__DISTRIBUTED": "error"}

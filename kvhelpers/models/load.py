@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.models.chat_template import check_chat_template
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
-from kvhelpers.models.source import ATTENTION, EMBEDDED, find_wheel_file, model_source, sha256_of
+from kvhelpers.models.source import ATTENTION, EMBEDDED, find_wheel_file, model_source
+from kvhelpers.models.weights import check_complete, check_downloaded, check_weight_files, quiet
 from kvhelpers.paths import user_path
 
 
@@ -36,7 +34,7 @@ class LanguageModel:
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
-    """Load a model for generation: safetensors only, checked by hash if downloaded, no remote code.
+    """Load a model for generation: safetensors only, no remote code; weights and chat template are checked.
 
     Parameters
     ----------
@@ -47,8 +45,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
 
     Raises
     ------
-    InputError : unknown name, missing or damaged file, device that is not there, no chat template, no end
-        token.
+    InputError : unknown name, missing or damaged file, weights that do not fit the configuration, device
+        that is not there, no chat template or one that alters messages, no end token.
     """
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
@@ -56,25 +54,28 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
         raise unknown_name("attn", attn, ATTENTION)
     source = model_source(name)
     kind, where = source.partition(":")[0], _folder_or_id(name, source)
-    logging.disable_progress_bar()  # a bar per weight tensor fills a notebook with hundreds of lines
     try:
+        check_weight_files(where)
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=TORCH_DTYPES[dtype],
-            attn_implementation=attn,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        check_chat_template(tokenizer)
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=TORCH_DTYPES[dtype],
+                attn_implementation=attn,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+            )
+        check_complete(info)
     except Exception as error:  # files of anybody's making may be wrong in any way
         if kind == "hub":
-            _check_downloaded(name, where)
+            check_downloaded(name, where)
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"model {name!r} ({source}) cannot be loaded: {reason}") from error
     if kind == "hub":
-        _check_downloaded(name, where)
-    if not tokenizer.chat_template:
-        raise InputError(f"model {name!r} has no chat template; use an instruction-tuned (chat) model")
+        check_downloaded(name, where)
     model = model.to(device).eval()
     return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
 
@@ -99,24 +100,8 @@ def _folder_or_id(name: str, source: str) -> str:
     if kind == "gguf":
         embedded = EMBEDDED.get(name)
         file = find_wheel_file(embedded) if embedded else user_path("model", name)
-        return str(converted(file, embedded.sha256 if embedded else None))
+        return str(converted(file, where))
     return where.rpartition("#")[0] if kind == "folder" else where
-
-
-def _check_downloaded(name: str, hub_id: str) -> None:
-    """Compare downloaded weights with their hash: the hub's cache names such a file by its SHA-256.
-
-    Raises
-    ------
-    InputError : a file is not what its name says.
-    """
-    cached = try_to_load_from_cache(hub_id, "config.json")
-    for file in sorted(Path(cached).parent.glob("*.safetensors")) if isinstance(cached, str) else ():
-        blob = file.resolve()
-        if re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
-            raise InputError(
-                f"model {name!r}: the downloaded file {blob} is damaged; delete it and run again"
-            )
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

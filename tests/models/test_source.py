@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from kvhelpers.errors import InputError
 from kvhelpers.models import source
 from kvhelpers.models.source import EmbeddedModel, find_wheel_file, model_source, sha256_of
 
@@ -36,7 +37,7 @@ def test_a_file_is_hashed_once(gguf, read, monkeypatch):
     assert [model_source(str(gguf)) for _ in range(3)] == [expected] * 3 and len(read) == 1
     forget(monkeypatch)
     assert model_source(str(gguf)) == expected and len(read) == 1
-    (source.cache_dir() / "gguf_sha256.json").unlink()
+    (source.cache_dir() / "sha256.json").unlink()
     assert model_source(str(gguf)) == expected and len(read) == 1
 
 
@@ -73,7 +74,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(gguf, read, monkeypatch)
 @pytest.mark.parametrize("content", ("[]", "{", '{"x": 3}', '{"PATH": [3]}', '{"PATH": [[1, 2, 3, 4], "0"]}'))
 def test_a_damaged_or_foreign_memory_is_passed_over(gguf, read, content):
     source.cache_dir().mkdir()
-    (source.cache_dir() / "gguf_sha256.json").write_text(content.replace("PATH", str(gguf)))
+    (source.cache_dir() / "sha256.json").write_text(content.replace("PATH", str(gguf)))
     assert model_source(str(gguf)) == f"gguf:{sha256_of(gguf)}" and len(read) == 1
 
 
@@ -91,3 +92,75 @@ def test_without_the_wheel_the_short_name_means_the_hub(monkeypatch):
 def test_find_wheel_file_without_the_distribution():
     absent = EmbeddedModel("no-such-distribution", "x.gguf", "", "")
     assert find_wheel_file(absent) is None
+
+
+@pytest.fixture
+def folder(tmp_path, gguf):
+    """A folder with the files of a model, whose contents mean nothing here."""
+    folder = tmp_path / "model"
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    for name in LOADED:
+        (folder / name).write_text(f"the first {name}")
+    return folder
+
+
+LOADED = (
+    "model.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "additional_chat_templates/tools.jinja",
+)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_file_changed_with_size_and_time_kept_is_not_the_same_model(folder, name):
+    before, file = model_source(str(folder)), folder / name
+    assert model_source(str(folder)) == before
+    stat = file.stat()
+    time.sleep(0.02)  # above the resolution of a file's times
+    file.write_text(f"the other {name}")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert model_source(str(folder)) != before
+
+
+def test_a_renamed_weight_file_is_not_the_same_model(folder):
+    before = model_source(str(folder))
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    assert model_source(str(folder)) != before
+
+
+def test_files_that_are_never_loaded_are_not_the_model(folder, read):
+    before = model_source(str(folder))
+    for name in ("README.md", "pytorch_model.bin", ".gitattributes"):
+        (folder / name).write_text("anything")
+    time.sleep(0.02)
+    os.utime(folder / "config.json")
+    assert model_source(str(folder)) == before
+    assert {path.name for path in read} == {name.rpartition("/")[2] for name in LOADED}
+
+
+def test_a_folder_s_files_are_read_once(folder, read, monkeypatch):
+    model_source(str(folder))
+    forget(monkeypatch)
+    model_source(str(folder))
+    assert len(read) == len(LOADED)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "x" * 300, "a/" + "x" * 300, "x" * 5000, "a/" + "x" * 5000, "/" + "x" * 300,
+     "x" * 300 + ".gguf", "\ud800", "a/\ud800", "\ud800.gguf", "a/b c", "a/-b", "a/b--c"],
+)  # fmt: skip
+def test_a_name_that_can_be_no_model_is_no_traceback(name):
+    with pytest.raises(InputError, match="^model '") as caught:
+        model_source(name)
+    assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "a/b", "HuggingFaceTB/SmolLM2-135M-Instruct"])
+def test_hub_ids(name):
+    assert model_source(name) == f"hub:{name}"
