@@ -17,7 +17,13 @@ import pandas as pd
 
 from kvhelpers.stats import Estimate, auroc, estimate
 
-SIGNALS = ("entropy", "varentropy", "top1_prob", "margin")
+WORDS = {
+    "entropy": "entropy",
+    "varentropy": "varentropy",
+    "top1_prob": "top-1 probability",
+    "margin": "margin",
+}
+SIGNALS = tuple(WORDS)
 CONFIDENT = 0.99  # top-1 probability
 OUTCOMES = {"looping": "looping", "non_termination": "non-termination", "wrong_answer": "wrong answer"}
 REMOVED, LENGTH = "share removed (trivial)", "length (trivial)"
@@ -59,12 +65,12 @@ def run_features(
 ) -> pd.DataFrame:
     """One row per run, one column per number; missing where the run has too few tokens for it.
 
-    ``max``, ``mean``, ``min`` of each signal over the run's tokens, or its ``first`` ones; ``slope``, the
+    Largest, mean and smallest value of each signal over the run's tokens, or its ``first`` ones; slope, the
     least-squares change per token; the share of confident tokens (top-1 probability above .99); the share of
     the cache removed; the run's length in tokens, no more than ``first``.
     """
     features = {}
-    for name in SIGNALS:
+    for name, word in WORDS.items():
         values = signals[name][:, :first]
         tokens = np.isfinite(values).sum(1)
         steps = np.where(np.isfinite(values), np.arange(values.shape[1]), np.nan)
@@ -72,11 +78,11 @@ def run_features(
         centred = np.ma.masked_invalid(
             steps - np.ma.masked_invalid(steps).mean(1, keepdims=True).filled(np.nan)
         )
-        features[f"{name}, max"] = masked.max(1).filled(np.nan)
-        features[f"{name}, mean"] = masked.mean(1).filled(np.nan)
-        features[f"{name}, min"] = masked.min(1).filled(np.nan)
+        features[f"{word}, largest"] = masked.max(1).filled(np.nan)
+        features[f"{word}, mean"] = masked.mean(1).filled(np.nan)
+        features[f"{word}, smallest"] = masked.min(1).filled(np.nan)
         slope = (centred * masked).sum(1) / (centred**2).sum(1)
-        features[f"{name}, slope"] = np.where(tokens > 1, np.ma.filled(slope, np.nan), np.nan)
+        features[f"{word}, slope"] = np.where(tokens > 1, np.ma.filled(slope, np.nan), np.nan)
     confident = np.ma.masked_invalid(signals["top1_prob"][:, :first]) > CONFIDENT
     features["confident tokens, share"] = confident.mean(1).filled(np.nan)
     features[REMOVED] = runs["removed"]

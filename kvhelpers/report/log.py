@@ -88,7 +88,8 @@ def _trace(results: Sequence[ConditionResult]) -> Figure | None:
     if baseline is not None and baseline is not result:
         same = [other for other in baseline.records if other.prompt_id == record.prompt_id]
         runs += [(baseline.label, run_tokens(baseline, other)) for other in same[:1]]
-    return figures.trace(runs, record.onset) if len(runs[0][1]) else None
+    not_valid = [of_run.label for of_run in results if of_run.is_invalid]
+    return figures.trace(runs, record.onset, not_valid) if len(runs[0][1]) else None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ def test_features_are_plain_statistics_of_the_run_s_tokens():
         for _, tokens in result.signals().groupby("prompt_index"):
             for features, part in ((whole.iloc[row], tokens), (early.iloc[row], tokens[:4])):
                 values = part["entropy"].to_numpy()
-                assert features["entropy, max"] == values.max() and features["entropy, min"] == values.min()
+                assert (
+                    features["entropy, largest"] == values.max()
+                    and features["entropy, smallest"] == values.min()
+                )
                 assert features["entropy, mean"] == pytest.approx(values.mean())
                 assert features["entropy, slope"] == pytest.approx(
                     linregress(range(len(values)), values).slope
@@ -121,7 +124,10 @@ def test_the_best_number_is_the_one_furthest_from_a_half_and_no_trivial_one():
     whole, early = tables_of(results)
     numbers = best_numbers(whole, early)[-1]
     assert numbers.outcome == "wrong answer" and numbers.early.gap is None
-    assert (numbers.early.feature, numbers.early.auroc.value) == ("entropy, max", 1)  # the first of equals
+    assert (numbers.early.feature, numbers.early.auroc.value) == (
+        "entropy, largest",
+        1,
+    )  # the first of equals
     rows = whole[(whole["among"] == WITHIN) & (whole["outcome"] == "wrong answer")].set_index("feature")
     signal = rows.drop(index=[REMOVED, LENGTH])
     assert abs(numbers.whole.auroc.value - 0.5) == (signal["auroc"] - 0.5).abs().max()

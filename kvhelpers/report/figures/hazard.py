@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.incidence import IncidenceCurve
 from kvhelpers.hazard.study import Study
 from kvhelpers.presses.registry import NONE
-from kvhelpers.report.figures.style import COLOURS, STYLE
+from kvhelpers.report.figures.style import (
+    HEALTHY,
+    LOOPING,
+    STYLE,
+    WIDTH,
+    entries,
+    wrapped,
+)
 from kvhelpers.report.format import percent
 
 DRAWN = ("incidence", "reliability", "risk", "coefficients")
-COLUMNS = 4
-PALETTE = sns.color_palette("viridis_r", as_cmap=True)  # by share removed
+COLUMNS = 3
+PALETTE = sns.color_palette("viridis_r", as_cmap=True)  # from the least to the largest share removed
 SHOWN = 20  # coefficients
 
 
@@ -39,43 +50,56 @@ def cumulative_incidence(curves: Sequence[IncidenceCurve]) -> Figure:
     presses = [press for press in dict.fromkeys(curve.press for curve in curves) if press != NONE] or [NONE]
     frame = _incidence_frame([curve for curve in curves if curve.press in presses])
     shares = frame[["removed", "share removed"]].drop_duplicates().sort_values("removed")
+    least, most = shares["removed"].min(), shares["removed"].max()
+    depths = 0.1 + 0.9 * (shares["removed"] - least) / max(most - least, 0.01)
     lines = {
-        "palette": {name: PALETTE(removed) for removed, name in shares.itertuples(index=False)},
+        "palette": dict(zip(shares["share removed"], map(PALETTE, depths), strict=True)),
         "hue_order": list(shares["share removed"]),
         "style_order": list(dict.fromkeys(frame["task"])),
     }
     columns = min(COLUMNS, len(presses))
     rows = -(-len(presses) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.2 * columns + 1.6, 2.7 * rows + 0.5), layout="constrained")
+        width = (WIDTH - 1.3) / COLUMNS * columns + 1.3
+        figure = Figure(figsize=(width, max(2.6, 2.0 * rows + 0.3)), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        shown: dict[str, Artist] = {}
         for number, (axes, press) in enumerate(zip(grid.flat, presses, strict=False)):
-            sns.lineplot(
-                frame[frame["press"] == press],
-                x="tokens",
-                y="incidence",
-                hue="share removed",
-                style="task",
-                units="condition",
-                estimator=None,
-                drawstyle="steps-post",
-                ax=axes,
-                **lines,
-            )
-            axes.set_title(press, fontsize="medium")
+            part = frame[frame["press"] == press]
+            if len(part):
+                found = _incidence_lines(axes, part, lines)
+                shown = max(shown, found, key=len)
+            else:
+                axes.text(0.5, 0.5, "too few runs", transform=axes.transAxes, ha="center")
             is_lowest = number + columns >= len(presses)
-            axes.set(ylim=(0, 1), xlabel="new tokens" if is_lowest else "", ylabel="failed so far")
+            axes.set(
+                title=press, ylim=(0, 1), xlabel="new tokens" if is_lowest else "", ylabel="failed so far"
+            )
             axes.tick_params(labelbottom=is_lowest)
+            axes.xaxis.label.set_visible(is_lowest)
             axes.grid(alpha=0.3)
-        legends = [axes.get_legend() for axes in grid.flat[: len(presses)]]
-        fullest = max(legends, key=lambda legend: len(legend.get_texts()))
-        names = [text.get_text() for text in fullest.get_texts()]
-        figure.legend(fullest.legend_handles, names, loc="outside right upper", frameon=False)
-        for legend in legends:
-            legend.remove()
+        if shown:
+            figure.legend(list(shown.values()), list(shown), loc="outside right upper")
         for axes in grid.flat[len(presses) :]:
             axes.remove()
     return figure
+
+
+def _incidence_lines(axes: Axes, frame: pd.DataFrame, look: Mapping[str, Any]) -> dict[str, Artist]:
+    sns.lineplot(
+        frame,
+        x="tokens",
+        y="incidence",
+        hue="share removed",
+        style="task",
+        units="condition",
+        estimator=None,
+        drawstyle="steps-post",
+        linewidth=1.2,
+        ax=axes,
+        **look,
+    )
+    return entries(axes)
 
 
 def _incidence_frame(curves: Sequence[IncidenceCurve]) -> pd.DataFrame:
@@ -102,7 +126,7 @@ def reliability(study: Study) -> Figure:
         figure = Figure(figsize=(4.4, 4), layout="constrained")
         axes = figure.subplots()
         spread = [observed - low, high - observed]
-        axes.errorbar(predicted, observed, yerr=spread, fmt="o", color=COLOURS[0], capsize=3)
+        axes.errorbar(predicted, observed, yerr=spread, fmt="o", color=HEALTHY, capsize=3)
         top = 1.1 * max(predicted.max(), high.max())
         axes.plot([0, top], [0, top], ":", color="0.4", label="perfectly calibrated")
         axes.set(
@@ -121,8 +145,8 @@ def coefficients(study: Study) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 0.27 * len(largest) + 1), layout="constrained")
         axes, places = figure.subplots(), np.arange(len(largest))
-        axes.hlines(places, [c.low for c in largest], [c.high for c in largest], color=COLOURS[0])
-        axes.plot([c.coefficient for c in largest], places, "o", color=COLOURS[0])
+        axes.hlines(places, [c.low for c in largest], [c.high for c in largest], color=HEALTHY)
+        axes.plot([c.coefficient for c in largest], places, "o", color=HEALTHY)
         axes.axvline(0, color="0.4", linestyle=":")
         axes.set_yticks(places, [c.feature for c in largest], family="monospace", size=8)
         axes.set_xlabel("log-odds per standard deviation, with 95 % interval over prompts")
@@ -130,22 +154,18 @@ def coefficients(study: Study) -> Figure:
 
 
 def risk_over_time(study: Study) -> Figure:
-    """The out-of-fold risk of typical runs, token by token, up to the onset or the end."""
+    """The out-of-fold risk of typical runs, token by token, up to the onset or the end (dotted)."""
+    events = {Event.CENSORED: "limit", Event.END: "end"}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.5 * len(study.traces) + 0.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.5 * len(study.traces) + 0.4), layout="constrained")
         panels = np.atleast_1d(figure.subplots(len(study.traces), sharey=True))
         for axes, trace in zip(panels, study.traces, strict=True):
-            axes.plot(trace.steps, trace.risk, color=COLOURS[3 if trace.event.is_failure else 0])
-            names = {Event.CENSORED: "limit", Event.END: "end"}
-            axes.axvline(
-                trace.time,
-                color="0.35",
-                linestyle=":",
-                label=names.get(trace.event, f"onset ({trace.event})"),
-            )
-            title = f"{trace.kind}: {trace.condition}, prompt {trace.prompt}"
-            axes.set_title(title, fontsize="small", loc="left")
-            axes.set(ylim=(0, 1), ylabel="risk")
-            axes.legend(frameon=False, fontsize="small", loc="upper left")
+            axes.plot(trace.steps, trace.risk, color=LOOPING if trace.event.is_failure else HEALTHY)
+            axes.axvline(trace.time, color="0.35", linestyle=":")
+            event = events.get(trace.event, f"onset of its {trace.event}")
+            title = f"{trace.kind}: {trace.condition}, prompt {trace.prompt}; {event} at token {trace.time}"
+            axes.set_title(wrapped(title, 100), loc="left")
+            axes.set(ylim=(-0.04, 1.04), ylabel="risk", yticks=(0, 0.5, 1))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[-1].set_xlabel("new token")
     return figure

@@ -35,13 +35,29 @@ def test_a_panel_per_press_and_a_line_per_condition(study):
     assert [axes.get_title() for axes in cumulative_incidence(bare).axes] == ["none"]
 
 
+def test_presses_with_too_few_runs_say_so(study, assert_whole):
+    (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
+    few = curve.model_copy(update={"press": "tova", "tokens": (), "incidence": ()})
+    figure = cumulative_incidence([curve, few])
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [[], ["too few runs"]]
+    assert_whole(figure)
+    alone = cumulative_incidence([few])
+    assert not alone.legends
+    assert_whole(alone)
+
+
+def test_no_figure_is_cut(study, assert_whole):
+    for figure in hazard_figures(study).values():
+        assert_whole(figure)
+
+
 def test_panels_that_are_not_needed_are_gone(study):
     (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
     curves = [curve.model_copy(update={"press": name}) for name in ("a", "b", "c", "d")]
     assert [axes.get_title() for axes in cumulative_incidence(curves).axes] == ["a", "b", "c", "d"]
 
 
-def test_the_legend_stands_once_and_the_lowest_panels_have_numbers(study):
+def test_the_legend_stands_once_and_the_lowest_panels_have_numbers(study, assert_whole):
     (curve,) = (curve for curve in study.incidence if curve.press == "knorm")
     curves = [
         curve.model_copy(update={"press": press, "task": task, "removed": removed})
@@ -55,7 +71,10 @@ def test_the_legend_stands_once_and_the_lowest_panels_have_numbers(study):
     assert all(axes.get_legend() is None for axes in figure.axes)
     figure.draw_without_rendering()
     labelled = [any(text.get_visible() for text in axes.get_xticklabels()) for axes in figure.axes]
-    assert labelled == [False, False, True, True, True, True]
+    assert labelled == [False, False, False, True, True, True]
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == labelled
+    assert all(axes.xaxis.label.get_visible() for axes in figure.axes[3:])
+    assert_whole(figure)
 
 
 def test_risk_is_drawn_up_to_the_event(study):
@@ -65,7 +84,8 @@ def test_risk_is_drawn_up_to_the_event(study):
         risk, event = axes.lines
         np.testing.assert_array_equal(risk.get_ydata(), trace.risk)
         assert set(event.get_xdata()) == {trace.time} and max(risk.get_xdata()) < trace.time
-        assert axes.get_title(loc="left").startswith(f"{trace.kind}: {trace.condition}")
+        title = " ".join(axes.get_title(loc="left").split())
+        assert title.startswith(f"{trace.kind}: {trace.condition}") and title.endswith(f"token {trace.time}")
 
 
 def test_the_largest_coefficient_is_at_the_top(study):

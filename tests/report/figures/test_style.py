@@ -1,0 +1,51 @@
+import matplotlib.image
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kvhelpers.report.figures.style import (
+    NOT_VALID,
+    legend_above,
+    marked,
+    note_daggers,
+    note_open_markers,
+    open_markers,
+    save,
+    wrapped,
+)
+
+
+def test_a_dagger_is_explained_where_there_is_one():
+    assert marked("knorm 0.5", True) == "knorm 0.5" and marked("knorm 0.5", False) == "knorm 0.5 †"
+    assert note_daggers(["knorm 0.5"]) == {} and list(note_daggers(["none", "knorm 0.5 †"])) == [NOT_VALID]
+    assert note_open_markers([True]) == {} and list(note_open_markers([True, False])) == [NOT_VALID]
+
+
+def test_only_points_that_are_not_valid_are_open():
+    axes = Figure().subplots()
+    open_markers(axes, [1, 2, 3], [4, 5, 6], [True, False, True], "red", "o", size=20)
+    (points,) = axes.collections
+    assert points.get_offsets().tolist() == [[2, 5]] and points.get_facecolor().tolist() == [[1, 1, 1, 1]]
+    open_markers(axes, [1], [4], [True], "red", "o", size=20)
+    assert len(axes.collections) == 1
+
+
+def test_numbers_of_runs_are_not_torn_apart():
+    assert wrapped("a label (n = 50)", 12) == "a label\n(n = 50)"
+
+
+def test_long_legends_have_fewer_columns_and_no_end_is_cut(assert_whole):
+    for labels in (["a", "b"], ["a long label " * 4, "b"], ["very " * 60, "a long label " * 12]):
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        figure.subplots()
+        legend_above(figure, {label: Line2D([], []) for label in labels})
+        assert_whole(figure)
+        shown = [" ".join(text.get_text().split()) for text in figure.legends[0].get_texts()]
+        assert shown == [label.strip() for label in labels]
+
+
+def test_both_files_have_the_committed_size(tmp_path):
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    figure.subplots()
+    path = save(figure, tmp_path, "x")
+    assert matplotlib.image.imread(path).shape[:2] == (450, 600)
+    assert 'width="288pt" height="216pt"' in path.with_suffix(".svg").read_text()
