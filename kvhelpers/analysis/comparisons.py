@@ -138,12 +138,19 @@ class Comparisons:
         return [(against.result, against.never_ends) for against in self.against_baseline]
 
     @property
+    def while_decoding(self) -> list[tuple[ConditionResult, Tested]]:
+        """The accuracy of conditions whose caches are cut again while decoding."""
+        return [pair for pair in self.accuracy if pair[0].cuts_while_decoding]
+
+    @property
     def first_drops(self) -> list[FirstDrop]:
-        """Where each press first costs accuracy that can be seen, in the order of the presses."""
+        """Where each press first costs accuracy that can be seen, in the order of the presses; without the
+        conditions of `while_decoding`, which the prefill's kept tokens do not describe.
+        """
         groups: dict[tuple[str, str], list[AgainstBaseline]] = {}
         for against in self.against_baseline:
             condition = against.result.condition
-            if against.result.summary.kept_tokens is not None:
+            if against.result.summary.kept_tokens is not None and not against.result.cuts_while_decoding:
                 groups.setdefault((condition.press, kwargs_text(condition.press_kwargs)), []).append(against)
         drops = []
         for (press, fields), members in groups.items():

@@ -77,10 +77,11 @@ def curves(results: Sequence[ConditionResult]) -> list[Curve]:
 
 def find_half_accuracies(results: Sequence[ConditionResult]) -> list[HalfAccuracy]:
     """The half-accuracy points of all presses that have one to look for, the one that keeps its accuracy
-    longest first.
+    longest first. What the prefill keeps says too little of a cache that is cut again while decoding.
     """
     baseline = find_baseline(results)
-    points = [find_half_accuracy(baseline, curve) for curve in curves(results)] if baseline else []
+    steady = [result for result in results if not result.cuts_while_decoding]
+    points = [find_half_accuracy(baseline, curve) for curve in curves(steady)] if baseline else []
     return sorted(filter(None, points), key=lambda point: point.kept.value)
 
 

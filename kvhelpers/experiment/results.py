@@ -56,6 +56,11 @@ class ConditionResult(Shape):
         return self.path.with_suffix(".parquet")
 
     @property
+    def cuts_while_decoding(self) -> bool:
+        """Whether a run's cache was compressed again after the prefill."""
+        return any(record.compressions for record in self.records)
+
+    @property
     def is_invalid(self) -> bool:
         """Whether a flag takes away the meaning of at least half of the runs, whatever the baseline."""
         return _takes_meaning(self.summary.flags, self.summary.n)

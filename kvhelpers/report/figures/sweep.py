@@ -32,7 +32,7 @@ from kvhelpers.report.figures.style import (
 COLUMNS = 3
 ROW = 2.15  # inches
 SHADES = (("#8fd3b6", "#00402c"), ("#dfa6d3", "#4a1242"), ("#d8bd6c", "#4d3800"))  # of a press's settings
-NEAR = 1.09  # ticks nearer than this factor to each other would be written over each other
+NEAR = 1.15  # ticks nearer than this factor to each other would be written over each other
 RATE_LOOK = {
     "palette": {title: colour for title, colour, *_ in RATES.values()},
     "markers": {title: marker for title, _, marker, _ in RATES.values()},

@@ -20,6 +20,8 @@ def check_whole(figure):
         boxes = [label.get_window_extent() for label in axes.get_yticklabels() if label.get_text()]
         boxes = sorted((box for box in boxes if box.height), key=lambda box: box.y0)
         assert all(lower.y1 <= upper.y0 + 2 for lower, upper in itertools.pairwise(boxes))
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
     assert len(legends) <= 1
 
 

@@ -78,7 +78,8 @@ def test_a_condition_that_is_not_valid_is_marked():
 
 
 def test_no_more_than_twelve_panels(assert_whole):
-    results = [cut(60, base=f"press{number}") for number in range(14)]
+    results = [cut(60, "PrefillDecodingPress", base=f"a_press_with_name_{number}") for number in range(14)]
     figure = figures.cache_over_time(results)
-    assert [axes.get_title() for axes in figure.axes] == [f"DecodingPress (press{i})" for i in range(12)]
+    titles = [" ".join(axes.get_title().split()) for axes in figure.axes]
+    assert titles == [f"PrefillDecodingPress (a_press_with_name_{number})" for number in range(12)]
     assert_whole(figure)
