@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from kvhelpers.analysis.analyse import FIRST, Analysis, analyse
 from kvhelpers.analysis.comparisons import compare_conditions
 from kvhelpers.analysis.discriminators import WITHIN
-from kvhelpers.analysis.entropy_alarms import QUANTILE
 from kvhelpers.analysis.half_accuracy import curves, find_half_accuracies
 from kvhelpers.analysis.runs import instructive_run, run_tokens
 from kvhelpers.experiment.grid import Experiment, find_experiment, finished_results
@@ -50,19 +49,19 @@ class Kept:
     labels: tuple[str, ...] = ()
 
 
-def write_log(experiment: str, root: Path | None = None, quantile: float = QUANTILE) -> Path:
+def write_log(experiment: str, root: Path | None = None, analysis: Analysis | None = None) -> Path:
     """Render an experiment's log and figures from its finished conditions below ``root``; return the log's
     path.
 
-    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept. ``quantile`` sets
-    the threshold of the alarms, see `analysis.entropy_alarms`.
+    Text between ``<!-- prose:NAME -->`` and ``<!-- /prose -->`` in an existing log is kept. ``analysis`` is
+    theirs, if it is made already.
 
     Raises
     ------
-    InputError : the experiment has no finished condition, or an unreadable one; a quantile that is none.
+    InputError : the experiment has no finished condition, or an unreadable one.
     """
     results, spec = finished_results(experiment, root), find_experiment(experiment, root)
-    analysis = analyse(results, quantile)
+    analysis = analysis or analyse(results)
     path, folder = log_path(experiment), figures_dir(experiment)
     written = read_prose(path.read_text() if path.exists() else "")
     images = {name: figures.save(figure, folder, name) for name, figure in draw(results, analysis).items()}
