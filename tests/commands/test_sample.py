@@ -22,7 +22,9 @@ def test_results_are_looked_for_in_own_runs_before_samples(output):
     assert find_results("002-compression-sweep") == output / "data/results"
 
 
-@pytest.mark.parametrize("name", ["002-compression-sweep", "002-compression-sweep-gsm8k"])
+@pytest.mark.parametrize(
+    "name", ["001-reproduce-failures", "002-compression-sweep", "002-compression-sweep-gsm8k"]
+)
 def test_the_committed_table_of_runs_is_today_s(name):
     table = pd.read_parquet(samples_dir() / name / "runs.parquet")
     pd.testing.assert_frame_equal(table, runs_with_conditions(finished_results(name, samples_dir())))

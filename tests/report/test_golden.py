@@ -16,7 +16,7 @@ SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.y
 
 
 def test_there_are_samples():
-    assert SAMPLES == ["002-compression-sweep", "002-compression-sweep-gsm8k"]
+    assert SAMPLES == ["001-reproduce-failures", "002-compression-sweep", "002-compression-sweep-gsm8k"]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
