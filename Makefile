@@ -1,5 +1,5 @@
 # make reproduce: set up and run experiment 001    make test: set up and run linter, unit tests and notebook smoke tests
-# make soak: kill runs again and again    make notebooks: execute the notebooks in place
+# make soak: kill runs again and again    make notebooks: execute the notebooks in place, on the samples
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
@@ -17,7 +17,7 @@ soak: setup
 	$(BIN)/pytest -m soak
 
 notebooks: setup
-	$(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	KVHELPERS_OUTPUT=$$(mktemp -d) $(BIN)/jupyter nbconvert --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 setup: .venv/installed
 

@@ -1,16 +1,23 @@
-"""What the notebooks share: checking the parameters that papermill injected."""
+"""What the notebooks share: the check of the parameters that papermill injected, reading results, intervals
+for plots.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition, make_condition
+from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
+from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.paths import relative
+from kvhelpers.stats import wilson
 
 MARK = "# Parameters"
 WRITE_LOG = "write_log"  # a parameter of the notebook, not of the condition
@@ -75,6 +82,25 @@ def study_command(notebook: str, values: Mapping[str, Any]) -> str:
     """The papermill command that runs a notebook with these parameters."""
     text = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
     return f'papermill notebooks/{notebook}.ipynb out.ipynb -y "{text}"'
+
+
+def read_results(experiment: str, root: Path) -> list[ConditionResult]:
+    """The experiment's finished conditions below ``root``; prints how many were read from where.
+
+    Raises
+    ------
+    InputError : there is none, or one that cannot be read; a name that is none.
+    """
+    results = finished_results(experiment, root)
+    conditions = "condition" if len(results) == 1 else "conditions"
+    print(f"read {len(results)} {conditions} of {experiment} from {relative(root)}")
+    return results
+
+
+def wilson_ends(outcomes: Sequence[bool]) -> tuple[float, float]:
+    """Both ends of the Wilson 95 % interval of a share, as seaborn's ``errorbar`` takes them."""
+    rate = wilson(int(sum(outcomes)), len(outcomes))
+    return rate.low, rate.high
 
 
 def _latest_parameters(executed: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -1,10 +1,22 @@
-"""The parameters that papermill injects are checked, and only those of parameters cells."""
+"""Parameters that papermill injects are checked, and only those of parameters cells; results are read with a
+word of where from; intervals for plots.
+"""
 
+import math
+
+import pandas as pd
 import pytest
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition, make_condition
-from kvhelpers.notebook import WRITE_LOG, assigned_names, condition_from_parameters
+from kvhelpers.notebook import (
+    WRITE_LOG,
+    assigned_names,
+    condition_from_parameters,
+    read_results,
+    wilson_ends,
+)
+from kvhelpers.paths import find_results
 
 
 def test_only_parameters_cells_are_checked():
@@ -31,3 +43,23 @@ def test_only_parameters_cells_are_checked():
     mended = condition_from_parameters({"In": [misspelt, "check", own, "check"], **names})
     assert mended == condition_from_parameters({"In": [misspelt, own, "check"], **names}) == condition
     assert assigned_names("a = 1\nb: int = 2\nprint(a)") == ["a", "b"]
+
+
+def test_reading_says_how_much_from_where(output, capsys):
+    name = "002-compression-sweep"
+    results = read_results(name, find_results(name))
+    assert capsys.readouterr().out == f"read {len(results)} conditions of {name} from data/samples\n"
+    own = output / "data/results" / name / "none"
+    own.mkdir(parents=True)
+    (own / results[0].path.name).write_bytes(results[0].path.read_bytes())
+    assert [result.label for result in read_results(name, find_results(name))] == ["none"]
+    assert capsys.readouterr().out == f"read 1 condition of {name} from data/results\n"
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (1, 20), (13, 20), (50, 50)])
+def test_ends_are_those_of_wilson_s_formula(count, n):
+    z, share = 1.959963984540054, count / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    outcomes = pd.Series([True] * count + [False] * (n - count))
+    assert wilson_ends(outcomes) == pytest.approx((middle - half, middle + half), abs=1e-12)

@@ -1,16 +1,18 @@
 """The notebook as papermill runs it: from anywhere, with good and with bad parameters."""
 
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
-from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.notebook import MARK, WRITE_LOG, assigned_names
 from kvhelpers.paths import REPOSITORY, notebook_path
 
 NOTEBOOK = notebook_path("01_reproduce")
+FINDING = "001-reproduce-failures"  # the experiment that scratch runs stand beside
 
 
 def papermill(target, *parameters, cwd=REPOSITORY, notebook="notebooks/01_reproduce.ipynb"):
@@ -18,11 +20,26 @@ def papermill(target, *parameters, cwd=REPOSITORY, notebook="notebooks/01_reprod
     return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
-def test_parameters_cell_has_the_configuration_s_names():
+def text_of(notebook):
+    """What the notebook at this path printed, and its tables as text."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    texts = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    return "\n".join(texts)
+
+
+def test_parameters_cell_has_the_condition_s_names_and_defaults_in_two_halves():
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     assert parameters.source.startswith(MARK)
-    assert set(assigned_names(parameters.source)) == {*Condition.model_fields, WRITE_LOG}
+    question, running = map(assigned_names, parameters.source.split("# How it runs"))
+    assert sorted([*question, *running]) == sorted([*Condition.model_fields, WRITE_LOG])
+    assert {"model", "task", "press", "ratio", "budget", "n_prompts", "max_new_tokens"} <= set(question)
+    assert {"batch_size", "device", "dtype", WRITE_LOG} <= set(running)
+    values = {}
+    exec(parameters.source, {}, values)
+    assert values.pop(WRITE_LOG) is True
+    assert make_condition(values) == Condition()  # so that a recorded command may leave out what is default
 
 
 @pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
@@ -32,6 +49,20 @@ def test_committed_notebook_is_executed_whole_with_kernel_python3(name):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+
+
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals"])
+def test_committed_notebook_tells_its_story_to_the_end_and_shows_nothing_of_one_machine(name):
+    notebook = nbformat.read(notebook_path(name), as_version=4)
+    headings = [
+        line for cell in notebook.cells for line in cell.source.splitlines() if line.startswith("## ")
+    ]
+    assert headings[-2:] == ["## What this means", "## What it does not mean"]
+    shown = [cell.source.splitlines()[-1] for cell in notebook.cells if cell.cell_type == "code"]
+    assert shown.count("runs.head()") == 1
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]  # progress, warnings
+    assert not re.search(r"(^|[\s'\"(:=])/\w", text_of(notebook_path(name)))  # absolute paths
 
 
 @pytest.mark.parametrize(
@@ -55,33 +86,28 @@ def test_papermill_fails_with_one_sentence(output, parameters, sentence):
     assert [p.name for p in output.iterdir()] == ["out.ipynb"]
 
 
-def test_runs_from_the_notebooks_folder_with_a_ratio_alone(output):
-    small = (
-        "-p",
-        "n_prompts",
-        "2",
-        "-p",
-        "n_fewshot",
-        "1",
-        "-p",
-        "max_new_tokens",
-        "12",
-        "-p",
-        "device",
-        "cpu",
-    )
-    run = papermill(
-        output / "out.ipynb",
-        "-p",
-        "ratio",
-        "0.75",
-        *small,
-        cwd=REPOSITORY / "notebooks",
-        notebook="01_reproduce.ipynb",
-    )
+SMALL = {"n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 12, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "read"),
+    [
+        (
+            "scratch",
+            ["1 condition of scratch from data/results", f"4 conditions of {FINDING} from data/samples"],
+        ),
+        (FINDING, [f"1 condition of {FINDING} from data/results"]),  # one's own results before the sample's
+    ],
+)
+def test_runs_from_the_notebooks_folder_beside_the_conditions_it_belongs_to(output, experiment, read):
+    values = SMALL | {"experiment": experiment, "ratio": 0.75}
+    parameters = [part for name, value in values.items() for part in ("-p", name, str(value))]
+    out, folder = output / "out.ipynb", REPOSITORY / "notebooks"
+    run = papermill(out, *parameters, cwd=folder, notebook="01_reproduce.ipynb")
     assert run.returncode == 0, run.stderr
-    assert (output / "data/results/scratch/streaming_llm/smollm2-135m_0.75_2p.json").exists()
-    assert (output / "experiments/scratch.md").exists()
+    assert re.findall(r"^read (.*)$", text_of(out), re.MULTILINE) == read
+    assert (output / f"data/results/{experiment}/streaming_llm/smollm2-135m_0.75_2p.json").exists()
+    assert (output / f"experiments/{experiment}.md").exists()
 
 
 @pytest.mark.parametrize(

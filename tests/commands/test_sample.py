@@ -13,6 +13,8 @@ from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import find_results, samples_dir
 
+SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.yaml"))
+
 
 def test_results_are_looked_for_in_own_runs_before_samples(output):
     assert find_results("002-compression-sweep") == samples_dir()
@@ -22,7 +24,7 @@ def test_results_are_looked_for_in_own_runs_before_samples(output):
     assert find_results("002-compression-sweep") == output / "data/results"
 
 
-@pytest.mark.parametrize("name", ["002-compression-sweep", "002-compression-sweep-gsm8k"])
+@pytest.mark.parametrize("name", SAMPLES)
 def test_the_committed_table_of_runs_is_today_s(name):
     table = pd.read_parquet(samples_dir() / name / "runs.parquet")
     pd.testing.assert_frame_equal(table, runs_with_conditions(finished_results(name, samples_dir())))
