@@ -28,7 +28,7 @@ class StudyProvenance(Shape):
 
 
 def study_provenance(command: str | None) -> StudyProvenance:
-    """Where a study comes from that this process makes now, by this command."""
+    """Where a study comes from that this process begins to make now, by this command."""
     from kvhelpers.experiment.provenance import code_version, processor  # loads torch: only to make a study
 
     commit, clean = code_version()

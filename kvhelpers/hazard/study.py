@@ -315,7 +315,7 @@ def make_study(
     ------
     InputError : too many folds for the prompts, or too little to learn from.
     """
-    settings = settings or StudySettings()
+    provenance, settings = study_provenance(command), settings or StudySettings()
     horizon, names = settings.horizon, family_names(*settings.families)
     evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
     with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
@@ -348,7 +348,7 @@ def make_study(
         bar.update()
     model = fit(risk, horizon, names)
     return Study(
-        provenance=study_provenance(command),
+        provenance=provenance,
         settings=settings,
         draws=Draws(usual=RESAMPLES, precision=PRECISION_DRAWS, coefficients=COEFFICIENT_DRAWS, seed=SEED),
         data=describe_runs(risk, results),

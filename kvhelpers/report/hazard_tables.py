@@ -132,9 +132,9 @@ def learning_rows(study: Study) -> dict[str, TokenMetrics]:
 def number_tables(study: Study) -> dict[str, pd.DataFrame]:
     """The tables as numbers, by the name of their file.
 
-    A row per number: what it is of, the ``metric``, ``estimate``, its 95 % interval ``low`` to ``high``, ``n``
-    tokens (runs, where the metric is about runs) and their ``prompts``. ``events`` has a row per task and
-    press instead.
+    A row per number: what it is of, the ``metric``, the ``estimate``, its 95 % interval ``low`` to ``high``,
+    ``n`` tokens (runs, where the metric is about runs) and their ``prompts``. ``events`` has a row per task
+    and press instead.
     """
     every = study.learning | {1.0: study.methods[PROPOSED]}
     return {
