@@ -5,6 +5,9 @@ every time.
 import os
 import tempfile
 
+# ten minutes; tests/test_notebook_hazard.py runs it on a few prompts
+collect_ignore = ["notebooks/03_hazard.ipynb"]
+
 # before any test, because notebook kernels inherit the environment
 os.environ["KVHELPERS_OUTPUT"] = tempfile.mkdtemp(prefix="kvhelpers-tests-")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -47,7 +47,7 @@ def main():
         judgement = judge(risk, LogisticHazard(HORIZON, names))
         rows.append({"predictor": PROPOSED, "candidate": model.PENALTY} | judgement)
     for values in itertools.product(*CANDIDATES.values()):
-        predictors.TREES = dict(zip(CANDIDATES, values, strict=True))
+        predictors.TREE_SETTINGS = dict(zip(CANDIDATES, values, strict=True))
         judgement = judge(risk, BoostedTrees(HORIZON, names))
         rows.append({"predictor": TREES, "candidate": values} | judgement)
     print(f"{len(risk.runs)} runs, {len(risk.run)} tokens at risk; trees: {', '.join(CANDIDATES)}")

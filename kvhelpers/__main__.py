@@ -82,10 +82,13 @@ def _rescore(options: argparse.Namespace) -> str:
 
 
 def _log(options: argparse.Namespace) -> str:
+    from kvhelpers.report.hazard_log import study_path, write_stored_log
     from kvhelpers.report.log import write_log
 
-    write_log(options.experiment, find_results(options.experiment))
-    return _where(options.experiment)
+    name, root = options.experiment, find_results(options.experiment)
+    write = write_stored_log if study_path(name, root).is_file() else write_log
+    write(name, root)
+    return _where(name)
 
 
 def _sample(options: argparse.Namespace) -> str:

@@ -70,7 +70,7 @@ def machine(condition: Condition) -> Machine:
     device = resolve_device(condition.device)
     return Machine(
         system=platform.system(),
-        processor=_processor(),
+        processor=processor(),
         cores=os.cpu_count(),
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         torch_threads=torch.get_num_threads(),
@@ -80,7 +80,7 @@ def machine(condition: Condition) -> Machine:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's model where Linux names it, else its architecture."""
     try:
         lines = CPU_INFO.read_text().splitlines()

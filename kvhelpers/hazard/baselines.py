@@ -13,8 +13,9 @@ from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.presses.registry import NONE
 
 MAIN = ("signals", "rolling", "repetition", "canary")
-PROPOSED, TREES, BOTH = "logistic hazard", "boosted trees", "logistic + trees"
-BASE_RATE = "base rate"
+PROPOSED, TREES = "logistic hazard", "boosted trees"
+AVERAGE = f"average of {PROPOSED} and {TREES}"
+BASE_RATE, CONDITION = "base rate", "share removed × press"
 CUSUM = "cusum"
 SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
 
@@ -55,7 +56,7 @@ def baselines(risk: RiskSet, horizon: int) -> dict[str, Predictor]:
         BASE_RATE: BaseRate(horizon),
         "position": BoostedTrees(horizon, family_names("position")),
         "share removed": BoostedTrees(horizon, ("removed",)),
-        "share removed × press": BoostedTrees(horizon, condition),
+        CONDITION: BoostedTrees(horizon, condition),
         "entropy": LogisticHazard(horizon, ("entropy",)),
         "rolling entropy (16)": LogisticHazard(horizon, ("entropy_mean16",)),
         "CUSUM of entropy": CusumOfEntropy(horizon),

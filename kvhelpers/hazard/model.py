@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from kvhelpers.errors import InputError
@@ -28,6 +30,19 @@ from kvhelpers.records import Shape
 # reported
 PENALTY = 0.01  # inverse strength of the L2 penalty on standardized features
 CLIP = 5.0  # standard deviations
+
+
+class Numbers(NamedTuple):
+    """What a logistic hazard learns: mean, scale and coefficient of each feature, and the intercept."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    coefficient: np.ndarray
+    intercept: float
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Probability of an onset within the horizon, ``[N]``, from features ``[N, F]``."""
+        return expit(standardized(features, self.mean, self.scale) @ self.coefficient + self.intercept)
 
 
 class HazardModel(Shape):
@@ -56,8 +71,8 @@ class HazardModel(Shape):
         return self
 
     @cached_property
-    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return np.array(self.mean), np.array(self.scale), np.array(self.coefficient)
+    def _numbers(self) -> Numbers:
+        return Numbers(np.array(self.mean), np.array(self.scale), np.array(self.coefficient), self.intercept)
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Probability of an onset within the horizon, ``[N]``, from features ``[N, F]`` in the order of
@@ -73,8 +88,7 @@ class HazardModel(Shape):
                 f"features have {features.shape[1]} columns; the model was trained on {len(self.names)}, "
                 f"{self.names[0]} to {self.names[-1]}"
             )
-        mean, scale, coefficient = self._numbers
-        return 1 / (1 + np.exp(-(standardized(features, mean, scale) @ coefficient + self.intercept)))
+        return self._numbers.score(features)
 
     def save(self, path: Path) -> Path:
         """Write the model as JSON."""
@@ -112,22 +126,20 @@ def fit(risk: RiskSet, horizon: int, names: Sequence[str], train: np.ndarray | N
             f"of {len(label)} tokens to learn from, {int(label.sum())} precede a failure; both kinds are "
             "needed"
         )
-    mean, scale, coefficient, intercept = fit_numbers(features, label)
+    numbers = fit_numbers(features, label)
     return HazardModel(
         horizon=horizon,
         names=tuple(names),
         data_hash=risk.part(known).hash(),
-        mean=tuple(mean.tolist()),
-        scale=tuple(scale.tolist()),
-        coefficient=tuple(coefficient.tolist()),
-        intercept=intercept,
+        mean=tuple(numbers.mean.tolist()),
+        scale=tuple(numbers.scale.tolist()),
+        coefficient=tuple(numbers.coefficient.tolist()),
+        intercept=numbers.intercept,
     )
 
 
-def fit_numbers(features: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean, scale and coefficient of each feature, and the intercept, from features ``[N, F]`` and labels
-    ``[N]``, both kinds among them.
-    """
+def fit_numbers(features: np.ndarray, label: np.ndarray) -> Numbers:
+    """Learn from features ``[N, F]`` and labels ``[N]``, both kinds among them."""
     missing = np.isnan(features)
     count = np.maximum((~missing).sum(0), 1)
     mean = np.where(missing, 0, features).sum(0, dtype=float) / count
@@ -135,4 +147,4 @@ def fit_numbers(features: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np
     scale = np.where(scale > 0, scale, 1.0)
     model = LogisticRegression(C=PENALTY, solver="newton-cholesky")
     model.fit(standardized(features, mean, scale), label)
-    return mean, scale, model.coef_[0], float(model.intercept_[0])
+    return Numbers(mean, scale, model.coef_[0], float(model.intercept_[0]))

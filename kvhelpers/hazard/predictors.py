@@ -15,11 +15,11 @@ import numpy as np
 from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from kvhelpers.hazard.model import fit_numbers, standardized
+from kvhelpers.hazard.model import fit_numbers
 from kvhelpers.hazard.risk_set import RiskSet
 
 # chosen by benchmarks/hazard_choice.py, as the penalty
-TREES = {
+TREE_SETTINGS = {
     "max_iter": 40,
     "learning_rate": 0.04,
     "max_leaf_nodes": 5,
@@ -27,6 +27,7 @@ TREES = {
     "l2_regularization": 10.0,
     "max_features": 0.2,
 }
+SEED = 0  # of whatever is drawn at random
 FEW = 20  # features, of which every split may choose among all
 
 
@@ -78,10 +79,10 @@ class LogisticHazard(Learned):
     """The logistic regression of `model.fit`."""
 
     def _fit(self, features: np.ndarray, label: np.ndarray) -> None:
-        self.mean, self.scale, self.coefficient, self.intercept = fit_numbers(features, label)
+        self.numbers = fit_numbers(features, label)
 
     def _score(self, features: np.ndarray) -> np.ndarray:
-        return expit(standardized(features, self.mean, self.scale) @ self.coefficient + self.intercept)
+        return self.numbers.score(features)
 
 
 class BoostedTrees(Learned):
@@ -89,8 +90,10 @@ class BoostedTrees(Learned):
 
     def _fit(self, features: np.ndarray, label: np.ndarray) -> None:
         self.empty = np.isnan(features).all(0)
-        settings = TREES if features.shape[1] > FEW else TREES | {"max_features": 1.0}
-        self.trees = HistGradientBoostingClassifier(**settings, early_stopping=False, random_state=0)
+        few = {} if features.shape[1] > FEW else {"max_features": 1.0}
+        self.trees = HistGradientBoostingClassifier(
+            **TREE_SETTINGS | few, early_stopping=False, random_state=SEED
+        )
         self.trees.fit(self._filled(features), label)
 
     def _score(self, features: np.ndarray) -> np.ndarray:

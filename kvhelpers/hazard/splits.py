@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from kvhelpers.errors import InputError
-from kvhelpers.hazard.predictors import Predictor
+from kvhelpers.hazard.predictors import SEED, Predictor
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.presses.registry import NONE
 
@@ -75,7 +75,7 @@ def task_splits(runs: pd.DataFrame) -> list[Split]:
 def with_share(split: Split, runs: pd.DataFrame, share: float) -> Split:
     """The same split with a share of its training prompts, at least two."""
     prompts = sorted(set(runs["prompt"][split.train]))
-    few = np.random.default_rng(0).permutation(prompts)[: max(2, round(share * len(prompts)))]
+    few = np.random.default_rng(SEED).permutation(prompts)[: max(2, round(share * len(prompts)))]
     return Split(split.train & runs["prompt"].isin(few).to_numpy(), split.test)
 
 

@@ -7,6 +7,7 @@ as JSON, from which the log is written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +20,8 @@ from tqdm import tqdm
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard.baselines import (
+    AVERAGE,
     BASE_RATE,
-    BOTH,
     MAIN,
     PROPOSED,
     TREES,
@@ -35,7 +36,8 @@ from kvhelpers.hazard.features import FAMILIES
 from kvhelpers.hazard.incidence import IncidenceCurve, incidence_curves
 from kvhelpers.hazard.model import HazardModel, fit, fit_numbers
 from kvhelpers.hazard.online import Cost, measure_cost
-from kvhelpers.hazard.predictors import BoostedTrees, LogisticHazard, Predictor, averaged
+from kvhelpers.hazard.predictors import SEED, BoostedTrees, LogisticHazard, Predictor, averaged
+from kvhelpers.hazard.provenance import StudyProvenance, study_provenance
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.hazard.run_alarms import RATES, RunAlarms, run_alarms
 from kvhelpers.hazard.splits import (
@@ -50,17 +52,22 @@ from kvhelpers.hazard.splits import (
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import Shape
-from kvhelpers.stats import Estimate, TokenMetrics, auroc_difference, draws, reliability, token_metrics
+from kvhelpers.scoring.flags import INVALIDATING
+from kvhelpers.stats import (
+    RESAMPLES,
+    Estimate,
+    TokenMetrics,
+    auroc_difference,
+    draws,
+    reliability,
+    token_metrics,
+)
+from kvhelpers.stats.token_metrics import PRECISION_DRAWS
 
 HORIZONS = (1, 5, 10, 32, 50)
 SHARES = (0.25, 0.5, 0.75)  # of the training prompts, for the learning curve
 COEFFICIENT_DRAWS = 40
 SHUFFLES = 6  # of outcomes; a single one lies off 0.5 by chance
-UNSEEN = "presses never seen, all"
-UNSEEN_PRESS, UNSEEN_TASK = "press never seen: ", "task never seen: "
-SEEN_TASK, ONLY = "all seen, ", " only"
-WITHOUT = "without "
-WITH_CONDITION = "with share removed and press"
 
 
 @dataclass(frozen=True)
@@ -107,19 +114,57 @@ class EventCounts(Shape):
     immediate: int
 
 
-class Runs(Shape):
-    """What a study learned from. ``left_out`` are conditions (experiment, label) whose flags take away their
-    meaning; ``onsets`` are the quartiles of the failures' tokens.
+class Draws(Shape):
+    """How often prompts are drawn: for the intervals of AUROC, Brier score and shares, of average precision,
+    and of coefficients. All by ``seed``, as are the trees and the prompts that a learning curve takes; the
+    shuffles of the outcomes have the seeds from 0 on.
     """
 
-    experiments: tuple[str, ...]
-    left_out: tuple[tuple[str, str], ...]
+    usual: int
+    precision: int
+    coefficients: int
+    seed: int
+
+
+class Source(Shape):
+    """An experiment that was read, what ran in it, and how many conditions were used."""
+
+    experiment: str
+    model: str
+    task: str
+    dtype: str
+    conditions: int
+
+
+class LeftOut(Shape):
+    """A condition that was read and not used, because of the ``flags`` that take away its meaning."""
+
+    experiment: str
+    condition: str
+    flags: tuple[str, ...]
+
+
+class Runs(Shape):
+    """What a study learned from. ``onsets`` are the quartiles of the failures' tokens."""
+
+    sources: tuple[Source, ...]
+    left_out: tuple[LeftOut, ...]
     runs: int
     prompts: int
     tokens: int
     failed: int
     onsets: tuple[float, float, float]
     events: tuple[EventCounts, ...]
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """The names of the experiments."""
+        return tuple(dict.fromkeys(source.experiment for source in self.sources))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that ran."""
+        return tuple(dict.fromkeys(source.model for source in self.sources))
 
 
 class ReliabilityBin(Shape):
@@ -141,23 +186,50 @@ class Coefficient(Shape):
     high: float
 
 
+class Elsewhere(Shape):
+    """The proposed predictor on presses and tasks that it has not seen, nor their prompts: all presses left
+    out in turn, and by the press or task left out. Beside it, where all were seen: by task, and without the
+    censored runs. By task there is nothing where there is one task only.
+    """
+
+    unseen_presses: TokenMetrics
+    by_unseen_press: dict[str, TokenMetrics]
+    by_unseen_task: dict[str, TokenMetrics]
+    by_seen_task: dict[str, TokenMetrics]
+    uncensored: TokenMetrics
+
+
+class Ablations(Shape):
+    """The logistic hazard ``without`` a family of features, with it ``alone``, and with more than the
+    families: the token's number, the share removed, share and press.
+    """
+
+    without: dict[str, TokenMetrics]
+    alone: dict[str, TokenMetrics]
+    with_position: TokenMetrics
+    with_share: TokenMetrics
+    with_condition: TokenMetrics
+
+
 class Study(Shape):
     """What is known about predictors at the horizon and with the families of ``settings``, unless said
     otherwise.
 
-    Dictionaries map a predictor's or a test's name to its `TokenMetrics`. ``above`` are the differences of
-    the proposed predictor's AUROC and each baseline's, over the same draws of prompts; ``control`` has one
-    entry per shuffle of the outcomes. ``reliability``, ``traces`` and ``missed`` are about the proposed
-    predictor's out-of-fold scores; ``model`` is trained on all prompts.
+    ``methods`` and ``alarms`` are by predictor, ``above`` by baseline: the differences of the proposed
+    predictor's AUROC and the baseline's, over the same draws of prompts. ``learning`` is by share of the
+    training prompts; ``control`` has one entry per shuffle of the outcomes. ``reliability``, ``traces`` and
+    ``missed`` are about the proposed predictor's out-of-fold scores; ``model`` is trained on all prompts.
     """
 
+    provenance: StudyProvenance
     settings: StudySettings
+    draws: Draws
     data: Runs
     methods: dict[str, TokenMetrics]
     above: dict[str, Estimate | None]
     by_horizon: dict[int, TokenMetrics]
-    elsewhere: dict[str, TokenMetrics]
-    ablations: dict[str, TokenMetrics]
+    elsewhere: Elsewhere
+    ablations: Ablations
     control: tuple[TokenMetrics, ...]
     learning: dict[float, TokenMetrics]
     alarms: dict[str, tuple[RunAlarms, ...]]
@@ -231,18 +303,19 @@ def make_study(
     risk: RiskSet,
     results: Sequence[ConditionResult],
     settings: StudySettings | None = None,
+    command: str | None = None,
     progress: bool = True,
 ) -> Study:
     """Compute everything for the proposed predictor and its baselines.
 
     ``results`` are the conditions that the risk set was read from: what was left out of it, and the cost of
-    their runs.
+    their runs. ``command`` is noted as what makes the study again.
 
     Raises
     ------
     InputError : too many folds for the prompts, or too little to learn from.
     """
-    settings = settings or StudySettings()
+    provenance, settings = study_provenance(command), settings or StudySettings()
     horizon, names = settings.horizon, family_names(*settings.families)
     evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
     with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
@@ -275,7 +348,9 @@ def make_study(
         bar.update()
     model = fit(risk, horizon, names)
     return Study(
+        provenance=provenance,
         settings=settings,
+        draws=Draws(usual=RESAMPLES, precision=PRECISION_DRAWS, coefficients=COEFFICIENT_DRAWS, seed=SEED),
         data=describe_runs(risk, results),
         methods=methods,
         above=above,
@@ -303,7 +378,7 @@ def _methods(
     """Metrics of all predictors, and by how much the proposed one is above each baseline."""
     risk, horizon = evaluation.risk, evaluation.horizon
     trees = evaluation.scores(BoostedTrees(horizon, names))
-    compared = {PROPOSED: scores, TREES: trees, BOTH: averaged(scores, trees)}
+    compared = {PROPOSED: scores, TREES: trees, AVERAGE: averaged(scores, trees)}
     methods = {name: evaluation.metrics(values) for name, values in compared.items()}
     above = {}
     for name, predictor in baselines(risk, horizon).items():
@@ -313,45 +388,42 @@ def _methods(
     return methods, above
 
 
-def _elsewhere(evaluation: Evaluation, hazard: Predictor, seen: np.ndarray) -> dict[str, TokenMetrics]:
-    """The proposed predictor on presses and tasks that it has not seen, nor the prompts; its scores where all
-    presses and tasks were ``seen``, on parts of the runs.
+def _elsewhere(evaluation: Evaluation, hazard: Predictor, seen: np.ndarray) -> Elsewhere:
+    """The proposed predictor where a press or a task was left out; its scores where all were ``seen``, on
+    parts of the runs.
     """
     risk = evaluation.risk
     press, task = (risk.runs[name].to_numpy()[risk.run] for name in ("press", "task"))
     compressed, tasks = press != NONE, sorted(set(task))
-    scores = scores_of(risk, hazard, press_splits(risk.runs, evaluation.folds))
-    metrics = {UNSEEN: evaluation.metrics(scores, compressed)}
-    for name in sorted(set(press[compressed])):
-        metrics[UNSEEN_PRESS + name] = evaluation.metrics(scores, press == name)
-    if len(tasks) > 1:
-        across = scores_of(risk, hazard, task_splits(risk.runs))
-        metrics |= {UNSEEN_TASK + name: evaluation.metrics(across, task == name) for name in tasks}
-    whole = ~risk.has_event(Event.CENSORED)[risk.run]
-    metrics["all presses seen, censored runs left out"] = evaluation.metrics(seen, whole)
-    if len(tasks) > 1:
-        metrics |= {SEEN_TASK + name + ONLY: evaluation.metrics(seen, task == name) for name in tasks}
-    return metrics
+    without_press = scores_of(risk, hazard, press_splits(risk.runs, evaluation.folds))
+    without_task = scores_of(risk, hazard, task_splits(risk.runs))
+    several = tasks if len(tasks) > 1 else []
+    return Elsewhere(
+        unseen_presses=evaluation.metrics(without_press, compressed),
+        by_unseen_press={
+            name: evaluation.metrics(without_press, press == name) for name in sorted(set(press[compressed]))
+        },
+        by_unseen_task={name: evaluation.metrics(without_task, task == name) for name in several},
+        by_seen_task={name: evaluation.metrics(seen, task == name) for name in several},
+        uncensored=evaluation.metrics(seen, ~risk.has_event(Event.CENSORED)[risk.run]),
+    )
 
 
-def _ablations(evaluation: Evaluation, families: Sequence[str]) -> dict[str, TokenMetrics]:
-    """The logistic hazard with other families of features."""
+def _ablations(evaluation: Evaluation, families: Sequence[str]) -> Ablations:
+    """The logistic hazard with other features."""
+
+    def judge(*names: str) -> TokenMetrics:
+        return evaluation.judge(LogisticHazard(evaluation.horizon, names))
+
     every = family_names(*families)
-    features = {
-        WITHOUT + family: family_names(*(other for other in families if other != family))
-        for family in families
-    }
-    features |= {family + ONLY: family_names(family) for family in families}
-    features |= {
-        "with position": family_names(*dict.fromkeys([*families, "position"])),
-        "with share removed": (*every, "removed"),
-        WITH_CONDITION: (*every, "removed", *press_names(evaluation.risk)),
-    }
-    return {
-        name: evaluation.judge(LogisticHazard(evaluation.horizon, names))
-        for name, names in features.items()
-        if names
-    }
+    others = {family: [other for other in families if other != family] for family in families}
+    return Ablations(
+        without={family: judge(*family_names(*rest)) for family, rest in others.items() if rest},
+        alone={family: judge(*family_names(family)) for family in families},
+        with_position=judge(*family_names(*dict.fromkeys([*families, "position"]))),
+        with_share=judge(*every, "removed"),
+        with_condition=judge(*every, "removed", *press_names(evaluation.risk)),
+    )
 
 
 def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
@@ -381,11 +453,11 @@ def _coefficients(risk: RiskSet, names: tuple[str, ...], horizon: int) -> tuple[
     label, features = risk.label(horizon), risk.columns(names)
     known = np.flatnonzero(~np.isnan(label))
     prompts, codes = np.unique(risk.prompts[known].astype(str), return_inverse=True)
-    _, _, fitted, _ = fit_numbers(features[known], label[known])
+    fitted = fit_numbers(features[known], label[known]).coefficient
     drawn = []
-    for weights in draws(len(prompts))[:COEFFICIENT_DRAWS]:
+    for weights in draws(len(prompts), SEED)[:COEFFICIENT_DRAWS]:
         again = np.repeat(known, weights[codes].astype(int))
-        drawn.append(fit_numbers(features[again], label[again])[2])
+        drawn.append(fit_numbers(features[again], label[again]).coefficient)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return tuple(
         Coefficient(feature=names[k], coefficient=fitted[k], low=low[k], high=high[k])
@@ -410,12 +482,33 @@ def describe_runs(risk: RiskSet, results: Sequence[ConditionResult]) -> Runs:
         )
     quartiles = np.percentile(runs["time"][runs["failed"]], [25, 50, 75])
     return Runs(
-        experiments=tuple(dict.fromkeys(runs["experiment"])),
-        left_out=tuple((r.condition.experiment, r.label) for r in results if r.is_invalid),
+        sources=_sources(results),
+        left_out=tuple(
+            LeftOut(
+                experiment=r.condition.experiment,
+                condition=r.label,
+                flags=[name for name in r.summary.flags if name in INVALIDATING],
+            )
+            for r in results
+            if r.is_invalid
+        ),
         runs=len(runs),
         prompts=runs["prompt"].nunique(),
         tokens=len(risk.run),
         failed=int(runs["failed"].sum()),
         onsets=tuple(map(float, quartiles)),
         events=tuple(counts),
+    )
+
+
+def _sources(results: Sequence[ConditionResult]) -> tuple[Source, ...]:
+    """What ran, by experiment, model, task and precision; without the conditions that are left out."""
+    used = Counter(
+        (r.condition.experiment, r.condition.model, r.condition.task, r.provenance.machine.dtype)
+        for r in results
+        if not r.is_invalid
+    )
+    return tuple(
+        Source(experiment=experiment, model=model, task=task, dtype=dtype, conditions=count)
+        for (experiment, model, task, dtype), count in used.items()
     )

@@ -18,13 +18,13 @@ from kvhelpers.report.figures import (
 from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
 from kvhelpers.report.format import markdown_table
 from kvhelpers.report.hazard_log import (
-    alarms_table,
+    abstract,
+    conclusions,
     control_sentence,
-    events_table,
-    metrics_table,
-    result_sentences,
+    save_study,
     write_hazard_log,
 )
+from kvhelpers.report.hazard_tables import alarms_table, events_table, metrics_table, number_tables
 from kvhelpers.report.log import write_log
 from kvhelpers.report.sentences import (
     alarm_sentences,
@@ -42,10 +42,12 @@ from kvhelpers.report.tables import (
 )
 
 __all__ = [
+    "abstract",
     "alarm_sentences",
     "alarms_table",
     "aligned",
     "cache_over_time",
+    "conclusions",
     "condition_sentence",
     "control_sentence",
     "cumulative_incidence",
@@ -59,12 +61,13 @@ __all__ = [
     "metrics_table",
     "mode_bars",
     "mode_table",
+    "number_tables",
     "onset_sentences",
     "outcomes",
     "press_table",
     "rates_by_kept",
-    "result_sentences",
     "results_table",
+    "save_study",
     "side_by_side",
     "signals_table",
     "token_trace",

@@ -8,7 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from kvhelpers.hazard.baselines import CUSUM, CusumOfEntropy, baselines, with_cusum
 from kvhelpers.hazard.features import NAMES
 from kvhelpers.hazard.model import fit
-from kvhelpers.hazard.predictors import TREES, BaseRate, BoostedTrees, LogisticHazard, averaged
+from kvhelpers.hazard.predictors import TREE_SETTINGS, BaseRate, BoostedTrees, LogisticHazard, averaged
 from kvhelpers.stats import token_metrics
 
 SOME = ("entropy", "margin", "kl_now", "repeated_suffix")
@@ -31,7 +31,7 @@ def test_the_logistic_hazard_is_the_model_that_is_shipped(risk, half):
 
 @pytest.mark.parametrize(("names", "changes"), [(NAMES, {}), (SOME, {"max_features": 1.0})])
 def test_trees_are_scikit_learn_s(risk, half, names, changes):
-    trees = HistGradientBoostingClassifier(**TREES | changes, early_stopping=False, random_state=0)
+    trees = HistGradientBoostingClassifier(**TREE_SETTINGS | changes, early_stopping=False, random_state=0)
     trees.fit(risk.columns(names, half), risk.label(10)[half])
     scores = BoostedTrees(10, names).fit(risk, half).score(risk)
     np.testing.assert_array_equal(scores, trees.predict_proba(risk.columns(names))[:, 1])

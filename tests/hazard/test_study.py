@@ -1,5 +1,6 @@
 """The study sees what is there, nothing where nothing is, and is data that can be stored."""
 
+import inspect
 import json
 
 import numpy as np
@@ -8,10 +9,11 @@ from factories import make_result
 from factories_risk import make_looping_study, make_risk
 
 from kvhelpers.errors import InputError
-from kvhelpers.hazard.baselines import MAIN, PROPOSED, TREES, family_names
+from kvhelpers.hazard.baselines import AVERAGE, MAIN, PROPOSED, TREES, family_names
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.predictors import LogisticHazard
 from kvhelpers.hazard.study import Evaluation, StudySettings, make_study, read_study, shuffle_outcomes
+from kvhelpers.stats import draws
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,16 @@ def study():
 def test_what_is_there_is_seen(study):
     entropy, best = study.methods["entropy"].auroc, study.methods[PROPOSED].auroc
     assert entropy.value > 0.9 and best.value > 0.85
-    assert study.methods[TREES].auroc.value > 0.7
+    assert study.methods[TREES].auroc.value > 0.7 and study.methods[AVERAGE].auroc.value > 0.7
     assert study.methods["base rate"].auroc.value == 0.5
-    assert set(study.elsewhere) >= {
-        "presses never seen, all",
-        "press never seen: knorm",
-        "task never seen: task0",
-        "all seen, task1 only",
-    }
+    elsewhere, ablations = study.elsewhere, study.ablations
+    assert list(elsewhere.by_unseen_press) == ["knorm", "tova"]
+    assert list(elsewhere.by_unseen_task) == list(elsewhere.by_seen_task) == ["task0", "task1"]
+    assert elsewhere.uncensored == study.methods[PROPOSED]  # no run is censored here
+    tested = sum(metrics.tokens for metrics in elsewhere.by_unseen_press.values())
+    assert tested == elsewhere.unseen_presses.tokens < study.methods[PROPOSED].tokens
+    assert list(ablations.without) == list(ablations.alone) == list(MAIN)
+    assert ablations.alone["signals"].auroc.value > 0.9 > 0.7 > ablations.without["signals"].auroc.value
     assert list(study.by_horizon) == [1, 5, 10, 32, 50]
     assert study.coefficients[0].feature == "entropy" and study.coefficients[0].low > 0
     magnitudes = [abs(coefficient.coefficient) for coefficient in study.coefficients]
@@ -43,6 +47,16 @@ def test_what_is_there_is_seen(study):
 def test_what_it_learned_from_is_counted(study):
     data = study.data
     assert (data.runs, data.prompts, data.failed, data.left_out) == (60, 10, 20, ())
+    assert [source.model_dump() for source in data.sources] == [
+        {
+            "experiment": "made",
+            "model": "m",
+            "task": "onestep",
+            "dtype": "float32",
+            "conditions": 1,
+        }
+    ]
+    assert (data.experiments, data.models) == (("made",), ("m",))
     assert sum(counts.runs for counts in data.events) == data.runs
     assert sum(counts.events[Event.LOOP] for counts in data.events) == data.failed
     bare = [counts for counts in data.events if counts.press == "none"]
@@ -56,7 +70,27 @@ def test_invalid_conditions_are_named():
     study = make_study(
         make_risk(4), [*results, flagged], StudySettings(folds=2, families=("signals",)), progress=False
     )
-    assert study.data.left_out == (("made", "tova 0.5"),)
+    (left,) = study.data.left_out
+    assert (left.experiment, left.condition, left.flags) == ("made", "tova 0.5", ("not_compressed",))
+    assert [source.conditions for source in study.data.sources] == [2]
+
+
+def test_one_family_has_nothing_to_leave_out():
+    _, results = make_looping_study()
+    settings = StudySettings(folds=2, families=("signals",))
+    ablations = make_study(make_risk(4), results, settings, progress=False).ablations
+    assert (ablations.without, list(ablations.alone)) == ({}, ["signals"])
+
+
+def test_what_made_it_is_noted():
+    _, results = make_looping_study()
+    settings = StudySettings(folds=2, families=("signals",))
+    made = make_study(make_risk(4), results, settings, "papermill …", progress=False)
+    assert made.provenance.command == "papermill …"
+    assert {"python", "scikit-learn", "numpy"} <= set(made.provenance.versions)
+    assert made.provenance.threads >= 1 and made.provenance.processor
+    assert (made.draws.usual, made.draws.precision, made.draws.coefficients) == (1000, 200, 40)
+    assert inspect.signature(draws).parameters["seed"].default == made.draws.seed
 
 
 def test_a_study_survives_storage(study, tmp_path):

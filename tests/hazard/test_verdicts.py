@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 from factories_risk import make_looping_study
 
-from kvhelpers.hazard.baselines import PROPOSED
-from kvhelpers.hazard.study import UNSEEN
+from kvhelpers.hazard.baselines import CONDITION, PROPOSED
 from kvhelpers.hazard.verdicts import (
     Beside,
     Caught,
     Control,
-    Target,
+    Foreseen,
     beside_baselines,
+    beside_condition,
     control,
+    foreseen,
+    influences,
     runs_beside_baselines,
-    shortfall,
-    targets,
 )
 from kvhelpers.stats import Estimate, TokenMetrics
 
@@ -41,26 +41,41 @@ def changed(study, **fields):
     return study.model_copy(update=fields)
 
 
-def with_aurocs(study, proposed, unseen):
-    return changed(
-        study,
-        methods=study.methods | {PROPOSED: proposed},
-        elsewhere=study.elsewhere | {UNSEEN: unseen},
-    )
+ABOVE, AROUND = Estimate(0.2, 0.1, 0.3, 100, 10), Estimate(0.0, -0.1, 0.1, 100, 10)
+
+
+def alarms_at(study, *rates):
+    """Alarms of the proposed predictor and of entropy, by wanted rate and the shares that they catch."""
+    usual = study.alarms["entropy"][0]
+    catching = [
+        tuple(usual.model_copy(update={"wanted": rate[0], "caught": estimate(rate[which])}) for rate in rates)
+        for which in (1, 2)
+    ]
+    return dict(zip((PROPOSED, "entropy"), catching, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("proposed", "unseen", "verdicts"),
+    ("difference", "rates", "answer"),
     [
-        (metrics(0.88), metrics(0.79), [Target.REACHES, Target.FALLS_SHORT]),
-        (metrics(0.87), metrics(0.80), [Target.FALLS_SHORT, Target.REACHES]),
-        (NOTHING, metrics(0.9), [Target.NOTHING_TO_TELL, Target.REACHES]),
+        (ABOVE, [(0.1, 0.8, 0.2)], Foreseen.YES),
+        (ABOVE, [(0.1, 0.2, 0.2)], Foreseen.PARTLY),
+        (AROUND, [(0.1, 0.8, 0.2)], Foreseen.PARTLY),
+        (AROUND, [(0.1, 0.2, 0.2)], Foreseen.NO),
+        (ABOVE, [(0.1, 0.8, 0.2), (0.01, 0.2, 0.2)], Foreseen.YES),  # the highest rate decides
+        (ABOVE, [(0.1, 0.2, 0.2), (0.01, 0.8, 0.2)], Foreseen.PARTLY),
+        (None, [(0.1, 0.8, 0.2)], Foreseen.NOTHING_TO_TELL),
     ],
 )
-def test_targets(study, proposed, unseen, verdicts):
-    findings = targets(with_aurocs(study, proposed, unseen))
-    assert [finding.verdict for finding in findings] == verdicts
-    assert [finding.target for finding in findings] == [0.88, 0.80]
+def test_the_answer_is_of_tokens_and_of_runs(study, difference, rates, answer):
+    above = {"entropy": difference}
+    assert foreseen(changed(study, above=above, alarms=alarms_at(study, *rates))) == answer
+
+
+def test_the_condition_is_compared_even_if_it_is_not_the_best(study):
+    methods = study.methods | {"entropy": metrics(0.9), CONDITION: metrics(0.6)}
+    finding = beside_condition(changed(study, methods=methods, above={"entropy": AROUND, CONDITION: ABOVE}))
+    assert (finding.verdict, finding.baseline) == (Beside.ABOVE, CONDITION)
+    assert beside_condition(changed(study, above={CONDITION: None})) is None
 
 
 @pytest.mark.parametrize(
@@ -105,20 +120,29 @@ def test_runs_are_compared_by_their_intervals(study, caught, verdict):
     assert (finding.verdict, finding.baseline, finding.proposed.caught) == (verdict, "entropy", caught)
 
 
-def test_a_missed_target_is_explained_and_a_reached_one_is_not(study):
-    assert shortfall(with_aurocs(study, metrics(0.9), metrics(0.85))) is None
-    missed = with_aurocs(study, metrics(0.9), metrics(0.5))
-    missed = changed(
-        missed,
-        ablations=missed.ablations | {"without rolling": metrics(0.2), "signals only": metrics(0.1)},
-        learning={0.5: metrics(0.6), 0.25: metrics(0.4)},
-        elsewhere=missed.elsewhere
-        | {"all seen, a only": metrics(0.6), "all seen, b only": metrics(0.7), "all seen, c only": NOTHING}
-        | {"press never seen: knorm": metrics(0.8)},
+def test_what_the_result_hangs_on(study):
+    without = {"signals": metrics(0.3), "rolling": metrics(0.2), "canary": NOTHING}
+    elsewhere = {
+        "by_seen_task": {"a": metrics(0.6), "b": metrics(0.7), "c": NOTHING},
+        "by_unseen_press": {"knorm": metrics(0.8)},
+        "by_unseen_task": {"a": metrics(0.1)},
+    }
+    reasons = influences(
+        changed(
+            study,
+            methods=study.methods | {PROPOSED: metrics(0.9)},
+            ablations=changed(
+                study.ablations,
+                without=without,
+                alone={"signals": metrics(0.1)},
+                with_condition=metrics(0.95),
+            ),
+            learning={0.5: metrics(0.6), 0.25: metrics(0.4)},
+            elsewhere=changed(study.elsewhere, **elsewhere),
+        )
     )
-    reasons = shortfall(missed)
-    assert reasons.features == estimate(0.9)
-    assert reasons.costliest == ("without rolling", estimate(0.2))
+    assert (reasons.features, reasons.with_condition) == (estimate(0.9), estimate(0.95))
+    assert reasons.costliest == ("rolling", estimate(0.2))
     assert reasons.least_share == (0.25, estimate(0.4))
     assert (reasons.tasks.worst, reasons.tasks.best) == ("a", "b")
     assert reasons.presses is None  # there is one

@@ -2,24 +2,28 @@
 
 import re
 
+import pandas as pd
 import pytest
 from factories_risk import make_looping_study
 
-from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.__main__ import main
+from kvhelpers.hazard.baselines import CONDITION, PROPOSED
 from kvhelpers.hazard.model import read_model
-from kvhelpers.hazard.study import UNSEEN, read_study
+from kvhelpers.hazard.study import LeftOut, read_study
+from kvhelpers.paths import log_path, results_dir
 from kvhelpers.report.figures.hazard import DRAWN
 from kvhelpers.report.format import estimate
 from kvhelpers.report.hazard_log import (
-    alarms_table,
+    abstract,
+    conclusions,
     control_sentence,
-    events_table,
-    metrics_table,
+    hazard_log,
     model_path,
-    result_sentences,
+    save_study,
     study_path,
     write_hazard_log,
 )
+from kvhelpers.report.hazard_tables import ablation_rows, elsewhere_rows, number_tables
 from kvhelpers.stats import Estimate, TokenMetrics
 
 
@@ -41,93 +45,218 @@ def metrics(value):
 NOTHING = TokenMetrics(None, None, None, None, None, 0, 0)
 
 
-def sentences(study, **fields):
-    return result_sentences(study.model_copy(update=fields)).split("\n")
+def changed(shape, **fields):
+    return shape.model_copy(update=fields)
+
+
+def shown(text):
+    """What of a log is seen before anything is unfolded."""
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
 
 
 def test_the_log_holds_the_study_s_numbers(looping, output):
     study, results = looping
-    text = write_hazard_log("made-hazard", study, results, "papermill …").read_text()
+    text = write_hazard_log("made-hazard", study, results).read_text()
     proposed = study.methods[PROPOSED]
-    assert f"| {PROPOSED} | {estimate(proposed.auroc)} | {estimate(proposed.auroc_same_token)} |" in text
-    for name, value in [*study.elsewhere.items(), *study.ablations.items()]:
+    row = f"| {PROPOSED} | {estimate(proposed.auroc)} | {estimate(proposed.auroc_same_token)} |"
+    assert text.count(row) == 2 and shown(text).count(row) == 1
+    for name, value in (elsewhere_rows(study.elsewhere) | ablation_rows(study.ablations)).items():
         assert f"| {name} | {estimate(value.auroc)} |" in text
     assert "| onestep | knorm | 8 | 5 | 0 | 3 | 0 | 0 |" in text
-    assert f"- **Runs:** 16 of 8 prompts, from `made`; {study.data.tokens} tokens at risk\n" in text
-    assert "- **Left out:** no condition (flags" in text
+    assert f"2 conditions; 16 runs of 8 prompts, {study.data.tokens} tokens at risk |" in text
+    assert "- Condition" not in text
     assert f"{1000 * study.cost.scoring:.2f} ms a token" in text
     for failure in study.missed:
         highest = f"highest risk {failure.highest:.3f}: `knorm 0.5`, prompt p/{failure.prompt_index}, "
         assert f"loop from token {failure.time}, {highest}" in text
     assert text.count("some⟦loop⟧ text") == 3  # the text of each, its onset marked
     numbered = re.findall(r"^\d+\. (.*)$", text, re.MULTILINE)
-    assert numbered == result_sentences(study).split("\n") and control_sentence(study) in text
+    assert numbered == conclusions(study).split("\n") and control_sentence(study) in text
+    assert abstract(study) == text.split("\n\n")[2]
     assert "nan" not in text and "None" not in text and "\n\n\n" not in text
+    for name in study.methods:
+        assert f"\n- {name}: " in text  # what it knows
 
 
-def test_study_model_and_figures_lie_beside_the_log(looping, output):
+def test_the_abstract_has_six_lines_and_comes_first(looping):
+    text = hazard_log("made-hazard", *looping)
+    title, comment, lines, setup = text.split("\n\n")[:4]
+    assert title.startswith("# ") and comment.startswith("<!--") and setup == "## Setup"
+    assert len(lines.split("\n")) <= 6
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == [
+        "Setup",
+        "Results",
+        "What is left out, and why",
+        "Conclusions",
+        "Next steps",
+        "Details",
+    ]
+    assert len(shown(text).split()) <= 1500
+
+
+def test_what_is_not_noted_says_so(looping):
     study, results = looping
-    text = write_hazard_log("made-hazard", study, results, "papermill …").read_text()
+    nothing = {name: None for name in ("command", "commit", "clean", "processor", "cores", "threads")}
+    bare = changed(study, provenance=changed(study.provenance, **nothing, versions={}))
+    text = hazard_log("made-hazard", bare, results)
+    for row in (
+        "| command | `not noted` |",
+        "| code | not noted |",
+        "| machine | not noted; cores: not noted, threads: not noted |",
+        "| packages | not noted |",
+    ):
+        assert row in text
+    made = changed(study.provenance, command="papermill …", commit="0123456789abcdef", clean=False)
+    text = hazard_log("made-hazard", changed(study, provenance=made), results)
+    assert "| command | `papermill …` |" in text
+    assert "| code | commit `0123456789ab`, with changes in `kvhelpers/` |" in text
+    assert "`0123456789ab` |" in hazard_log(
+        "made-hazard", changed(study, provenance=changed(made, clean=True)), results
+    )
+
+
+def test_conditions_left_out_are_named_with_the_reason(looping):
+    study, results = looping
+    left = LeftOut(experiment="made", condition="tova 0.5", flags=("not_compressed",))
+    text = hazard_log("made-hazard", changed(study, data=changed(study.data, left_out=(left,))), results)
+    assert (
+        "- Condition `tova 0.5` of `made`: `not_compressed`, compression did not happen: as many tokens"
+        in text
+    )
+
+
+def test_a_run_that_is_not_there_is_named_without_its_text(looping):
+    study, results = looping
+    text = hazard_log("made-hazard", study, results[:1])
+    assert text.count("its text is not here.") == 3 and "some⟦loop⟧ text" not in text
+    assert f"`knorm 0.5` of `made`, prompt {study.missed[0].prompt_index}; its text" in text
+
+
+def test_study_model_figures_and_tables_lie_beside_the_log(looping, output):
+    study, results = looping
+    assert save_study("made-hazard", study) == results_dir("made-hazard")
+    text = write_hazard_log("made-hazard", study, results).read_text()
     assert read_model(model_path("made-hazard")) == study.model
     assert read_study(study_path("made-hazard")) == study
-    shown = re.findall(r"\]\(\.\./figures/made-hazard/(\w+)\.png\)", text)
-    assert sorted(shown) == sorted(DRAWN)
-    assert {path.name for path in (output / "figures/made-hazard").iterdir()} == {
-        f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg")
+    assert sorted(re.findall(r"\]\(\.\./figures/made-hazard/(\w+)\.png\)", text)) == sorted(DRAWN)
+    tables = number_tables(study)
+    assert sorted(re.findall(r"\]\(\.\./figures/made-hazard/(\w+)\.csv\)", text)) == sorted(tables)
+    figures = {f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg")}
+    written = {path.name for path in (output / "figures/made-hazard").iterdir()}
+    assert written == figures | {f"{name}.csv" for name in tables}
+
+
+def test_the_tables_as_numbers_are_the_study_s(looping, output):
+    study, results = looping
+    write_hazard_log("made-hazard", study, results)
+    read = {name: pd.read_csv(output / f"figures/made-hazard/{name}.csv") for name in number_tables(study)}
+    found = read["predictors"].query("predictor == @PROPOSED and metric == 'auroc'").iloc[0]
+    auroc = study.methods[PROPOSED].auroc
+    assert found[["estimate", "low", "high"]].tolist() == pytest.approx(
+        [auroc.value, auroc.low, auroc.high], rel=1e-5
+    )
+    assert (found["n"], found["prompts"]) == (auroc.n, auroc.prompts)
+    alarms = study.alarms["entropy"][1]
+    of_entropy = read["alarms"].query("predictor == 'entropy' and false_alarms_wanted == @alarms.wanted")
+    by_metric = of_entropy.set_index("metric")
+    assert by_metric.loc["caught", "estimate"] == pytest.approx(alarms.caught.value, rel=1e-5)
+    assert by_metric.loc["lead_percentile_50", "n"] == len(alarms.lead)
+    assert len(read["control"]) == 5 * len(study.control)
+    assert read["learning"]["share_of_training_prompts"].unique().tolist() == [0.25, 0.5, 0.75, 1.0]
+    for name, table in read.items():
+        if name != "events":
+            assert list(table)[-6:] == ["metric", "estimate", "low", "high", "n", "prompts"]
+
+
+def test_the_log_is_written_again_from_the_stored_study(looping, output, monkeypatch, capsys):
+    study, results = looping
+    monkeypatch.setattr("kvhelpers.report.hazard_log.finished_results", lambda *_: results)
+    save_study("made-hazard", study)
+    assert main(["log", "made-hazard"]) == 0
+    assert "log: experiments/made-hazard.md" in capsys.readouterr().out
+    assert log_path("made-hazard").read_text() == hazard_log("made-hazard", study, results)
+
+
+def test_a_stored_study_without_its_runs_gets_one_sentence(looping, output, capsys):
+    save_study("made-hazard", looping[0])
+    assert main(["log", "made-hazard"]) == 2
+    assert "experiment 'made' has no finished condition" in capsys.readouterr().err
+    study_path("made-hazard").write_text("{}")
+    assert main(["log", "made-hazard"]) == 2
+    assert "study.json is no study of predictors" in capsys.readouterr().err
+
+
+def alarms_of(study, proposed, other, wanted=0.1):
+    usual = study.alarms["entropy"][0]
+    by_name = {PROPOSED: proposed, "entropy": other}
+    return {
+        name: (usual.model_copy(update={"caught": metrics(value).auroc, "wanted": wanted}),)
+        for name, value in by_name.items()
     }
 
 
-def test_sentences_turn_with_the_numbers(study):
-    high, low = metrics(0.9), metrics(0.5)
-
-    def first(proposed, **fields):
-        return sentences(study, methods=study.methods | {PROPOSED: proposed}, **fields)
-
-    assert (
-        "logistic hazard: AUROC 0.90 [0.85, 0.95] reaches the target of 0.88 at horizon 10" in first(high)[0]
-    )
-    assert "falls short of the target of 0.88" in first(low)[0]
-    assert first(NOTHING)[0] == "logistic hazard: no AUROC, since there is nothing to tell apart."
-    for ends, words in (
-        ((0.1, 0.3), "is above the best baseline"),
-        ((-0.3, -0.1), "is below the best baseline"),
-        ((-0.1, 0.3), "is not distinguishable from the best baseline"),
-    ):
-        difference = Estimate(sum(ends) / 2, *ends, 100, 10)
-        assert words in first(high, above=dict.fromkeys(study.above, difference))[2]
-
-
-def test_whole_runs_turn_with_the_numbers(study):
-    usual = study.alarms["entropy"][0]
-
-    def alarms(value):
-        caught = Estimate(value, value - 0.05, value + 0.05, 100, 10)
-        return (usual.model_copy(update={"caught": caught, "wanted": 0.05}),)
-
-    for value, words in ((0.7, "more than"), (0.1, "fewer than"), (0.42, "not clearly more or fewer than")):
-        text = "\n".join(sentences(study, alarms={PROPOSED: alarms(value), "entropy": alarms(0.4)}))
-        assert "with 5 % false alarms wanted" in text
-        assert (
-            f"of the failures before their onset, {words} the best baseline, entropy: 40 % [35, 45]" in text
+@pytest.mark.parametrize(
+    ("ends", "caught", "answer", "tokens", "runs"),
+    [
+        ((0.1, 0.3), 0.7, "**Yes.**", "better than the best", "more failures than"),
+        ((0.1, 0.3), 0.42, "**Partly.**", "better than the best", "not clearly more or fewer failures than"),
+        ((-0.3, -0.1), 0.1, "**No.**", "less well than the best", "fewer failures than"),
+        (
+            (-0.1, 0.3),
+            0.42,
+            "**No.**",
+            "not distinguishably better or worse than the best",
+            "not clearly more or fewer",
+        ),
+    ],
+)
+def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens, runs):
+    difference = Estimate(sum(ends) / 2, *ends, 100, 10)
+    text = abstract(
+        changed(
+            study,
+            methods=study.methods | {PROPOSED: metrics(0.9), "entropy": metrics(0.7)},
+            above={"entropy": difference},
+            alarms=alarms_of(study, caught, 0.4),
         )
-
-
-def test_a_missed_target_is_explained_and_a_reached_one_is_not(study):
-    both = {"methods": study.methods | {PROPOSED: metrics(0.9)}}
-    reached = sentences(study, **both, elsewhere=study.elsewhere | {UNSEEN: metrics(0.9)})
-    assert not [sentence for sentence in reached if sentence.startswith(("Features:", "Data:", "Time:"))]
-    missed = sentences(
-        study,
-        **both,
-        elsewhere=study.elsewhere | {UNSEEN: metrics(0.5)},
-        learning={0.25: metrics(0.5)},
-        ablations=study.ablations | {"without rolling": metrics(0.1)},
     )
-    text = "\n".join(missed)
-    assert "loses most without rolling (0.10 [0.05, 0.15])." in text
-    assert "from 25 % to all of the training prompts the AUROC goes from 0.50 [0.45, 0.55] to 0.90" in text
-    assert "Time: failures begin at token 14 (median; quartiles 13 and 15)" in text
-    assert len(missed) == len(reached) + 3  # one task, one press: no extremes
+    first, single, whole, *_ = text.split("\n")
+    assert first.startswith(answer) and f"failure {tokens} baseline (it knows the token's entropy)" in first
+    assert f"they announce {runs}" in first
+    assert "within the next 10 tokens is told with an AUROC of 0.90 [0.85, 0.95]" in single
+    assert f"best baseline: 0.70 [0.65, 0.75], difference {estimate(difference)}." in single
+    assert "of 100 failures are announced" in whole and "best baseline: 40 % [35, 45]" in whole
+
+
+def test_where_nothing_can_be_told_the_abstract_says_so(study):
+    text = abstract(changed(study, above=dict.fromkeys(study.above)))
+    assert text == "**No answer:** these runs leave nothing to tell apart."
+
+
+def test_conclusions_turn_with_the_numbers(study):
+    known = changed(
+        study,
+        methods=study.methods | {PROPOSED: metrics(0.9)},
+        learning={0.25: metrics(0.5)},
+        ablations=changed(study.ablations, without={"rolling": metrics(0.1)}, with_condition=metrics(0.95)),
+        elsewhere=changed(study.elsewhere, by_seen_task={"a": metrics(0.6), "b": metrics(0.7)}),
+        above={CONDITION: Estimate(0.2, 0.1, 0.3, 100, 10)},
+    )
+    condition, features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
+    assert "say something that press and share removed do not (difference of AUROC 0.20 [0.10," in condition
+    assert condition.endswith("together they reach 0.95 [0.90, 1.00].")
+    assert features == (
+        "Features: it loses most without the family *rolling*, 0.10 [0.05, 0.15] instead of "
+        "0.90 [0.85, 0.95]."
+    )
+    assert "from 25 % to all of the training prompts AUROC goes from 0.50 [0.45, 0.55] to 0.90" in data
+    assert tasks == "Tasks, all seen: worst a (0.60 [0.55, 0.65]), best b (0.70 [0.65, 0.75])."
+    assert "half of the failures begin by token 14 (quartiles 13 and 15)" in time
+    less = changed(known, above={CONDITION: Estimate(-0.2, -0.3, -0.1, 100, 10)})
+    assert "say less than press and share removed do" in conclusions(less)
+    same = changed(known, above={CONDITION: Estimate(0.0, -0.1, 0.1, 100, 10)})
+    assert "are not distinguishable from knowing press and share removed" in conclusions(same)
 
 
 def test_the_control_turns_with_the_numbers(study):
@@ -138,25 +267,3 @@ def test_the_control_turns_with_the_numbers(study):
     assert "it holds 0.5, as it must" in sentence(*map(metrics, (0.48, 0.5, 0.53)))
     assert "it does not hold 0.5" in sentence(*map(metrics, (0.9, 0.91, 0.92)))
     assert sentence(NOTHING, NOTHING) == "The shuffled outcomes leave nothing to tell apart."
-
-
-def test_tables_have_a_dash_where_there_is_no_number(study):
-    (row,) = metrics_table({"x": NOTHING}, "Predictor").to_dict("records")
-    assert row == {
-        "Predictor": "x",
-        **dict.fromkeys(("AUROC", "AUROC, same token", "AUPRC", "Base rate", "Brier"), "–"),
-        "Tokens": 0,
-        "of them positive": 0,
-    }
-    silent = study.alarms["entropy"][0].model_copy(update={"lead": (), "caught": None, "wanted": 0.01})
-    (row,) = alarms_table({"x": (silent,)}).to_dict("records")
-    assert row["False alarms wanted"] == "1 %" and row["Lead, tokens: median (quartiles)"] == "–"
-    assert row["Failures caught"] == row["n failures"] == "–"
-    led = silent.model_copy(update={"lead": (1, 2, 3, 4, 5)})
-    assert alarms_table({"x": (led,)})["Lead, tokens: median (quartiles)"][0] == "3 (2, 4)"
-
-
-def test_events_are_counted_by_task_and_press(study):
-    table = events_table(study.data)
-    assert list(table) == ["Task", "Press", "Runs", "loop", "overrun", "end", "censored", "no token at risk"]
-    assert table[["loop", "overrun", "end", "censored"]].sum(axis=1).tolist() == table["Runs"].tolist()

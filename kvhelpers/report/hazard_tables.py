@@ -1,0 +1,189 @@
+"""Tables of a study of predictors: as people read them, and as numbers for CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.run_alarms import RunAlarms
+from kvhelpers.hazard.study import Ablations, Elsewhere, Runs, Study
+from kvhelpers.report.format import GAP, estimate, percent, share
+from kvhelpers.stats import Estimate, TokenMetrics
+
+QUARTILES = (25, 50, 75)
+NUMBERS = {"estimate": float, "low": float, "high": float, "n": "Int64", "prompts": "Int64"}
+
+
+def results_table(study: Study) -> pd.DataFrame:
+    """One row per predictor: single tokens, and whole runs at the highest wanted rate of false alarms; a dash
+    where whole runs were not judged.
+    """
+    rows = []
+    for name, value in study.methods.items():
+        alarms = highest_rate(study.alarms[name]) if name in study.alarms else None
+        rows.append(
+            {
+                "Predictor": name,
+                "AUROC": estimate(value.auroc),
+                "AUROC, same token": estimate(value.auroc_same_token),
+                "AUPRC": estimate(value.auprc, 3),
+                "False alarms": share(alarms and alarms.false_alarms),
+                "Failures caught": share(alarms and alarms.caught),
+                "Lead, tokens": _lead(alarms.lead if alarms else ()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def highest_rate(alarms: Sequence[RunAlarms]) -> RunAlarms:
+    """The alarms at the highest wanted rate of false alarms."""
+    return max(alarms, key=lambda value: value.wanted)
+
+
+def metrics_table(metrics: Mapping[object, TokenMetrics], title: str) -> pd.DataFrame:
+    """One row per predictor or test, named in the column ``title``: token-level metrics with 95 % intervals,
+    base rate, and numbers of tokens.
+    """
+    return pd.DataFrame(
+        {
+            title: name,
+            "AUROC": estimate(value.auroc),
+            "AUROC, same token": estimate(value.auroc_same_token),
+            "AUPRC": estimate(value.auprc, 3),
+            "Base rate": GAP if value.base_rate is None else f"{value.base_rate:.3f}",
+            "Brier": estimate(value.brier, 4),
+            "Tokens": value.tokens,
+            "of them positive": value.positive,
+        }
+        for name, value in metrics.items()
+    )
+
+
+def alarms_table(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
+    """One row per predictor and wanted rate of false alarms: failures caught before their onset, and how
+    early.
+    """
+    return pd.DataFrame(
+        {
+            "Predictor": name,
+            "False alarms wanted": percent(value.wanted),
+            "False alarms": share(value.false_alarms),
+            "Failures caught": share(value.caught),
+            "Lead, tokens": _lead(value.lead),
+        }
+        for name, by_rate in alarms.items()
+        for value in by_rate
+    )
+
+
+def _lead(lead: Sequence[int]) -> str:
+    """``8 (3, 18)``: median and quartiles."""
+    if not lead:
+        return GAP
+    low, median, high = np.percentile(lead, QUARTILES)
+    return f"{median:.0f} ({low:.0f}, {high:.0f})"
+
+
+def events_table(data: Runs) -> pd.DataFrame:
+    """Runs by task and press: how they ended for a predictor."""
+    return pd.DataFrame(
+        {"Task": counts.task, "Press": counts.press, "Runs": counts.runs}
+        | {str(event): counts.events[event] for event in Event}
+        | {"no token at risk": counts.immediate}
+        for counts in data.events
+    )
+
+
+def elsewhere_rows(elsewhere: Elsewhere) -> dict[str, TokenMetrics]:
+    """What was tested where, by name."""
+    return (
+        {"presses never seen, all": elsewhere.unseen_presses}
+        | {f"press never seen: {name}": value for name, value in elsewhere.by_unseen_press.items()}
+        | {f"task never seen: {name}": value for name, value in elsewhere.by_unseen_task.items()}
+        | {f"all seen, {name} only": value for name, value in elsewhere.by_seen_task.items()}
+        | {"all seen, censored runs left out": elsewhere.uncensored}
+    )
+
+
+def ablation_rows(ablations: Ablations) -> dict[str, TokenMetrics]:
+    """The logistic hazard with other features, by name."""
+    return (
+        {f"without {family}": value for family, value in ablations.without.items()}
+        | {f"{family} only": value for family, value in ablations.alone.items()}
+        | {
+            "with position": ablations.with_position,
+            "with share removed": ablations.with_share,
+            "with share removed and press": ablations.with_condition,
+        }
+    )
+
+
+def learning_rows(study: Study) -> dict[str, TokenMetrics]:
+    """The proposed predictor by share of the training prompts."""
+    return {percent(part): value for part, value in study.learning.items()} | {
+        percent(1): study.methods[PROPOSED]
+    }
+
+
+def number_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """The tables as numbers, by the name of their file.
+
+    A row per number: what it is of, the ``metric``, the ``estimate``, its 95 % interval ``low`` to ``high``,
+    ``n`` tokens (runs, where the metric is about runs) and their ``prompts``. ``events`` has a row per task
+    and press instead.
+    """
+    every = study.learning | {1.0: study.methods[PROPOSED]}
+    return {
+        "events": events_table(study.data).rename(columns=lambda name: name.lower().replace(" ", "_")),
+        "predictors": _metric_numbers(study.methods, "predictor"),
+        "differences": _table(
+            [
+                {"baseline": name, "metric": "auroc_difference"} | _number(value)
+                for name, value in study.above.items()
+            ]
+        ),
+        "alarms": _alarm_numbers(study.alarms),
+        "horizons": _metric_numbers(study.by_horizon, "horizon"),
+        "elsewhere": _metric_numbers(elsewhere_rows(study.elsewhere), "tested_on"),
+        "ablations": _metric_numbers(ablation_rows(study.ablations), "features"),
+        "learning": _metric_numbers(every, "share_of_training_prompts"),
+        "control": _metric_numbers(dict(enumerate(study.control)), "shuffle"),
+    }
+
+
+def _metric_numbers(metrics: Mapping[object, TokenMetrics], key: str) -> pd.DataFrame:
+    rows = []
+    for name, value in metrics.items():
+        for metric in ("auroc", "auroc_same_token", "auprc", "brier"):
+            rows.append({key: name, "metric": metric} | _number(getattr(value, metric)))
+        rows.append({key: name, "metric": "base_rate", "estimate": value.base_rate, "n": value.tokens})
+    return _table(rows)
+
+
+def _alarm_numbers(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
+    rows = []
+    for name, by_rate in alarms.items():
+        for value in by_rate:
+            of = {"predictor": name, "false_alarms_wanted": value.wanted}
+            rows.append(of | {"metric": "false_alarms"} | _number(value.false_alarms))
+            rows.append(of | {"metric": "caught"} | _number(value.caught))
+            for percentile in QUARTILES:
+                lead = float(np.percentile(value.lead, percentile)) if value.lead else None
+                metric = f"lead_percentile_{percentile}"
+                rows.append(of | {"metric": metric, "estimate": lead, "n": len(value.lead)})
+    return _table(rows)
+
+
+def _number(value: Estimate | None) -> dict[str, float | None]:
+    if value is None:
+        return {}
+    return dict(zip(NUMBERS, (value.value, value.low, value.high, value.n, value.prompts), strict=True))
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    of = [name for name in rows[0] if name not in NUMBERS]
+    return pd.DataFrame(rows, columns=[*of, *NUMBERS]).astype(NUMBERS)
