@@ -27,7 +27,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import Experiment, save_experiment
-from kvhelpers.experiment.identity import check_here
+from kvhelpers.experiment.identity import check_here, identity_hash
 from kvhelpers.experiment.results import check_same_experiment, find_finished, result_path
 from kvhelpers.experiment.run import finish_condition, run_prompts
 from kvhelpers.models.device import resolve_device, resolve_dtype
@@ -164,7 +164,8 @@ def _prompts_ready(checkpoint: Checkpoint) -> int:
 
 
 def _submit(client: Client, condition: Condition, shards: int, command: str | None) -> Future:
-    values, place, n = condition.model_dump(), str(output_root()), condition.n_prompts
+    values, n = condition.model_dump(), condition.n_prompts
+    place = (str(output_root()), identity_hash(condition))
     parts = [
         client.submit(run_shard, values, list(range(first, n, shards)), place, pure=False)
         for first in range(min(shards, n))
@@ -172,7 +173,7 @@ def _submit(client: Client, condition: Condition, shards: int, command: str | No
     return client.submit(finish, values, parts, place, command, pure=False)
 
 
-def run_shard(values: dict, indices: list[int], place: str) -> None:
+def run_shard(values: dict, indices: list[int], place: tuple[str, str]) -> None:
     """A task: run some prompts of a condition on this worker.
 
     Dask repeats a task whose result was lost with its worker; the condition may be finished by then.
@@ -183,7 +184,7 @@ def run_shard(values: dict, indices: list[int], place: str) -> None:
             pass
 
 
-def finish(values: dict, parts: Sequence[None], place: str, command: str | None) -> None:
+def finish(values: dict, parts: Sequence[None], place: tuple[str, str], command: str | None) -> None:
     """A task: make a condition's results of its prompts, once its ``parts`` have run, and execute its
     notebook.
     """
@@ -194,13 +195,23 @@ def finish(values: dict, parts: Sequence[None], place: str, command: str | None)
     execute(condition)
 
 
-def _condition_here(values: dict, place: str) -> Condition:
-    if str(output_root()) != place:
+def _condition_here(values: dict, place: tuple[str, str]) -> Condition:
+    """The condition on this worker, if it is here what it is for the runner: ``place`` is the folder of the
+    runner's output and the condition's `identity_hash` there.
+    """
+    output, expected = place
+    if str(output_root()) != output:
         raise InputError(
-            f"a worker writes to {output_root()}, the runner to {place}: start workers in the same "
+            f"a worker writes to {output_root()}, the runner to {output}: start workers in the same "
             "repository, with the same KVHELPERS_OUTPUT"
         )
-    return make_condition(values)
+    condition = make_condition(values)
+    if identity_hash(condition) != expected:
+        raise InputError(
+            "a worker has other versions of this repository, transformers, kvpress, the model or the data "
+            "than the runner: start workers in the same repository and environment"
+        )
+    return condition
 
 
 def _loaded(condition: Condition) -> LanguageModel:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard import verdicts
@@ -20,6 +18,7 @@ from kvhelpers.paths import figures_dir, find_results, log_path, relative, resul
 from kvhelpers.report.excerpt import Excerpt, make_excerpt
 from kvhelpers.report.figures import hazard as figures
 from kvhelpers.report.figures.style import save
+from kvhelpers.report.frames import save_frames
 from kvhelpers.report.hazard_tables import (
     ablation_rows,
     alarms_table,
@@ -74,15 +73,9 @@ def write_hazard_log(name: str, study: Study, results: Sequence[ConditionResult]
     folder = figures_dir(name)
     for key, figure in figures.hazard_figures(study).items():
         save(figure, folder, key)
-    for key, table in number_tables(study).items():
-        write_atomic(folder / f"{key}.csv", lambda path, table=table: path.write_text(csv(table)))
+    save_frames(number_tables(study), folder)
     text = hazard_log(name, study, results)
     return write_atomic(log_path(name), lambda path: path.write_text(text))
-
-
-def csv(table: pd.DataFrame) -> str:
-    """A table of numbers as CSV, to six digits."""
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> str:

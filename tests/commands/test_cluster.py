@@ -20,6 +20,7 @@ from kvhelpers.commands.run import run_conditions, run_shard
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.identity import identity_hash
 from kvhelpers.experiment.results import find_finished, result_path
 from kvhelpers.experiment.run import run_condition
 
@@ -101,8 +102,16 @@ def test_a_worker_with_several_threads_is_refused():
 def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated(output, embedded):
     condition = make_condition(VALUES | {"n_prompts": 2, "max_new_tokens": 4})
     run_condition(condition, embedded)
-    run_shard(condition.model_dump(), [0, 1], str(output))
+    run_shard(condition.model_dump(), [0, 1], (str(output), identity_hash(condition)))
     assert not list(output.rglob("*.partial"))
+
+
+def test_a_worker_of_another_version_or_place_is_refused(output):
+    condition = make_condition(VALUES)
+    with pytest.raises(InputError, match="a worker has other versions of this repository, transformers"):
+        run_shard(condition.model_dump(), [0], (str(output), "0" * 64))
+    with pytest.raises(InputError, match="a worker writes to .*, the runner to /elsewhere"):
+        run_shard(condition.model_dump(), [0], ("/elsewhere", identity_hash(condition)))
 
 
 def test_conditions_have_the_precision_of_the_workers(output, monkeypatch):

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import itertools
 import json
 import os
@@ -156,6 +158,24 @@ def test_a_condition_without_a_token_has_a_log_that_says_so(output, embedded):
     log = write_log("scratch").read_text()
     assert "Errored or timed out, and counted in every denominator: `snapkv 0.5" in log and "nan" not in log
     assert "`run_failed`: the run ended in an error" in log
+
+
+def test_a_model_that_ends_at_once_has_results_and_a_log(output, embedded):
+    """Its first token is the end token, whatever it is asked."""
+    ends_at_once = copy.deepcopy(embedded.model)
+    (end,) = sorted(embedded.stop_ids)[:1]
+    forward = ends_at_once.forward
+
+    def only_the_end(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits[..., end] = out.logits.max() + 1
+        return out
+
+    ends_at_once.forward = only_the_end
+    result = module.run_condition(small(), dataclasses.replace(embedded, model=ends_at_once))
+    assert [record.text for record in result.records] == [""] * 4
+    assert result.summary.stop_reasons == {"eos": 4} and result.summary.avg_tokens == 1
+    assert result.summary.cfr.count == 4 and "nan" not in write_log("scratch").read_text()
 
 
 def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):

@@ -91,6 +91,17 @@ def test_batch_size_does_not_matter(tiny, name):
                     np.testing.assert_allclose(values, together.signals[signal], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ("none", *PRESSES))
+def test_prompts_of_very_different_lengths_in_batches_of_any_size_have_the_same_tokens(tiny, name):
+    """2 to 300 tokens beyond the longest window; random weights, so that a shifted position would show."""
+    draw, lengths = torch.Generator().manual_seed(2), (66, 371, 70, 130, 68, 250, 90, 67, 300, 66)
+    prompts = [torch.randint(3, 300, (length,), generator=draw).tolist() for length in lengths]
+    spec = PressSpec(name, 0.0 if name == "none" else 0.5)
+    lm = with_attention(tiny, spec)
+    first, *others = ([r.token_ids for r in generate_all(lm, prompts, spec, 12, size)] for size in (1, 7, 32))
+    assert others == [first, first]
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("name", ("none", "knorm", "snapkv", "observed_attention", "expected_attention"))
 def test_half_precision_on_the_cpu_runs(tiny, name, dtype):

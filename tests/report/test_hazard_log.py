@@ -72,7 +72,7 @@ def test_the_log_holds_the_study_s_numbers(looping, output):
     assert text.count("some⟦loop⟧ text") == 3  # the text of each, its onset marked
     numbered = re.findall(r"^\d+\. (.*)$", text, re.MULTILINE)
     assert numbered == conclusions(study).split("\n") and control_sentence(study) in text
-    assert abstract(study) == text.split("\n\n")[2]
+    assert [f"- {line}" for line in abstract(study).split("\n")] == text.split("\n\n")[2].split("\n")
     assert "nan" not in text and "None" not in text and "\n\n\n" not in text
     for name in study.methods:
         assert f"\n- {name}: " in text  # what it knows
