@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-import yaml
-
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, shown
 from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir
 
 
-def parse_override(text: str) -> tuple[str, object]:
-    """``key=value`` with the value read as YAML, so that ``n_prompts=50`` is a number."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text!r} is no key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
+    """Each ``key=value`` with the value read as YAML, so that ``n_prompts=50`` is a number.
+
+    Raises
+    ------
+    InputError : no key=value, no value, one that is no plain YAML, or a key given twice.
+    """
+    from kvhelpers.experiment.plain import read_yaml
+
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {shown(text)} is no key=value")
+        if not value.strip():
+            raise InputError(f"--set {shown(text)} has no value; write null for none")
+        if key in overrides:
+            raise InputError(f"--set gives {shown(key)} twice; give it once")
+        overrides[key] = read_yaml(value, f"--set {shown(key)}: the value")
+    return overrides
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> str:
     from kvhelpers.experiment.grid import load_experiment
 
-    experiment = load_experiment(options.file, options.name, dict(map(parse_override, options.set)))
+    experiment = load_experiment(options.file, options.name, parse_overrides(options.set))
     experiment.conditions()
     if options.dry_run:
         from kvhelpers.commands.plan import plan, plan_sentence
@@ -111,6 +121,12 @@ def _verify(options: argparse.Namespace) -> str:
     return "; ".join(notes)
 
 
+def _check_name(name: str) -> None:
+    from kvhelpers.experiment.condition import check_name
+
+    check_name(name)
+
+
 def _where(name: str) -> str:
     """Lines that say where the log, the figures and the results are."""
     log, figures = relative(log_path(name)), relative(figures_dir(name))
@@ -122,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit status: 0, or 2 after one sentence on stderr."""
     options = _parser().parse_args(arguments)
     try:
+        if "experiment" in options:
+            _check_name(options.experiment)
         print(options.function(options))
     except InputError as error:
         print(f"kvhelpers: error: {error}", file=sys.stderr)

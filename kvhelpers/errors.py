@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -14,9 +15,17 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, with the middle of a long one left out."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 160
+    short.maxdict = short.maxlist = 12
+    return short.repr(value)
+
+
 def unknown_name(parameter: str, value: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in ``allowed``, with the nearest valid name."""
     allowed = list(allowed)
     near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"{parameter} {value!r} is unknown{hint} (allowed: {', '.join(allowed)})")
+    return InputError(f"{parameter} {shown(value)} is unknown{hint} (allowed: {', '.join(allowed)})")

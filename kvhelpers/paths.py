@@ -105,6 +105,7 @@ def user_path(parameter: str, value: str) -> Path:
     try:
         if "\0" in value:
             raise ValueError("it has a null character")
+        value.encode()  # what cannot be written as UTF-8 can stand in no result
         return Path(value).expanduser()
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{parameter} {value!r} is no path: {error}") from error

@@ -21,6 +21,61 @@ def test_bad_command_lines(capsys, output):
     assert main(["log", "nothing-there"]) == 2
 
 
+@pytest.mark.parametrize("overrides", [[], ["--set", "seed=1"]])
+def test_an_empty_name_does_not_run_under_the_original_one(write, output, capsys, overrides, monkeypatch):
+    """``--name "$UNSET"`` is an empty name."""
+    monkeypatch.setattr("kvhelpers.commands.run.run_experiment", lambda *_: pytest.fail("it runs"))
+    before = [*output.rglob("*"), write()]
+    assert main(["run", str(write()), "--name", "", *overrides]) == 2
+    assert "experiment '' is not allowed" in capsys.readouterr().err
+    assert sorted(output.rglob("*")) == sorted(before)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed=", "--set 'seed=' has no value; write null for none"),
+        ("data_file= ", "--set 'data_file= ' has no value"),
+        ("seed=1 seed=2", "--set gives 'seed' twice"),
+        ("seed=[", "--set 'seed': the value is no YAML"),
+        ("seed={a: 1, a: 2}", "--set 'seed': the value is no YAML: line 1 gives the key 'a' a second time"),
+        ("seed=!!set {a}", "--set 'seed': the value {'a'} is not allowed: it is neither"),
+        ("seed=.nan", "--set 'seed': the value nan is not allowed: it is no finite number"),
+        ("seed=" + "[" * 5000, "--set 'seed': the value is no YAML: it is nested too deeply"),
+        ("model=\udcff", "--set 'model': the value is no YAML: unacceptable character"),
+        ("n_prompts=1:30", "n_prompts '1:30' is not allowed"),
+        ("multiturn=yes", "multiturn 'yes' is not allowed"),
+        ("model=2024-01-01", "model '2024-01-01' is no existing folder"),
+    ],
+)
+def test_bad_overrides_get_one_sentence(write, output, capsys, override, sentence):
+    given = re.split(r" (?=\w+=)", override)
+    assert main(["run", str(write()), "--name", "other", "--set", *given]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["log", "rescore", "sample"])
+@pytest.mark.parametrize("name", ["", "../x", "a" * 300, "a" * 5000, "\udcff", "a\0b"])
+def test_names_that_are_none_get_one_sentence(output, capsys, command, name):
+    assert main([command, name]) == 2
+    error = capsys.readouterr().err
+    assert re.search("experiment .* is not allowed: a name has letters", error) and error.count("\n") == 1
+    assert list(output.iterdir()) == []
+
+
+def test_a_bad_file_beside_results_is_named_by_log(write, output, embedded, capsys):
+    run_condition(load_experiment(write()).conditions()[0], embedded)
+    (results_dir("small") / "experiment.yaml").write_text(
+        "{name: small, objective: x, grid: [{press: none}], parameters: {n_prompts: many}}"
+    )
+    capsys.readouterr()
+    assert main(["log", "small"]) == 2
+    error = capsys.readouterr().err
+    assert re.search("results/small/experiment.yaml'.* n_prompts 'many' is not allowed", error)
+    assert error.count("\n") == 1 and not log_path("small").exists()
+
+
 def test_conditions_of_another_experiment_are_found_before_anything_runs(write, output, embedded, capsys):
     run_condition(load_experiment(write()).conditions()[0], embedded)
     odd = run_condition(load_experiment(write(), "odd", {"seed": 7}).conditions()[1], embedded)

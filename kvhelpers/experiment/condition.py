@@ -5,19 +5,32 @@ Parameters are checked here as far as that needs no torch; `identity.check_here`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.errors import InputError, shown, unknown_name
+from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import TASKS, data_fingerprint
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LONGEST_NAME = 160  # characters of an experiment's name: files are called after it, with up to 95 bytes more
+LONGEST_STEM = 200  # likewise of a condition's files
+SCRATCH = "scratch"  # the experiment of a condition that names none
 DEFAULT_RATIO = 0.875
 GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
 
@@ -26,10 +39,17 @@ def _as_mapping(value: Any) -> Any:
     """Take JSON text too: that is what ``papermill -p press_kwargs '{...}'`` passes on."""
     if isinstance(value, str):
         try:
-            return json.loads(value or "{}")
-        except ValueError as error:
+            return json.loads(value or "{}", object_pairs_hook=_without_repeats)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"is no JSON object ({error})") from error
     return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key is given twice")
+    return mapping
 
 
 class Condition(BaseModel):
@@ -41,10 +61,10 @@ class Condition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    experiment: str = Field(default="scratch", pattern=EXPERIMENT_NAME)
-    model: str = "smollm2-135m"
+    experiment: str = Field(default=SCRATCH, pattern=EXPERIMENT_NAME)
+    model: str = Field(default="smollm2-135m", min_length=1)
     task: str = "onestep"
-    data_file: str | None = None
+    data_file: str | None = Field(default=None, min_length=1)
     press: str = "streaming_llm"
     ratio: float | None = Field(default=None, ge=0, lt=1)
     press_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
@@ -70,6 +90,11 @@ class Condition(BaseModel):
             values = values | {"ratio": 0.0 if values.get("press") in (NONE, DECODING) else unset}
         return values
 
+    @field_validator("ratio")
+    @classmethod
+    def _without_minus(cls, ratio: float | None) -> float | None:
+        return None if ratio is None else abs(ratio)  # -0.0 is 0
+
     @property
     def press_spec(self) -> PressSpec:
         return PressSpec(self.press, self.ratio, self.budget, self.press_kwargs)
@@ -88,23 +113,31 @@ class Condition(BaseModel):
         """The same condition without a press."""
         return self.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
 
+    @property
+    def amount(self) -> str:
+        """The ratio or the budget for people."""
+        return _ratio_text(self.ratio) if self.budget is None else f"budget {self.budget}"
+
     def stem(self) -> str:
         """File name of the condition's results: ``<model>_<ratio>_<n>p``, with a budget or press_kwargs spelt
-        out.
+        out; the end of a long one is replaced by a hash of the whole.
         """
-        amount = f"{self.ratio:g}" if self.budget is None else f"b{self.budget}"
+        amount = _ratio_text(self.ratio) if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
         model = self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
         parts = [model, amount, f"{self.n_prompts}p", extra]
-        return "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
+        stem = "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
+        if len(stem) <= LONGEST_STEM:
+            return stem
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        return f"{stem[: LONGEST_STEM - len(digest) - 1]}-{digest}"
 
     def label(self) -> str:
         """Short name for people."""
         if self.press == NONE:
             return NONE
-        amount = f"{self.ratio:g}" if self.budget is None else f"budget {self.budget}"
         extra = kwargs_text(self.press_kwargs)
-        return f"{self.press} {amount}" + (f" ({extra})" if extra else "")
+        return f"{self.press} {self.amount}" + (f" ({extra})" if extra else "")
 
 
 def kwargs_text(kwargs: dict[str, Any]) -> str:
@@ -116,9 +149,40 @@ def kwargs_text(kwargs: dict[str, Any]) -> str:
         if not (isinstance(value, dict) and "name" in value):
             return f"{key}={value}"
         own = kwargs_text({name: inner for name, inner in value.items() if name != "name"})
-        return value["name"] + (f" ({own})" if own else "")
+        return f"{value['name']}" + (f" ({own})" if own else "")
 
     return ", ".join(text(key, value) for key, value in kwargs.items())
+
+
+def _ratio_text(ratio: float) -> str:
+    """A ratio in six digits, or in all of its digits where it has more."""
+    short = f"{ratio:g}"
+    return short if float(short) == ratio else repr(ratio)
+
+
+def check_name(name: object) -> None:
+    """Raise InputError unless an experiment can have this name."""
+    if not isinstance(name, str) or not re.fullmatch(EXPERIMENT_NAME, name) or len(name) > LONGEST_NAME:
+        raise InputError(
+            f"experiment {shown(name)} is not allowed: a name has letters, digits, '.', '_' and '-', begins "
+            f"with a letter or a digit, and has at most {LONGEST_NAME} characters"
+        )
+
+
+def build_condition(values: dict[str, Any]) -> Condition:
+    """Build a condition whose parameters have the right types and lie in their ranges; `make_condition`
+    checks more.
+
+    Raises
+    ------
+    InputError : one sentence about the first parameter that does not.
+    """
+    try:
+        return Condition(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "parameters"
+        raise InputError(f"{name} {shown(first['input'])} is not allowed: {first['msg']}") from error
 
 
 def make_condition(values: dict[str, Any]) -> Condition:
@@ -134,17 +198,17 @@ def make_condition(values: dict[str, Any]) -> Condition:
             raise unknown_name("parameter", name, Condition.model_fields)
     if (ratio := values.get("ratio")) is not None and type(ratio) in (int, float) and not 0 <= ratio < 1:
         raise InputError(f"ratio {ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
+    for name, value in values.items():
+        check_plain(value, name)
+    check_name(values.get("experiment", SCRATCH))
     batch_size = values.get("batch_size", "auto")
     if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
         raise InputError(
-            f"batch_size {batch_size!r} is not allowed: give a whole number of prompts from 1 on, or 'auto'"
+            f"batch_size {shown(batch_size)} is not allowed: give a whole number of prompts from 1 on, or "
+            "'auto'"
         )
-    try:
-        condition = Condition(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "parameters"
-        raise InputError(f"{name} {first['input']!r} is not allowed: {first['msg']}") from error
+    condition = build_condition(values)
+    check_plain(condition.press_kwargs, "press_kwargs")  # it may have come as JSON text
     condition.press_spec.check()
     needed = condition.press_spec.attention()
     if needed == "eager" and condition.attn not in ("auto", needed):
@@ -161,6 +225,9 @@ def make_condition(values: dict[str, Any]) -> Condition:
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
         if (value := getattr(condition, name)) not in ("auto", *allowed):
             raise unknown_name(name, value, ("auto", *allowed))
-    model_source(condition.model)
+    try:
+        model_source(condition.model)
+    except OSError as error:
+        raise InputError(f"model {shown(condition.model)} cannot be read: {error.strerror}") from error
     data_fingerprint(condition.task, condition.data_file)
     return condition

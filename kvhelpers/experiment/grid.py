@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kvhelpers.errors import InputError, unknown_name
-from kvhelpers.experiment.condition import EXPERIMENT_NAME, GRID_KEYS, Condition, make_condition
+from kvhelpers.errors import InputError, shown, unknown_name
+from kvhelpers.experiment.condition import (
+    GRID_KEYS,
+    Condition,
+    build_condition,
+    check_name,
+    make_condition,
+)
+from kvhelpers.experiment.plain import read_yaml
 from kvhelpers.experiment.results import ConditionResult, read_experiment
 from kvhelpers.paths import REPOSITORY, experiment_file, relative, results_dir, user_path, write_atomic
 
@@ -65,9 +71,12 @@ class Experiment(BaseModel):
         return entries
 
     def labels(self) -> list[str]:
-        """The conditions' labels, in the grid's order; reads no data."""
+        """The conditions' labels, in the grid's order; reads no data.
+
+        Raises InputError for a parameter of a wrong type or out of range.
+        """
         return [
-            Condition(**{**self.parameters, **entry, "experiment": self.name}).label()
+            build_condition({**self.parameters, **entry, "experiment": self.name}).label()
             for entry in self.entries()
         ]
 
@@ -102,24 +111,11 @@ def load_experiment(
 
     Raises
     ------
-    InputError : unreadable or malformed file, unknown key, a path that leaves the repository, overrides
-        without a new name.
+    InputError : unreadable or malformed file, unknown key, a path that leaves the repository, a name that
+        cannot be one, overrides without a new name.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"experiment file {str(path)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"experiment file {str(path)!r} is no YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(data, dict):
-        raise InputError(
-            f"experiment file {str(path)!r} holds no mapping; it needs {', '.join(Experiment.model_fields)}"
-        )
-    for key in data:
-        if key not in Experiment.model_fields:
-            raise unknown_name(f"experiment file {str(path)!r}: key", key, Experiment.model_fields)
+    file = f"experiment file {shown(str(path))}"
+    data = _read_mapping(path, file)
     for key in overrides or {}:
         if key in (*GRID_KEYS, "experiment"):
             raise InputError(
@@ -130,41 +126,68 @@ def load_experiment(
     try:
         parameters = data.get("parameters", {})
         data["parameters"] = {**parameters, **(overrides or {})}
+        if "experiment" in parameters:
+            raise InputError(
+                f"{file}: parameters.experiment {shown(parameters['experiment'])} has no effect; "
+                "the experiment is named by the key 'name', or by --name"
+            )
         if not saved:
-            _check_inside(path, parameters)
+            _check_inside(file, parameters)
         data.setdefault("command", _command(path, name, overrides))
-        return Experiment(**{**data, "name": name or data["name"]})
+        experiment = Experiment(**{**data, "name": data["name"] if name is None else name})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"experiment file {str(path)!r}: {key} {first['input']!r} is not allowed: {first['msg']}"
-        ) from error
+        raise InputError(f"{file}: {key} {shown(first['input'])} is not allowed: {first['msg']}") from error
     except (KeyError, TypeError) as error:
-        raise InputError(f"experiment file {str(path)!r} lacks or garbles {error}") from error
+        raise InputError(f"{file} lacks or garbles {error}") from error
+    check_name(experiment.name)
+    return experiment
 
 
-def _check_inside(path: Path, parameters: dict[str, Any]) -> None:
+def _read_mapping(path: Path, file: str) -> dict[str, Any]:
+    """The mapping in an experiment file, with known keys only; ``file`` is what a message calls it."""
+    try:
+        data = read_yaml(user_path("experiment file", str(path)).read_text(encoding="utf-8"), file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file} holds no mapping; it needs {', '.join(Experiment.model_fields)}")
+    for key in data:
+        if key not in Experiment.model_fields:
+            raise unknown_name(f"{file}: key", key, Experiment.model_fields)
+    return data
+
+
+def _check_inside(file: str, parameters: dict[str, Any]) -> None:
     for key in ("data_file", "model"):
         value = parameters.get(key)
         if not isinstance(value, str):
             continue
         here = user_path(key, value)
-        inside = (REPOSITORY / here).resolve()
-        if not inside.is_relative_to(REPOSITORY) or (
-            here.exists() and not here.resolve().is_relative_to(REPOSITORY)
-        ):
+        try:
+            outside_from_here = here.exists() and not here.resolve().is_relative_to(REPOSITORY)
+        except OSError as error:
+            raise InputError(f"{file}: {key} {shown(value)} cannot be read: {error.strerror}") from error
+        if outside_from_here or not (REPOSITORY / here).resolve().is_relative_to(REPOSITORY):
             raise InputError(
-                f"experiment file {str(path)!r}: {key} {value!r} is outside the repository; "
-                f"give it by --set {key}=… instead"
+                f"{file}: {key} {shown(value)} is outside the repository; give it by --set {key}=… instead"
             )
 
 
 def _command(path: Path, name: str | None, overrides: dict[str, Any] | None) -> str:
     parts = ["python", "-m", "kvhelpers", "run", str(path)]
     parts += ["--name", name] if name else []
-    parts += ["--set", *(f"{key}={value}" for key, value in overrides.items())] if overrides else []
+    parts += ["--set", *(f"{key}={_as_yaml(value)}" for key, value in overrides.items())] if overrides else []
     return shlex.join(parts)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def save_experiment(experiment: Experiment) -> Path:
@@ -177,10 +200,19 @@ def save_experiment(experiment: Experiment) -> Path:
 def find_experiment(name: str, root: Path | None = None) -> Experiment | None:
     """The experiment whose results lie below ``root`` under this name, or the repository's file of that name,
     or None.
+
+    Raises
+    ------
+    InputError : the file is none, or its conditions cannot be built; the sentence names it.
     """
     for path in (results_dir(name, root) / "experiment.yaml", experiment_file(name)):
         if path.is_file():
-            return load_experiment(path, saved=True)
+            experiment = load_experiment(path, saved=True)
+            try:
+                experiment.labels()
+            except InputError as error:
+                raise InputError(f"experiment file {shown(str(path))}: {error}") from error
+            return experiment
     return None
 
 
@@ -191,8 +223,7 @@ def finished_results(name: str, root: Path | None = None) -> list[ConditionResul
     ------
     InputError : there is none, or one that cannot be read; a name that is none.
     """
-    if not isinstance(name, str) or not re.fullmatch(EXPERIMENT_NAME, name):
-        raise InputError(f"experiment {name!r} is not allowed; a name has letters, digits, '.', '_' and '-'")
+    check_name(name)
     results, spec = read_experiment(name, root), find_experiment(name, root)
     if not results:
         raise InputError(

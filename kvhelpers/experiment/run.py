@@ -21,7 +21,7 @@ from kvhelpers.generation.generate import Generation, Request, Settings, generat
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
-from kvhelpers.records import Example, Record
+from kvhelpers.records import Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, score
 from kvhelpers.scoring.summary import summarize
@@ -245,5 +245,7 @@ class _Recorder:
             window = observation_window(prefilling)
             too_short = window is not None and n_tokens <= window
             return ["run_failed", *(["prompt_within_window"] if too_short else [])]
+        timed_out = ["timed_out"] if run.stop_reason == StopReason.TIMEOUT else []
         never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
-        return cache_flags(run.cache, prefilling is not None and self.condition.ratio != 0) + never_cut
+        compresses = prefilling is not None and self.condition.ratio != 0
+        return timed_out + cache_flags(run.cache, compresses) + never_cut

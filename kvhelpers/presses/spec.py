@@ -7,13 +7,13 @@ built.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.errors import InputError, shown, unknown_name
 from kvhelpers.presses.registry import BY_NAME, DECODING, EAGER, NONE, PREFILL_DECODING, PressEntry
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class PressSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Check names, ratio and budget, without kvpress.
+        """Check names, ratio, budget and the fields whose values the registry knows, without kvpress.
 
         Raises
         ------
-        InputError : an unknown or unsupported press, here or among the fields; a ratio or budget out of range
-            or that the press cannot have.
+        InputError : an unknown or unsupported press, here or among the fields; a ratio, a budget or a field
+            out of range or that the press cannot have.
         """
         if self.name == NONE:
             self._check_none()
@@ -73,7 +73,9 @@ class PressSpec:
                     f"{amount} {value} makes no sense with press 'none'; leave it out or choose a press"
                 )
         if self.kwargs:
-            raise InputError(f"press_kwargs {self.kwargs} make no sense with press 'none'; leave them out")
+            raise InputError(
+                f"press_kwargs {shown(self.kwargs)} make no sense with press 'none'; leave them out"
+            )
 
     @property
     def _spares_the_prompt(self) -> bool:
@@ -153,21 +155,39 @@ def _inner_presses(kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, 
 
 
 def _check_names(name: object, kwargs: Mapping[str, Any], parameter: str) -> None:
+    """Check the names of a press and of those among its fields, and their fields' values."""
     entry = _entry(name)
     if entry is None:
         usable = [other for other, entry in BY_NAME.items() if entry.unsupported is None]
         raise unknown_name(parameter, name, [NONE, *usable] if parameter == "press" else usable)
     if entry.unsupported is not None:
         raise InputError(f"{parameter} {name!r} is not supported: {entry.unsupported}")
+    for key, allowed in entry.fields.items():
+        if key in kwargs and not allowed.allows(kwargs[key]):
+            raise InputError(
+                f"press_kwargs of press {name!r}: {key} {shown(kwargs[key])} is not allowed; it is {allowed}"
+            )
     for key, (inner, inner_kwargs) in _inner_presses(kwargs).items():
         _check_names(inner, inner_kwargs, f"press_kwargs {key}")
+        if entry.without_weights and PressSpec(inner, kwargs=inner_kwargs).attention() == "eager":
+            raise InputError(
+                f"press_kwargs {key} {inner!r} does not fit press {name!r}, which cannot give it the "
+                "attention weights that it reads"
+            )
 
 
 def _check_decoding(press: kvpress.DecodingPress | None) -> None:
-    from kvpress import ScorerPress
+    from kvpress import DecodingPress, ScorerPress
 
-    base = getattr(press, "base_press", None)
-    if base is not None and (not isinstance(base, ScorerPress) or type(base).__name__ in EAGER):
+    if press is None:
+        return
+    if not isinstance(press, DecodingPress):
+        raise InputError(
+            f"press_kwargs decoding_press {shown(press)} is not allowed; it is a press with the name "
+            f"{DECODING!r}"
+        )
+    base = press.base_press
+    if not isinstance(base, ScorerPress) or type(base).__name__ in EAGER:
         raise InputError(
             f"press_kwargs base_press {type(base).__name__!r} is not supported while decoding: "
             "it must score tokens without attention weights, and remove them"
@@ -187,16 +207,17 @@ def _make(name: str, kwargs: Mapping[str, Any], parameter: str) -> kvpress.BaseP
         return press_class(**{**kwargs, **inner})
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise InputError(
-            f"{parameter} {name!r} cannot be built with press_kwargs {kwargs}: {error}"
+            f"{parameter} {name!r} cannot be built with press_kwargs {shown(kwargs)}: "
+            f"{str(error) or type(error).__name__}"
         ) from error
 
 
 def _check_fields(name: str, press_class: type, kwargs: Mapping[str, Any]) -> None:
     """Check that a press has these fields and that a number or a truth value is given where it has one."""
     defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(press_class)
-        if field.init and field.name != "compression_ratio"
+        key: parameter.default
+        for key, parameter in inspect.signature(press_class).parameters.items()
+        if key != "compression_ratio" and not key.startswith("_")
     }
     for key, value in kwargs.items():
         if key not in defaults:
@@ -204,6 +225,4 @@ def _check_fields(name: str, press_class: type, kwargs: Mapping[str, Any]) -> No
         kind = type(defaults[key])
         fits = type(value) is kind or (kind is float and type(value) is int)
         if kind in (int, float, bool) and not fits:
-            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is no {kind.__name__}")
-        if kind is int and value < 0:
-            raise InputError(f"press_kwargs of press {name!r}: {key} {value!r} is below 0")
+            raise InputError(f"press_kwargs of press {name!r}: {key} {shown(value)} is no {kind.__name__}")

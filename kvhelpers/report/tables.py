@@ -27,8 +27,7 @@ NOT_VALID = " †"
 def amount(result: ConditionResult) -> str:
     """The condition's ratio or budget, and its press's own fields."""
     condition = result.condition
-    removed = f"{condition.ratio:g}" if condition.budget is None else f"budget {condition.budget}"
-    return ", ".join(filter(None, (removed, kwargs_text(condition.press_kwargs))))
+    return ", ".join(filter(None, (condition.amount, kwargs_text(condition.press_kwargs))))
 
 
 def kept_tokens(result: ConditionResult) -> str:

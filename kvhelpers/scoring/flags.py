@@ -9,6 +9,7 @@ from kvhelpers.stats import SIGNIFICANCE
 
 FLAGS = {
     "run_failed": "the run ended in an error: it counts as a failure, but not one of the model",
+    "timed_out": "the run was stopped by timeout_s: it counts as a failure, but not one of the model",
     "kept_within_window": "kept tokens ≤ the press's observation window: the press chose nothing, it kept "
     "part of its window",
     "prompt_within_window": "prompt ≤ the press's observation window: the press cannot score anything",
@@ -19,7 +20,14 @@ FLAGS = {
     "never_compressed_decoding": "the run ended before the press compressed its cache while decoding",
     "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
 }
-INVALIDATING = ("run_failed", "kept_within_window", "prompt_within_window", "not_compressed", "weak_baseline")
+INVALIDATING = (
+    "run_failed",
+    "timed_out",
+    "kept_within_window",
+    "prompt_within_window",
+    "not_compressed",
+    "weak_baseline",
+)
 
 
 def baseline_is_weak(correct: int) -> bool:

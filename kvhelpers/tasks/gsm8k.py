@@ -7,15 +7,18 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, shown
 from kvhelpers.paths import REPOSITORY, user_path
-from kvhelpers.tasks.answers import STRICT, clean
+from kvhelpers.tasks.answers import clean
 from kvhelpers.tasks.prompts import ASKED, Problem
 
 HUB = ("openai/gsm8k", "main")
+# a decimal number, with or without commas between thousands and a full stop at its end
+REFERENCE = re.compile(r"-?(?:(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 def gsm8k_problems(
@@ -25,16 +28,16 @@ def gsm8k_problems(
 
     Raises
     ------
-    InputError : the hub or the file cannot be read, a row has no question or answer, fewer rows than asked
-        for.
+    InputError : the hub or the file cannot be read, a row has no question or no answer that ends in a number,
+        fewer rows than asked for, a question chosen twice.
     """
     if data_file:
         chosen = _sample(_file_rows(data_file), n_fewshot + n_prompts, seed, data_file)
-        return chosen[n_fewshot:], chosen[:n_fewshot]
-    return (
-        _sample(_hub_rows("test"), n_prompts, seed, HUB[0]),
-        _sample(_hub_rows("train"), n_fewshot, seed, HUB[0]),
-    )
+        problems, examples = chosen[n_fewshot:], chosen[:n_fewshot]
+    else:
+        problems, examples = _hub_rows("test", n_prompts, seed), _hub_rows("train", n_fewshot, seed)
+    _check_distinct([*examples, *problems])
+    return problems, examples
 
 
 def gsm8k_fingerprint(data_file: str | None) -> str:
@@ -42,13 +45,28 @@ def gsm8k_fingerprint(data_file: str | None) -> str:
     return f"sha256:{hashlib.sha256(_read(data_file)).hexdigest()}" if data_file else f"hub:{HUB[0]}"
 
 
-def _sample(rows: list[Problem], n: int, seed: int, where: str) -> list[Problem]:
+def _check_distinct(problems: Sequence[Problem]) -> None:
+    """Refuse equal questions: a worked example would tell a prompt's answer, and a prompt asked twice would
+    count as two. White space makes no difference.
+    """
+    seen: dict[str, Problem] = {}
+    for problem in problems:
+        first = seen.setdefault(" ".join(problem.question.split()), problem)
+        if first is not problem:
+            raise InputError(
+                f"{first.place} and {problem.place} ask the same question, and both were chosen; drop one of "
+                "them or choose another seed"
+            )
+
+
+def _sample(rows: Sequence, n: int, seed: int, where: str) -> list:
     if n > len(rows):
         raise InputError(f"n_prompts and n_fewshot ask for {n} rows, but {where} has {len(rows)}")
     return random.Random(seed).sample(rows, n)
 
 
-def _hub_rows(split: str) -> list[Problem]:
+def _hub_rows(split: str, n: int, seed: int) -> list[Problem]:
+    """``n`` problems of a split of the data set."""
     from datasets import load_dataset
 
     try:
@@ -58,31 +76,59 @@ def _hub_rows(split: str) -> list[Problem]:
         raise InputError(
             f"task 'gsm8k' cannot load {HUB[0]}: {reason}; or name a local JSONL as data_file"
         ) from error
-    return [_problem(f"gsm8k/{split}/{index}", row) for index, row in enumerate(rows)]
+    problems = []
+    for index in _sample(range(len(rows)), n, seed, HUB[0]):
+        row, place = rows[index], f"{HUB[0]} {split} row {index}"
+        try:
+            problems.append(_problem(f"gsm8k/{split}/{index}", place, row["question"], row["answer"]))
+        except ValueError as error:
+            raise InputError(f"{place} cannot be used: {error}; choose another seed") from error
+    return problems
 
 
 def _file_rows(data_file: str) -> list[Problem]:
     rows = []
     for number, line in enumerate(_read(data_file).split(b"\n")):
         if line.strip():
+            place = f"data_file {shown(data_file)} line {number + 1}"
+            question, answer = _texts(line, place)
             try:
-                row = json.loads(line)
-                rows.append(_problem(f"{Path(data_file).name}/{number}", row))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise InputError(
-                    f"data_file {data_file!r} line {number + 1} is no JSON object "
-                    f"with 'question' and 'answer': {error}"
-                ) from error
+                rows.append(_problem(f"{Path(data_file).name}/{number}", place, question, answer))
+            except ValueError as error:
+                raise InputError(f"{place} cannot be used: {error}") from error
     return rows
 
 
-def _problem(row_id: str, row: Mapping[str, str]) -> Problem:
-    answer = row["answer"].strip()
-    number = STRICT.search(answer)
-    if number is None:
-        raise ValueError("its answer has no '#### number'")
-    question = row["question"].strip()
-    return Problem(row_id, question, answer, clean(number.group(1)), ASKED.format(question))
+def _texts(line: bytes, place: str) -> tuple[str, str]:
+    """Question and answer of a line of JSON."""
+    try:
+        row = json.loads(line)
+        texts = row["question"], row["answer"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{place} is no JSON object with 'question' and 'answer': {error}") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{place} has a 'question' or an 'answer' that is no text")
+    return texts
+
+
+def _problem(row_id: str, place: str, question: str, answer: str) -> Problem:
+    """A row's problem. Raises ValueError where it has no question, or no answer that ends in a number."""
+    question, answer = question.strip(), answer.strip()
+    if not question:
+        raise ValueError("its question is empty")
+    for text in (question, answer):
+        text.encode()  # half a character, which JSON can write, is no text for a tokenizer
+    return Problem(row_id, place, question, answer, _reference(answer), ASKED.format(question))
+
+
+def _reference(answer: str) -> str:
+    """The number after the answer's only ``#### ``, with which it ends; ValueError where there is none."""
+    _, *numbers = answer.split("#### ")
+    if len(numbers) != 1:
+        raise ValueError(f"its answer has {len(numbers) or 'no'} '#### number', where it needs one")
+    if not REFERENCE.fullmatch(numbers[0]):
+        raise ValueError(f"its answer ends in {shown(numbers[0])}, which is no number like 1,234 or -0.5")
+    return clean(numbers[0])
 
 
 def _read(data_file: str) -> bytes:
@@ -90,4 +136,4 @@ def _read(data_file: str) -> bytes:
     try:
         return (REPOSITORY / path if (REPOSITORY / path).exists() else path).read_bytes()
     except OSError as error:
-        raise InputError(f"data_file {data_file!r} cannot be read: {error.strerror}") from error
+        raise InputError(f"data_file {shown(data_file)} cannot be read: {error.strerror}") from error

@@ -79,5 +79,6 @@ def _endless(seed: int) -> Iterator[Problem]:
         total = first + second
         solution = f"{story} In total {name} has {first} + {second} = {total} {things}.\n#### {total}"
         question = f"{story} How many {things} does {name} have in total?"
-        yield Problem(f"onestep/{seed}/{len(seen)}", question, solution, str(total), asked=question)
+        row = f"onestep/{seed}/{len(seen)}"
+        yield Problem(row, row, question, solution, str(total), asked=question)
         seen.add((words, first, second))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvhelpers.errors import InputError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,10 +22,12 @@ ASKED = "Question: {}\nAnswer:"
 class Problem:
     """A question, its worked solution ending in ``#### number``, and the number.
 
-    ``id`` points at the original row; ``asked`` is the question as the user's chat message says it.
+    ``id`` points at the original row, and ``place`` says for people where that is; ``asked`` is the question
+    as the user's chat message says it.
     """
 
     id: str
+    place: str
     question: str
     solution: str
     reference: str
@@ -51,7 +55,14 @@ def build_prompts(
 
     ``multiturn`` gives each worked example a user and an assistant message (lm-evaluation-harness's
     ``--fewshot_as_multiturn --apply_chat_template``); otherwise everything is one user message.
+
+    Raises
+    ------
+    InputError : a text has one of the model's control tokens in it, with which it could end its turn and
+        begin another one.
     """
+    for problem in (*examples, *problems):
+        _check_text(problem, tokenizer)
     messages_of = _turns if multiturn else _one_message
     prompts = []
     for problem in problems:
@@ -59,6 +70,26 @@ def build_prompts(
         token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids))
     return prompts
+
+
+def _check_text(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> None:
+    for text in (problem.question, problem.solution):
+        if (token := _control_token(text, tokenizer)) is not None:
+            raise InputError(
+                f"{problem.place} has {token!r} in it, a control token of the model, which could begin or "
+                "end a turn of the chat; take it out"
+            )
+
+
+def _control_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A control token that the tokenizer sees in a text or that is spelt out there, or None. What stands for
+    unknown text may be one, so that its id alone proves nothing.
+    """
+    ids = set(tokenizer(text, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if token.special and (token_id in ids or token.content in text):
+            return token.content
+    return None
 
 
 def _turns(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:

@@ -38,7 +38,7 @@ def undisturbed(tmp_path_factory):
 
 
 class command:
-    """``python -m kvhelpers run`` of the experiment with its output in a place, in a process group of its own."""
+    """``python -m kvhelpers run`` of the experiment in a process group of its own, its output in a place."""
 
     def __init__(self, place, before=""):
         file = place.parent / "fault.yaml"

@@ -1,10 +1,12 @@
+import datetime
+import json
 import subprocess
 import sys
 
 import pytest
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.condition import LONGEST_NAME, LONGEST_STEM, make_condition
 from kvhelpers.experiment.identity import check_here, identity_hash
 
 BAD = [
@@ -29,9 +31,56 @@ BAD = [
         {"press_kwargs": {"sinks": 4}},
         "press_kwargs of press 'streaming_llm': key 'sinks' is unknown; did you mean 'n_sink'?",
     ),
-    ({"press_kwargs": {"n_sink": "4"}}, "press_kwargs of press 'streaming_llm': n_sink '4' is no int"),
-    ({"press_kwargs": {"n_sink": 2.5}}, "press_kwargs of press 'streaming_llm': n_sink 2.5 is no int"),
-    ({"press_kwargs": {"n_sink": -3}}, "press_kwargs of press 'streaming_llm': n_sink -3 is below 0"),
+    ({"press_kwargs": {"n_sink": "4"}}, "press_kwargs of press 'streaming_llm': n_sink '4' is not allowed"),
+    ({"press_kwargs": {"n_sink": 2.5}}, "press_kwargs of press 'streaming_llm': n_sink 2.5 is not allowed"),
+    (
+        {"press_kwargs": {"n_sink": -3}},
+        "press_kwargs of press 'streaming_llm': n_sink -3 is not allowed; it is a whole number from 0 on",
+    ),
+    (
+        {"press": "snapkv", "press_kwargs": {"kernel_size": 0}},
+        "press_kwargs of press 'snapkv': kernel_size 0 is not allowed; it is an odd whole number from 1 on",
+    ),
+    (
+        {"press": "snapkv", "press_kwargs": {"window_size": 0}},
+        "press_kwargs of press 'snapkv': window_size 0",
+    ),
+    (
+        {"press": "random", "press_kwargs": {"seed": "x"}},
+        "press_kwargs of press 'random': seed 'x' is not allowed; it is a whole number from 0 on or null",
+    ),
+    (
+        {"press": "expected_attention", "press_kwargs": {"epsilon": float("nan")}},
+        "press_kwargs.epsilon nan is not allowed: it is no finite number",
+    ),
+    (
+        {"press": "expected_attention", "press_kwargs": '{"epsilon": NaN}'},
+        "press_kwargs.epsilon nan is not allowed: it is no finite number",
+    ),
+    (
+        {"press": "with_sink", "press_kwargs": {"press": {"name": "knorm", "x": [1, [float("-inf")]]}}},
+        "press_kwargs.press.x[1][0] -inf is not allowed: it is no finite number",
+    ),
+    ({"press_kwargs": '{"n_sink": 1e999}'}, "press_kwargs.n_sink inf is not allowed"),
+    ({"press_kwargs": '{"n_sink": 1, "n_sink": 2}'}, 'press_kwargs \'{"n_sink": 1, "n_sink": 2}\' is not'),
+    ({"press_kwargs": "[" * 100_000}, "press_kwargs '["),
+    (
+        {"press_kwargs": {"n_sink": datetime.date(2024, 1, 1)}},
+        "press_kwargs.n_sink datetime.date(2024, 1, 1)",
+    ),
+    ({"press_kwargs": {"n_sink": {1}}}, "press_kwargs.n_sink {1} is not allowed: it is neither"),
+    ({"press_kwargs": {"n_sink": b"1"}}, "press_kwargs.n_sink b'1' is not allowed: it is neither"),
+    ({"seed": 2**64}, "seed a number is not allowed: it does not fit into 64 bits"),
+    ({"model": "\ud800/x"}, "model '\\ud800/x' is not allowed: it has half of a Unicode character"),
+    ({"task": "gsm8k", "data_file": "\udcff"}, "data_file '\\udcff' is not allowed: it has half"),
+    ({"experiment": "\ud800"}, "experiment '\\ud800' is not allowed"),
+    ({"experiment": "a" * 300}, "experiment 'aaaa"),
+    ({"experiment": "a" * 5000}, "experiment 'aaaa"),
+    ({"model": ""}, "model '' is not allowed"),
+    ({"model": "a" * 5000}, "model 'aaaa"),
+    ({"model": f"{'a' * 300}/x"}, "model 'aaaa"),
+    ({"task": "gsm8k", "data_file": ""}, "data_file '' is not allowed"),
+    ({"task": "gsm8k", "data_file": "a" * 5000}, "data_file 'aaaa"),
     ({"press": "ComposedPress"}, "press 'ComposedPress' is not supported: it takes a list of presses"),
     ({"press": "observed_attention", "attn": "sdpa"}, "attn 'sdpa' does not fit 'observed_attention'"),
     ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
@@ -81,11 +130,12 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("values", "sentence"), BAD, ids=[str(values) for values, _ in BAD])
+@pytest.mark.parametrize(("values", "sentence"), BAD, ids=[str(values)[:80] for values, _ in BAD])
 def test_bad_input_gets_one_sentence(values, sentence):
     with pytest.raises(InputError) as caught:
         check_here(make_condition(values))
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1200  # the longest names all presses
 
 
 def test_the_table_is_long_enough():
@@ -133,9 +183,48 @@ def test_file_names_tell_conditions_apart():
     assert make_condition({"model": "Qwen/Qwen2.5-3B-Instruct"}).stem() == "Qwen2.5-3B-Instruct_0.875_20p"
 
 
+def test_a_ratio_is_not_shown_as_another():
+    near = make_condition({"ratio": 0.99999999})
+    assert near.label() == "streaming_llm 0.99999999" and near.stem() == "smollm2-135m_0.99999999_20p"
+    assert make_condition({"ratio": 1 / 3}).label() == "streaming_llm 0.3333333333333333"
+    assert make_condition({"ratio": 0.0000001}).label() == "streaming_llm 1e-07"
+    zero = make_condition({"press": "knorm", "ratio": -0.0})
+    assert (zero.label(), zero.stem()) == ("knorm 0", "smollm2-135m_0_20p")
+    assert identity_hash(zero) == identity_hash(make_condition({"press": "knorm", "ratio": 0}))
+
+
+def inner(depth, window):
+    press = {"name": "snapkv", "window_size": window}
+    for _ in range(depth):
+        press = {"name": "with_sink", "press": press, "n_sink": 4}
+    return make_condition({"press": "with_sink", "press_kwargs": {"press": press}})
+
+
+def test_file_names_do_not_grow_beyond_what_file_systems_take():
+    """Up to the limit a name is spelt out as ever; beyond, a hash tells conditions apart."""
+    spelt, long, other = inner(4, 16).stem(), inner(5, 16).stem(), inner(5, 17).stem()
+    assert spelt == "smollm2-135m_0.875_20p_press" + "-n-sink-4-name-with-sink-press" * 4 + (
+        "-name-snapkv-window-size-16"
+    )
+    assert len(spelt) <= LONGEST_STEM == len(long) == len(other)
+    assert long != other and long == inner(5, 16).stem()
+    assert inner(5, 16).label() != inner(5, 17).label()
+
+
+def test_an_experiment_s_name_has_a_limit():
+    assert make_condition({"experiment": "a" * LONGEST_NAME}).experiment == "a" * LONGEST_NAME
+    with pytest.raises(InputError, match="has at most 160 characters"):
+        make_condition({"experiment": "a" * (LONGEST_NAME + 1)})
+
+
+def test_what_is_accepted_can_be_written():
+    condition = make_condition({"press": "snapkv", "press_kwargs": {"window_size": 16}, "ratio": 0.5})
+    assert json.loads(json.dumps(condition.model_dump(), allow_nan=False)) == condition.model_dump()
+
+
 def test_eager_attention_is_arranged_for_the_presses_that_read_weights():
     assert make_condition({"press": "observed_attention"}).prefill_attention == "eager"
-    wrapped = {"press": "ChunkPress", "press_kwargs": {"press": {"name": "observed_attention"}}}
+    wrapped = {"press": "with_sink", "press_kwargs": {"press": {"name": "observed_attention"}}}
     assert make_condition(wrapped).prefill_attention == "eager"
     assert make_condition({"press": "snapkv"}).prefill_attention == "sdpa"
 

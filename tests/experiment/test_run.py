@@ -178,6 +178,16 @@ def test_a_model_that_ends_at_once_has_results_and_a_log(output, embedded):
     assert result.summary.cfr.count == 4 and "nan" not in write_log("scratch").read_text()
 
 
+def test_runs_out_of_time_are_counted_and_no_evidence_about_the_press(output, embedded):
+    result = module.run_condition(small(press="knorm", timeout_s=1e-9), embedded)
+    assert result.summary.stop_reasons == {"timeout": 4} and result.summary.flags == {"timed_out": 4}
+    assert (result.summary.cfr.count, result.summary.cfr.n) == (4, 4) and result.is_invalid
+    log = write_log("scratch").read_text()
+    assert "timed_out 4/4" in log and "`knorm 0.5` is no valid evidence about a press" in log
+    in_time = module.run_condition(small(press="knorm", timeout_s=1e9, experiment="in-time"), embedded)
+    assert in_time.summary.flags == {} and not in_time.is_invalid
+
+
 def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):
     result = module.run_condition(small(press="snapkv", ratio=0.875), embedded)
     assert result.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}

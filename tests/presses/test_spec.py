@@ -63,6 +63,26 @@ def test_names_are_checked_without_torch():
             "press_kwargs {'n_sink': 1} make no sense with press 'none'",
         ),
         (
+            PressSpec("snapkv", 0.5, kwargs={"window_size": 4.0}),
+            "press_kwargs of press 'snapkv': window_size 4.0 is not allowed; it is a whole number from 1 on",
+        ),
+        (
+            PressSpec("snapkv", 0.5, kwargs={"kernel_size": 4}),
+            "press_kwargs of press 'snapkv': kernel_size 4 is not allowed; it is an odd whole number",
+        ),
+        (
+            PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "snapkv", "window_size": -4}}),
+            "press_kwargs of press 'snapkv': window_size -4 is not allowed; it is a whole number from 1 on",
+        ),
+        (
+            PressSpec(
+                "ChunkPress",
+                0.5,
+                kwargs={"press": {"name": "with_sink", "press": {"name": "observed_attention"}}},
+            ),
+            "press_kwargs press 'with_sink' does not fit press 'ChunkPress'",
+        ),
+        (
             PressSpec("DecodingPress", 0.5),
             "ratio 0.5 makes no sense with press 'DecodingPress', which has no prefilling press; use ratio 0",
         ),
@@ -94,12 +114,24 @@ def test_what_names_and_amounts_tell_is_refused_before_kvpress_is_needed(spec, s
             "press_kwargs of press 'snapkv': key 'compression_ratio' is unknown",
         ),
         (
-            PressSpec("snapkv", 0.5, kwargs={"window_size": 4.0}),
-            "press_kwargs of press 'snapkv': window_size 4.0 is no int",
+            PressSpec("CURPress", 0.5, kwargs={"use_random_leverage": 1}),
+            "press_kwargs of press 'CURPress': use_random_leverage 1 is no bool",
         ),
         (
-            PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "snapkv", "window_size": -4}}),
-            "press_kwargs of press 'snapkv': window_size -4 is below 0",
+            PressSpec("CompactorPress", 0.5, kwargs={"_leverage_press": 1}),
+            "press_kwargs of press 'CompactorPress': key '_leverage_press' is unknown",
+        ),
+        (
+            PressSpec("MergingPress", 0.5, kwargs={"press": {"name": "knorm"}, "merge_fraction": 0}),
+            "press 'MergingPress' cannot be built with press_kwargs ",
+        ),
+        (
+            PressSpec("PrefillDecodingPress", 0.0, kwargs={"decoding_press": 5}),
+            "press_kwargs decoding_press 5 is not allowed; it is a press with the name 'DecodingPress'",
+        ),
+        (
+            PressSpec("PrefillDecodingPress", 0.0, kwargs={"decoding_press": {"name": "knorm"}}),
+            "press_kwargs decoding_press KnormPress(compression_ratio=0.0) is not allowed",
         ),
     ],
 )
