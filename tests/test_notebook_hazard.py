@@ -34,7 +34,8 @@ def test_a_few_prompts_give_tables_figures_and_a_log(executed, output):
         assert f"<td>{name}</td>" in table and f"<td>{estimate(metrics.auroc)}</td>" in table
     assert len(outputs(executed, "image/png")) == 5
     log = (output / "experiments/few.md").read_text()
-    assert any(text == log.split("\n\n")[2] for text in outputs(executed, "text/markdown"))
+    abstract = log.split("\n\n")[2].removeprefix("- ").replace("\n- ", "\n")
+    assert abstract in outputs(executed, "text/markdown")
     assert study.data.prompts == 6 and "n_prompts: 6" in study.provenance.command
     assert (output / "data/results/few/model.json").exists()
     assert (output / "figures/few/predictors.csv").exists()

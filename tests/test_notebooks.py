@@ -32,7 +32,7 @@ def test_parameters_cell_has_the_condition_s_names_and_defaults_in_two_halves():
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
     assert parameters.source.startswith(MARK)
-    question, running = map(assigned_names, parameters.source.split("# How it runs"))
+    question, running = map(assigned_names, re.split(r"\n(?=# How it runs)", parameters.source))
     assert sorted([*question, *running]) == sorted([*Condition.model_fields, WRITE_LOG])
     assert {"model", "task", "press", "ratio", "budget", "n_prompts", "max_new_tokens"} <= set(question)
     assert {"batch_size", "device", "dtype", WRITE_LOG} <= set(running)

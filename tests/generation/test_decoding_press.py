@@ -75,7 +75,7 @@ def test_a_press_that_fails_while_decoding_fails_its_row_only(tiny):
         ),
         (
             PressSpec("DecodingPress", 0.0, kwargs=decoding("knorm", 0)),
-            "compression_interval must be greater than 0",
+            "compression_interval 0 is not allowed; it is a whole number from 1 on",
         ),
     ],
 )
