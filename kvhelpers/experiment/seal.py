@@ -30,7 +30,8 @@ def changed_parts(data: Mapping[str, Any]) -> list[str]:
     seal = data.get(SEAL)
     if seal is None:
         return []
-    if not isinstance(seal, dict) or not isinstance(seal.get(RECORDS), list):
+    whole = isinstance(seal, dict) and isinstance(seal.get(RECORDS), list)
+    if not whole or not isinstance(seal.get(SIGNALS), str):
         return [SEAL]
     now = _parts({key: value for key, value in data.items() if key != SEAL})
     then = {key: value for key, value in seal.items() if key != SIGNALS}

@@ -90,7 +90,9 @@ def test_where_numbers_come_from_stands_in_the_setup():
     assert f"commit `{'c' * 12}` with changes |" in text_of([result.model_copy(update={"provenance": made})])
     machine = made.machine.model_copy(update={"load": 9.0, "memory_gib": 23.4})
     busy = result.model_copy(update={"provenance": made.model_copy(update={"machine": machine})})
-    assert "other work ran beside it (load 9.0 on 2 cores)" in text_of([busy]) and "23 GiB" in text_of([busy])
+    assert "the machine was crowded (load up to 9.0 on 2 cores)" in text_of([busy]) and "23 GiB" in text_of(
+        [busy]
+    )
 
 
 def test_what_is_missing_is_named():
