@@ -44,6 +44,8 @@ def test_a_log_is_two_pages_with_the_verdict_first(name):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_committed_log_is_made_from_the_committed_data(name, tmp_path):
+    if (REPOSITORY / "data" / "results" / name).is_dir():
+        pytest.skip("the log may be of one's own results, as make reproduce leaves it")
     results, spec = finished_results(name, samples_dir()), find_experiment(name, samples_dir())
     analysis = analyse(results)
     numbers = log.make_numbers(results, spec, analysis)
