@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from kvhelpers.errors import InputError, shown
-from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir
+from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir, study_path
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
@@ -92,11 +92,11 @@ def _rescore(options: argparse.Namespace) -> str:
 
 
 def _log(options: argparse.Namespace) -> str:
-    from kvhelpers.report.hazard_log import study_path, write_stored_log
-    from kvhelpers.report.log import write_log
-
     name, root = options.experiment, find_results(options.experiment)
-    write = write_stored_log if study_path(name, root).is_file() else write_log
+    if study_path(name, root).is_file():
+        from kvhelpers.report.hazard_log import write_stored_log as write
+    else:
+        from kvhelpers.report.log import write_log as write
     write(name, root)
     return _where(name)
 

@@ -29,6 +29,21 @@ def results_dir(experiment: str, root: Path | None = None) -> Path:
     return (root or output_root() / "data" / "results") / experiment
 
 
+def definition_path(experiment: str, root: Path | None = None) -> Path:
+    """The experiment as it was run, beside its results."""
+    return results_dir(experiment, root) / "experiment.yaml"
+
+
+def study_path(name: str, root: Path | None = None) -> Path:
+    """A study of predictors as data, below ``root`` or where this project's runs write."""
+    return results_dir(name, root) / "study.json"
+
+
+def model_path(name: str) -> Path:
+    """A study's model."""
+    return results_dir(name) / "model.json"
+
+
 def samples_dir() -> Path:
     """The results that the repository carries, for notebooks that read results."""
     return REPOSITORY / "data" / "samples"

@@ -258,8 +258,9 @@ class Machine(Shape):
 class Provenance(Shape):
     """Where a condition's results come from.
 
-    ``commit`` is the git commit of the code, ``clean`` whether the package had no changes beside it; both are
-    None without git, and so is ``command``, which makes the results again, in results of schemas 2 and 3.
+    ``commit`` is the git commit of the code that ended the condition, ``clean`` whether the package had no
+    changes beside it; both are None without git, and so is ``command``, which makes the results again, in
+    results of schemas 2 and 3. ``earlier_commits`` are others at which prompts of a resumed condition ran.
     """
 
     commit: str | None
@@ -267,3 +268,4 @@ class Provenance(Shape):
     command: str | None
     versions: dict[str, str]
     machine: Machine
+    earlier_commits: tuple[str, ...] = ()

@@ -43,6 +43,13 @@ class MadeResult(ConditionResult):
         return self._frame if columns is None else self._frame[list(columns)]
 
 
+def in_schema_3(data):
+    """A result's JSON as schema 3 had it: without a seal, and of its provenance only packages and machine."""
+    kept = {key: value for key, value in data.items() if key not in ("seal", "provenance")}
+    made = data["provenance"]
+    return kept | {"versions": made["versions"], "machine": made["machine"], "schema_version": 3}
+
+
 def make_result(
     press, ratio, correct, onsets=(), text="some text", flags=(), entropy=None, stops=(), **fields
 ):

@@ -29,6 +29,7 @@ from kvhelpers.paths import relative
 from kvhelpers.records import Record, StopReason
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.summary import most_interesting
+from kvhelpers.stats import Estimate, estimate, mean
 
 OUTCOMES = ("looping", "non_termination", "wrong_answer", "catastrophic")
 
@@ -102,6 +103,20 @@ def run_tokens(result: ConditionResult, record: Record) -> pd.DataFrame:
     tokens = tokens[tokens["prompt_index"] == record.prompt_index].reset_index(drop=True)
     starts = tokens["char_end"].shift(fill_value=0)
     return tokens.assign(piece=[record.text[a:b] for a, b in zip(starts, tokens["char_end"], strict=True)])
+
+
+def signal_means(result: ConditionResult) -> dict[str, Estimate]:
+    """Means over a condition's runs with tokens of the run's mean and largest entropy (nats) and smallest
+    top-1 probability, with 95 % intervals by bootstrap over prompts; nothing where no run has a token.
+    """
+    runs = result.signals(["prompt_index", "entropy", "top1_prob"]).groupby("prompt_index")
+    values = {
+        "mean entropy": runs["entropy"].mean(),
+        "largest entropy": runs["entropy"].max(),
+        "smallest top-1 probability": runs["top1_prob"].min(),
+    }
+    means = {name: estimate(mean(of_run), list(of_run.index)) for name, of_run in values.items()}
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def instructive_run(results: Sequence[ConditionResult]) -> tuple[ConditionResult, Record]:

@@ -4,6 +4,7 @@ seconds.
 
 from __future__ import annotations
 
+import pandas as pd
 from tqdm import tqdm
 
 from kvhelpers.experiment.checkpoint import write_json
@@ -12,6 +13,8 @@ from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.records import Record
 from kvhelpers.scoring.score import Ended, score
 from kvhelpers.scoring.summary import summarize
+
+JUDGED = ("prompt_index", "token_id", "char_end", "entropy", "top1_prob")  # columns that judging needs
 
 
 def rescore(experiment: str) -> tuple[int, int]:
@@ -25,19 +28,19 @@ def rescore(experiment: str) -> tuple[int, int]:
     """
     changed = total = 0
     for result in tqdm(finished_results(experiment), desc=f"rescore {experiment}", unit="condition"):
-        records = rescored(result)
+        signals = result.signals(JUDGED)
+        records = rescored(result, signals)
         total += len(records)
         differ = sum(new != old for new, old in zip(records, result.records, strict=True))
-        summary = summarize(records, result.signals(["prompt_index", "entropy", "top1_prob"]))
+        summary = summarize(records, signals)
         if differ or summary != result.summary:
             write_json(result.model_copy(update={"records": records, "summary": summary}))
         changed += differ
     return changed, total
 
 
-def rescored(result: ConditionResult) -> tuple[Record, ...]:
-    """The result's records, judged by today's rules."""
-    signals = result.signals(["prompt_index", "token_id", "char_end"])
+def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ...]:
+    """The result's records, judged by today's rules; ``signals`` are its own, with the columns `JUDGED`."""
     by_prompt = dict(tuple(signals.groupby("prompt_index")))
     records = []
     for record in result.records:

@@ -20,7 +20,7 @@ from kvhelpers.analysis.runs import runs_table
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.paths import results_dir, samples_dir, write_atomic
+from kvhelpers.paths import definition_path, samples_dir, write_atomic
 from kvhelpers.records import CHANGE, LISTS
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.tasks.load import OWN_TASKS
@@ -43,14 +43,14 @@ def write_sample(experiment: str) -> Path:
         write_json(_without_texts(result), target, indent=None)
     runs = runs_with_conditions(results)
     write_atomic(folder / "runs.parquet", lambda path: runs.to_parquet(path, index=False, compression="zstd"))
-    definition = results_dir(experiment) / "experiment.yaml"
+    definition = definition_path(experiment)
     if definition.is_file():
         write_atomic(folder / definition.name, lambda path: shutil.copyfile(definition, path))
     return folder
 
 
 def _write_signals(result: ConditionResult, path: Path) -> None:
-    table = pq.read_table(result.signals_path)
+    table = result.read_signals()
     table = table.drop_columns([name for name in LEFT_OUT if name in table.column_names])
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     others = [name for name in table.column_names if name not in floats]

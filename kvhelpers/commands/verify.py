@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from kvhelpers.commands.rescore import rescored
+from kvhelpers.commands.rescore import JUDGED, rescored
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.identity import SCHEMA_VERSION
+from kvhelpers.experiment.identity import SCHEMA_VERSION, hash_of
 from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, result_paths
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
@@ -80,7 +78,7 @@ class _Tokenizers:
     @staticmethod
     def _load(model: str, source: str) -> PreTrainedTokenizerBase | None:
         try:
-            return load_tokenizer(model) if model_source(model) == source else None
+            return load_tokenizer(model, here=True) if model_source(model) == source else None
         except InputError:
             return None
 
@@ -88,43 +86,32 @@ class _Tokenizers:
 def _faults(result: ConditionResult, tokenizers: _Tokenizers) -> Iterator[str]:
     yield from _about_the_condition(result)
     yield from _about_the_prompts(result)
-    signals = result.signals(["prompt_index", "step", "token_id", "char_end", "entropy", "top1_prob"])
+    signals = result.signals(["step", *JUDGED])
     by_prompt = dict(tuple(signals.groupby("prompt_index")))
     yield from _about_the_tokens(result, by_prompt)
     if (tokenizer := tokenizers.of(result)) is not None:
         yield from _about_the_texts(result, by_prompt, tokenizer)
-    if rescored(result) != result.records:
+    if rescored(result, signals) != result.records:
         yield "answers or failures of some runs are not what today's rules say; see the command rescore"
-    if result.records:
-        for name, stored, computed in _differences(result, signals):
-            yield f"summary.{name} is {stored}, and {computed} computed again"
+    for name, stored, computed in _differences(result, signals):
+        yield f"summary.{name} is {stored}, and {computed} computed again"
 
 
 def _about_the_condition(result: ConditionResult) -> Iterator[str]:
     condition = result.condition
     if result.label != condition.label():
         yield f"label {result.label!r} is not the condition's, {condition.label()!r}"
-    if (place := f"{condition.press}/{condition.stem()}.json") != "/".join(result.path.parts[-2:]):
-        yield f"the condition belongs to {place}"
-    if condition.experiment != result.path.parts[-3]:
-        yield f"the condition is of experiment {condition.experiment!r}"
     for key, value in condition.model_dump().items():
         if key in result.identity and key not in ("dtype", "attn") and result.identity[key] != value:
             yield f"{key} {value!r} is {result.identity[key]!r} in the identity"
-    if result.condition_hash not in {_hash(result, version) for version in (*OLDER, SCHEMA_VERSION)}:
+    if result.condition_hash not in {
+        hash_of(result.identity, version) for version in (*OLDER, SCHEMA_VERSION)
+    }:
         yield "condition_hash is not that of the identity"
 
 
-def _hash(result: ConditionResult, version: int) -> str:
-    whole = result.identity | {"schema_version": version}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
 def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
-    indices = [record.prompt_index for record in result.records]
-    if indices != list(range(result.condition.n_prompts)):
-        yield f"prompts are {_some(indices)}, not 0 to {result.condition.n_prompts - 1}, each once"
-    if len({record.prompt_id for record in result.records}) < len(indices):
+    if len({record.prompt_id for record in result.records}) < len(result.records):
         yield "two records are of the same prompt"
 
 
@@ -147,11 +134,15 @@ def _about_the_texts(
     for record in result.records:
         if record.prompt_index in by_prompt:
             ids = by_prompt[record.prompt_index]["token_id"].tolist()
-            texts = {tokenizer.decode(ids), tokenizer.decode(ids[:-1])}  # the end token is no text
-            if record.text not in texts:
+            if min(ids) < 0 or record.text not in _texts(tokenizer, ids):
                 differ.append(record.prompt_id)
     if differ:
         yield f"text of {_some(differ)} is not what its tokens say"
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> set[str]:
+    """What an answer's tokens say; the end token is no text."""
+    return {tokenizer.decode(ids), tokenizer.decode(ids[:-1])}
 
 
 def _differences(result: ConditionResult, signals: pd.DataFrame) -> Iterator[tuple[str, object, object]]:

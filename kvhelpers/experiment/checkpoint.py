@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity_hash
+from kvhelpers.experiment.provenance import code_version
 from kvhelpers.experiment.results import ConditionResult, read_result, result_path
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import relative, write_atomic
@@ -30,6 +31,13 @@ SIGNALS_SCHEMA = pa.schema(
     + [(name, pa.float32()) for name in (*SCALARS, CHANGE, *CANARY)]
     + [(LISTS[0], pa.list_(pa.float32())), (LISTS[1], pa.list_(pa.int32()))]
 )
+
+
+COMMIT = b"commit"  # of the metadata
+
+
+class _Damaged(Exception):
+    """What is wrong with a prompt's file."""
 
 
 class Checkpoint:
@@ -47,34 +55,37 @@ class Checkpoint:
         columns = {"prompt_index": np.full(n, record.prompt_index), "step": np.arange(n)}
         columns |= {name: list(tokens.get(name, [])) for name in SIGNALS_SCHEMA.names[2:]}
         table = pa.table(columns, schema=SIGNALS_SCHEMA)
-        table = table.replace_schema_metadata({"record": record.model_dump_json(), "condition": self.hash})
+        made = {b"record": record.model_dump_json(), b"condition": self.hash, COMMIT: code_version()[0] or ""}
+        table = table.replace_schema_metadata(made)
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
     def forget_errored(self) -> None:
-        """Drop prompts that ended in an error, so that a resumed condition tries them again."""
-        self.forget_damaged()
-        for record, _ in list(self.load()):
+        """Drop damaged prompts and those that ended in an error: a resumed condition tries them again."""
+        for index, record in self.forget_damaged().items():
             if record.stop_reason == StopReason.ERROR:
-                self._path(record.prompt_index).unlink()
+                self._path(index).unlink(missing_ok=True)
 
-    def forget_damaged(self, prompt_ids: Sequence[str] | None = None) -> None:
-        """Drop files that cannot be read, or whose name, record, condition and prompt do not agree, with a
-        warning each; their prompts are run again. ``prompt_ids`` are those of the condition, if known.
+    def forget_damaged(self, prompt_ids: Sequence[str] | None = None) -> dict[int, Record]:
+        """Drop files that are not whole, or whose name, record, condition and prompt do not agree, with a
+        warning each; their prompts are run again. Return the records of the others by prompt index.
+        ``prompt_ids`` are those of the condition, if known.
         """
+        records = {}
         for index in sorted(self.finished()):
             path = self._path(index)
             try:
                 record, _ = self._read(path)
                 if prompt_ids is not None and record.prompt_id != prompt_ids[index]:
-                    raise ValueError(f"it is of prompt {record.prompt_id}, not {prompt_ids[index]}")
+                    raise _Damaged(f"it is of prompt {record.prompt_id}, not {prompt_ids[index]}")
+                records[index] = record
             except FileNotFoundError:  # another worker dropped it
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _Damaged as damage:
                 path.unlink(missing_ok=True)
-                reason = " ".join(str(error).split())
                 warnings.warn(
-                    f"{relative(path)} is damaged; prompt {index} is run again ({reason})", stacklevel=2
+                    f"{relative(path)} is damaged; prompt {index} is run again ({damage})", stacklevel=2
                 )
+        return records
 
     def finished(self) -> set[int]:
         """Indices of the prompts saved so far, by the names of their files."""
@@ -95,27 +106,46 @@ class Checkpoint:
         for index in sorted(self.finished()):
             try:
                 yield self._read(self._path(index))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _Damaged as damage:
                 raise InputError(
-                    f"{relative(self._path(index))} is damaged ({error}); run the condition again"
-                ) from error
+                    f"{relative(self._path(index))} is damaged ({damage}); run the condition again"
+                ) from damage
 
     def _read(self, path: Path) -> tuple[Record, pa.Table]:
-        """A prompt's file. Raises OSError, ValueError, KeyError or TypeError if it is not whole."""
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        record = Record.model_validate_json(metadata[b"record"])
+        """A prompt's record and signals, with the commit that ran it in their metadata.
+
+        Raises
+        ------
+        _Damaged : the file is not whole, or of something else.
+        OSError : the disk fails.
+        """
+        try:
+            table = pq.read_table(path)
+            metadata = table.schema.metadata or {}
+            record, of = Record.model_validate_json(metadata[b"record"]), metadata[b"condition"]
+            steps = table.select(["prompt_index", "step"]).to_pylist()
+        except OSError as error:
+            if error.errno is not None:  # the disk's, not the file's
+                raise
+            raise _Damaged(" ".join(str(error).split())) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Damaged(" ".join(str(error).split())) from error
         index = int(path.stem)
-        if metadata[b"condition"] != self.hash.encode():
-            raise ValueError("it is of another condition")
-        if record.prompt_index != index or set(table["prompt_index"].to_pylist()) - {index}:
-            raise ValueError(f"it is of prompt {record.prompt_index}, not {index}")
-        if len(table) != record.n_tokens:
-            raise ValueError(f"it has {len(table)} of {record.n_tokens} tokens")
-        return record, table.replace_schema_metadata(None)
+        if of != self.hash.encode():
+            raise _Damaged("it is of another condition")
+        if {record.prompt_index} | {row["prompt_index"] for row in steps} != {index}:
+            raise _Damaged(f"it is of prompt {record.prompt_index}, not {index}")
+        if [row["step"] for row in steps] != list(range(record.n_tokens)):
+            raise _Damaged(f"its {len(table)} tokens are not the record's {record.n_tokens}, each once")
+        return record, table.replace_schema_metadata({COMMIT: metadata.get(COMMIT, b"")})
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def commit_of(signals: pa.Table) -> str:
+    """The commit that ran a prompt, of the signals that `Checkpoint.load` gives; empty without git."""
+    return signals.schema.metadata[COMMIT].decode()
 
 
 def write_json(result: ConditionResult, path: Path | None = None, indent: int | None = 1) -> None:
@@ -130,7 +160,7 @@ def write_result(result: ConditionResult, signals: Sequence[pa.Table]) -> Condit
     """Write a finished condition, signals first: the JSON's presence means that both are there. Return what
     is on disk.
     """
-    table = pa.concat_tables(signals)
+    table = pa.concat_tables(signals).replace_schema_metadata(None)
     write_atomic(result.signals_path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     write_json(result)
     return read_result(result.path)

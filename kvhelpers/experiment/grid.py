@@ -20,7 +20,15 @@ from kvhelpers.experiment.condition import (
 )
 from kvhelpers.experiment.plain import read_yaml
 from kvhelpers.experiment.results import ConditionResult, read_experiment
-from kvhelpers.paths import REPOSITORY, experiment_file, relative, results_dir, user_path, write_atomic
+from kvhelpers.paths import (
+    REPOSITORY,
+    definition_path,
+    experiment_file,
+    relative,
+    results_dir,
+    user_path,
+    write_atomic,
+)
 
 
 class Contrast(BaseModel):
@@ -192,7 +200,7 @@ def _as_yaml(value: Any) -> str:
 
 def save_experiment(experiment: Experiment) -> Path:
     """Keep the experiment, overrides applied, beside its results, for the log."""
-    path = results_dir(experiment.name) / "experiment.yaml"
+    path = definition_path(experiment.name)
     text = yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True)
     return write_atomic(path, lambda temporary: temporary.write_text(text))
 
@@ -205,7 +213,7 @@ def find_experiment(name: str, root: Path | None = None) -> Experiment | None:
     ------
     InputError : the file is none, or its conditions cannot be built; the sentence names it.
     """
-    for path in (results_dir(name, root) / "experiment.yaml", experiment_file(name)):
+    for path in (definition_path(name, root), experiment_file(name)):
         if path.is_file():
             experiment = load_experiment(path, saved=True)
             try:

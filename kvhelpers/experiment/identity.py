@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from typing import Any
 
 from kvhelpers.experiment.condition import GRID_KEYS, Condition
+from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
 
@@ -37,8 +36,12 @@ def identity(condition: Condition) -> dict[str, Any]:
 
 def identity_hash(condition: Condition) -> str:
     """Hex SHA-256 of `identity` and of the shape in which results are kept."""
-    whole = identity(condition) | {"schema_version": SCHEMA_VERSION}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return hash_of(identity(condition))
+
+
+def hash_of(whole: dict[str, Any], schema_version: int = SCHEMA_VERSION) -> str:
+    """The hash of an identity that is already there, in that version of the shape."""
+    return plain_hash(whole | {"schema_version": schema_version})
 
 
 def shared_identity(whole: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ a run is told is written beside its results; what cannot be written is found her
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections import deque
@@ -29,6 +31,11 @@ NARROWER = {  # of what YAML 1.1 takes for truth values, numbers, dates and sign
         "yaml": NEVER,
     }.items()
 }
+
+
+def plain_hash(value: object) -> str:
+    """Hex SHA-256 of a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_plain(value: object, name: str, source: str = "") -> None:

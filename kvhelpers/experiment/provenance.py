@@ -10,15 +10,14 @@ import os
 import platform
 import shlex
 import subprocess
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 import psutil
-import torch
 
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity
-from kvhelpers.models.device import resolve_device
 from kvhelpers.paths import REPOSITORY
 from kvhelpers.records import Machine, Provenance
 
@@ -26,19 +25,25 @@ PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def provenance(condition: Condition, command: str | None = None) -> Provenance:
+def provenance(condition: Condition, command: str | None = None, commits: Iterable[str] = ()) -> Provenance:
     """Where results of a condition come from that this process makes now, by this command (None: notebook
-    01's).
+    01's); ``commits`` are those at which its prompts ran.
     """
     commit, clean = code_version()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return Provenance(
         commit=commit,
         clean=clean,
         command=command or notebook_command(condition),
-        versions=versions | {"python": platform.python_version()},
+        versions=package_versions(PACKAGES),
         machine=machine(condition),
+        earlier_commits=sorted(set(commits) - {commit, ""}),
     )
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """The versions of packages, and of Python."""
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return versions | {"python": platform.python_version()}
 
 
 @cache
@@ -67,6 +72,10 @@ def _git(*arguments: str) -> str | None:
 
 def machine(condition: Condition) -> Machine:
     """This machine, as the condition uses it."""
+    import torch  # takes seconds, and only what runs a condition needs it
+
+    from kvhelpers.models.device import resolve_device
+
     device = resolve_device(condition.device)
     return Machine(
         system=platform.system(),

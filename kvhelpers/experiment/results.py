@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import SCHEMA_VERSION, identity, shared_identity
-from kvhelpers.experiment.seal import SIGNALS, changed_parts, file_hash
+from kvhelpers.experiment.seal import SEAL, SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
@@ -66,7 +66,13 @@ class ConditionResult(Shape):
         return _takes_meaning(self.summary.flags, self.summary.n)
 
     def signals(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Per-token signals, one row per new token, with these columns or all.
+        """Per-token signals, one row per new token, with these columns or all. Raises InputError as
+        `read_signals`.
+        """
+        return self.read_signals(columns).to_pandas()
+
+    def read_signals(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The signals as they are on disk, with these columns or all.
 
         Raises
         ------
@@ -91,7 +97,7 @@ class ConditionResult(Shape):
             raise InputError(
                 f"signals file {relative(path)} has no column {missing[0]!r}; it has {', '.join(there)}"
             )
-        return table.to_pandas()
+        return table
 
 
 def find_baseline(results: Sequence[ConditionResult]) -> ConditionResult | None:
@@ -178,17 +184,34 @@ def read_result(path: Path) -> ConditionResult:
             f"results file {relative(path)} has schema version {version!r}; this version reads "
             f"{', '.join(map(str, OLDER))} and {SCHEMA_VERSION}: delete it or choose another experiment name"
         )
-    _refuse_changed(path, data)
+    _refuse_changed(path, data, sealed=version == SCHEMA_VERSION)
     try:
-        return ConditionResult.model_validate(
+        result = ConditionResult.model_validate(
             (_from_older(data) if version in OLDER else data) | {"path": path}
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    _refuse_misplaced(result)
+    return result
 
 
-def _refuse_changed(path: Path, data: dict[str, Any]) -> None:
+def _refuse_misplaced(result: ConditionResult) -> None:
+    condition = result.condition
+    place = f"{condition.experiment}/{condition.press}/{condition.stem()}.json"
+    if place != "/".join(result.path.parts[-3:]):
+        raise InputError(f"results file {relative(result.path)} belongs to {place}; move it and its twin")
+    indices = [record.prompt_index for record in result.records]
+    if indices != list(range(condition.n_prompts)):
+        raise InputError(
+            f"results file {relative(result.path)} has not the records of prompts 0 to "
+            f"{condition.n_prompts - 1}, each once; {MEND}"
+        )
+
+
+def _refuse_changed(path: Path, data: dict[str, Any], sealed: bool) -> None:
+    if sealed and data.get(SEAL) is None:
+        raise InputError(f"results file {relative(path)} has lost its {SEAL}; {MEND}")
     if changed := changed_parts(data):
         named = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise InputError(f"results file {relative(path)} was changed after it was written ({named}); {MEND}")
@@ -219,7 +242,20 @@ def read_experiment(experiment: str, root: Path | None = None) -> list[Condition
         condition = result.condition
         return not condition.is_baseline, condition.press, condition.ratio or 0, result.path.name
 
-    return sorted(map(read_result, result_paths(experiment, root)), key=place)
+    results = sorted(map(read_result, result_paths(experiment, root)), key=place)
+    for other in results[1:]:
+        _refuse_mixed(results[0], other)
+    return results
+
+
+def _refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
+    here, there = shared_identity(one.identity), shared_identity(other.identity)
+    if differing := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
+        key = differing[0]
+        raise InputError(
+            f"results file {relative(other.path)} is of another configuration than {relative(one.path)} "
+            f"({key} {here.get(key)!r} → {there.get(key)!r}); move it to another experiment"
+        )
 
 
 def result_paths(experiment: str, root: Path | None = None) -> list[Path]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.checkpoint import Checkpoint, write_result
+from kvhelpers.experiment.checkpoint import Checkpoint, commit_of, write_result
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash
 from kvhelpers.experiment.provenance import code_version, provenance
@@ -85,8 +85,7 @@ def run_prompts(
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
-    checkpoint.forget_damaged([prompt.id for prompt in prompts])
-    finished = checkpoint.finished()
+    finished = checkpoint.forget_damaged([prompt.id for prompt in prompts])
     wanted = range(len(prompts)) if indices is None else indices
     missing = [index for index in wanted if index not in finished]
     runs = generate_prompts(
@@ -131,7 +130,7 @@ def _result(
         condition=condition,
         condition_hash=identity_hash(condition),
         identity=identity(condition),
-        provenance=provenance(condition, command),
+        provenance=provenance(condition, command, (commit_of(table) for table in tables)),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),
         examples=[Example(question=one.question, solution=one.solution) for one in examples],

@@ -7,12 +7,13 @@ follows from the rest.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from kvhelpers.experiment.plain import plain_hash
+from kvhelpers.models.source import sha256_of
 
 SEAL, RECORDS, SIGNALS = "seal", "records", "signals"
 
@@ -46,13 +47,11 @@ def _changed_records(then: list[str], now: list[str]) -> list[str]:
 
 
 def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
-    hashes: dict[str, Any] = {key: _hash(value) for key, value in data.items() if key != RECORDS}
+    hashes: dict[str, Any] = {key: plain_hash(value) for key, value in data.items() if key != RECORDS}
     records = data.get(RECORDS)
-    return hashes | {RECORDS: [_hash(record) for record in (records if isinstance(records, list) else ())]}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashes | {
+        RECORDS: [plain_hash(record) for record in (records if isinstance(records, list) else ())]
+    }
 
 
 def file_hash(path: Path) -> str:
@@ -63,5 +62,4 @@ def file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _file_hash(path: Path, _: tuple[int, ...]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

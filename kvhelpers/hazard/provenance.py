@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 
 from threadpoolctl import threadpool_info
 
+from kvhelpers.experiment.provenance import code_version, package_versions, processor
 from kvhelpers.records import Shape
 
 PACKAGES = ("kvhelpers", "numpy", "scipy", "scikit-learn", "pandas")
@@ -29,10 +28,7 @@ class StudyProvenance(Shape):
 
 def study_provenance(command: str | None) -> StudyProvenance:
     """Where a study comes from that this process begins to make now, by this command."""
-    from kvhelpers.experiment.provenance import code_version, processor  # loads torch: only to make a study
-
     commit, clean = code_version()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return StudyProvenance(
         command=command,
         commit=commit,
@@ -40,5 +36,5 @@ def study_provenance(command: str | None) -> StudyProvenance:
         processor=processor(),
         cores=os.cpu_count(),
         threads=max((pool["num_threads"] for pool in threadpool_info()), default=None),
-        versions={"python": platform.python_version()} | versions,
+        versions=package_versions(PACKAGES),
     )

@@ -80,8 +80,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, without the model.
+def load_tokenizer(name: str, here: bool = False) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, without the model; with ``here`` nothing is downloaded for it.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     where = _folder_or_id(name, model_source(name))
     try:
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=here)
     except Exception as error:
         raise InputError(f"tokenizer of model {name!r} cannot be loaded: {error}") from error
 

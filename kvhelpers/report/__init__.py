@@ -33,8 +33,6 @@ from kvhelpers.report.sentences import (
     onset_sentences,
 )
 from kvhelpers.report.tables import (
-    discriminator_table,
-    mode_table,
     press_table,
     results_table,
     side_by_side,
@@ -53,14 +51,12 @@ __all__ = [
     "cumulative_incidence",
     "discriminator_dots",
     "discriminator_sentences",
-    "discriminator_table",
     "events_table",
     "hazard_figures",
     "heat_map",
     "markdown_table",
     "metrics_table",
     "mode_bars",
-    "mode_table",
     "number_tables",
     "onset_sentences",
     "outcomes",

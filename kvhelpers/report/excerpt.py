@@ -47,13 +47,13 @@ def specimens(
     """
     runs = [(result, record) for result in results for record in result.records]
     mode_of = {id(record): mode for (_, record), mode in zip(runs, modes, strict=True)}
-    compressed_first = sorted(runs, key=lambda run: run[0].condition.is_baseline)
+    order = [instructive_run(results), *sorted(runs, key=lambda run: run[0].condition.is_baseline)]
     shown = []
     for mode in reversed(FailureMode):
         if mode not in (FailureMode.CORRECT, FailureMode.ERRORED):
             of_mode = (
                 run
-                for run in (instructive_run(results), *compressed_first)
+                for run in order
                 if mode_of[id(run[1])] == mode and labels.get((run[0].label, run[1].prompt_id), mode) == mode
             )
             run = next(of_mode, None)

@@ -11,6 +11,7 @@ from kvhelpers.records import Rate
 from kvhelpers.stats import Comparison, Estimate
 
 GAP = "–"
+DAGGER = "†"  # beside what is not valid
 
 
 def percent(share: float) -> str:

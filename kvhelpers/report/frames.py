@@ -15,11 +15,11 @@ import pandas as pd
 from kvhelpers.analysis.analyse import FIRST, Analysis
 from kvhelpers.analysis.comparisons import Comparisons, Tested
 from kvhelpers.analysis.half_accuracy import HalfAccuracy
+from kvhelpers.analysis.runs import signal_means
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.report.setup import without_home
 from kvhelpers.scoring.summary import RATES
-from kvhelpers.stats import estimate, mean
 
 DIGITS = 6
 PARTS = ("count", "n", "rate", "low", "high")
@@ -158,21 +158,13 @@ def half_accuracy_frame(half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame
 
 
 def signals_frame(results: Sequence[ConditionResult]) -> pd.DataFrame:
-    """A row per condition and signal: its mean over runs with the bootstrap interval."""
-    rows = []
-    for result in results:
-        runs = result.signals(["prompt_index", "entropy", "top1_prob"]).groupby("prompt_index")
-        values = {
-            "mean entropy": runs["entropy"].mean(),
-            "largest entropy": runs["entropy"].max(),
-            "smallest top-1 probability": runs["top1_prob"].min(),
-        }
-        for name, of_run in values.items():
-            value = estimate(mean(of_run), list(of_run.index))
-            if value is not None:
-                interval = {"mean": value.value, "low": value.low, "high": value.high, "n": value.n}
-                rows.append({"condition": result.label, "signal": name} | interval)
-    return pd.DataFrame(rows)
+    """A row per condition and signal: `analysis.runs.signal_means`."""
+    return pd.DataFrame(
+        {"condition": result.label, "signal": name}
+        | {"mean": value.value, "low": value.low, "high": value.high, "n": value.n}
+        for result in results
+        for name, value in signal_means(result).items()
+    )
 
 
 def onset_frame(analysis: Analysis) -> pd.DataFrame:

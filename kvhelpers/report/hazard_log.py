@@ -14,7 +14,15 @@ from kvhelpers.hazard import verdicts
 from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.events import GOES_ON, UNSURE
 from kvhelpers.hazard.study import Study, read_study
-from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir, write_atomic
+from kvhelpers.paths import (
+    figures_dir,
+    find_results,
+    log_path,
+    model_path,
+    relative,
+    study_path,
+    write_atomic,
+)
 from kvhelpers.report.excerpt import Excerpt, make_excerpt
 from kvhelpers.report.figures import hazard as figures
 from kvhelpers.report.figures.style import save
@@ -31,16 +39,6 @@ from kvhelpers.report.hazard_tables import (
     results_table,
 )
 from kvhelpers.report.render import block, render
-
-
-def study_path(name: str, root: Path | None = None) -> Path:
-    """Where a study lies as data, below ``root`` or where this project's runs write."""
-    return results_dir(name, root) / "study.json"
-
-
-def model_path(name: str) -> Path:
-    """Where a study's model lies."""
-    return results_dir(name) / "model.json"
 
 
 def save_study(name: str, study: Study) -> Path:

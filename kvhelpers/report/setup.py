@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.records import Machine
+from kvhelpers.records import Machine, Provenance
 from kvhelpers.stats import RESAMPLES
 
 VARYING = {"load": None, "torch_threads": None}  # from condition to condition, on one machine
@@ -43,7 +43,7 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
     loads = [one.machine.load for one in made if one.machine.load is not None]
     days = sorted(result.finished[:10] for result in results)
     return Setup(
-        codes=tuple(_distinct((one.commit, one.clean) for one in made if one.commit)),
+        codes=tuple(_distinct(code for one in made for code in _codes(one))),
         machines=tuple(_distinct(one.machine.model_copy(update=VARYING) for one in made)),
         threads=tuple(sorted({one.machine.torch_threads for one in made} - {None})),
         load=max(loads, default=None),
@@ -54,6 +54,13 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
         finished=(days[0], days[-1]),
         eager=tuple(_distinct(one.condition.press for one in results if one.identity["attn"] == "eager")),
     )
+
+
+def _codes(made: Provenance) -> Iterator[tuple[str, bool | None]]:
+    """The commits at which a condition ran, and whether each was clean, as far as that is known."""
+    yield from ((commit, made.clean) for commit in made.earlier_commits)
+    if made.commit:
+        yield made.commit, made.clean
 
 
 def _distinct(values: Iterable[Any], key: Callable[[Any], Any] = lambda value: value) -> list[Any]:

@@ -9,19 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from kvhelpers.analysis.discriminators import OUTCOMES, POOLED, WITHIN, auroc_of
+from kvhelpers.analysis.discriminators import POOLED, WITHIN, auroc_of
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, Interval
+from kvhelpers.analysis.runs import signal_means
 from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.presses.registry import DECODING
-from kvhelpers.records import FailureMode
-from kvhelpers.report.format import GAP, estimate, in_percent, rate
+from kvhelpers.report.format import DAGGER, GAP, estimate, in_percent, rate
 from kvhelpers.scoring.summary import RATES
-from kvhelpers.stats import estimate as estimate_of
-from kvhelpers.stats import mean
 
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
-NOT_VALID = " †"
+SIGNAL_COLUMNS = {
+    "mean entropy": "Mean entropy",
+    "largest entropy": "Max entropy",
+    "smallest top-1 probability": "Min top-1 prob",
+}
+NOT_VALID = f" {DAGGER}"
 
 
 def amount(result: ConditionResult) -> str:
@@ -70,21 +73,13 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
     baseline = find_baseline(results)
     rows = []
     for result in results:
-        runs = result.signals(["prompt_index", "entropy", "top1_prob"]).groupby("prompt_index")
-        values = {
-            "Mean entropy": runs["entropy"].mean(),
-            "Max entropy": runs["entropy"].max(),
-            "Min top-1 prob": runs["top1_prob"].min(),
-        }
+        means = signal_means(result)
         rows.append(
             {"Press": result.condition.press, "Ratio": amount(result)}
-            | {
-                title: estimate(estimate_of(mean(of_run), list(of_run.index)))
-                for title, of_run in values.items()
-            }
+            | {title: estimate(means.get(name)) for name, title in SIGNAL_COLUMNS.items()}
             | {
                 "Avg tokens": f"{result.summary.avg_tokens:.1f}",
-                "n": len(runs),
+                "n": max((value.n for value in means.values()), default=0),
                 "Flags": _flags_text(result, baseline),
             }
         )
@@ -121,7 +116,7 @@ def _amount(result: ConditionResult) -> str:
     condition = result.condition
     if condition.press == DECODING:
         return "while decoding"
-    return f"{condition.ratio:g}" if condition.budget is None else f"budget {condition.budget}"
+    return condition.amount
 
 
 def kept_text(point: HalfAccuracy) -> str:
@@ -135,40 +130,18 @@ def _interval(of: Interval, text: Callable[[float], str]) -> str:
     return f"{text(of.value)} [{ends}]"
 
 
-def discriminator_table(table: pd.DataFrame) -> pd.DataFrame:
-    """AUROC with interval by number of the run and outcome, pairs within conditions."""
-    part = table[table["among"] == WITHIN]
-    groups = {outcome: part[part["outcome"] == outcome] for outcome in OUTCOMES.values()}
-    return _auroc_table(groups)
-
-
 def press_table(table: pd.DataFrame, outcome: str = "looping") -> pd.DataFrame:
-    """AUROC with interval by number of the run and press, for one outcome."""
+    """AUROC with interval by number of the run and press, for one outcome. A row per number, a column per
+    press, whose heading says how many runs are positive.
+    """
     part = table[(table["outcome"] == outcome) & (table["among"] != WITHIN)]
-    groups = {
-        "all presses" if among == POOLED else among: rows for among, rows in part.groupby("among", sort=False)
-    }
-    return _auroc_table(groups)
-
-
-def _auroc_table(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per number of the run, a column per group, whose heading says how many runs are positive."""
-    features = list(dict.fromkeys(feature for rows in groups.values() for feature in rows["feature"]))
+    features = list(dict.fromkeys(part["feature"]))
     columns = {"Number of the run": features}
-    for title, rows in groups.items():
-        by_feature = rows.set_index("feature")
+    for among, rows in part.groupby("among", sort=False):
+        title, by_feature = "all presses" if among == POOLED else among, rows.set_index("feature")
         heading = f"{title} ({rows['positive'].max()} of {rows['n'].max()} runs)"
         columns[heading] = [estimate(auroc_of(by_feature.loc[feature])) for feature in features]
     return pd.DataFrame(columns)
-
-
-def mode_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs of each condition by failure mode; ``runs`` is from `analysis.runs.runs_table`."""
-    labels = list(dict.fromkeys(runs["condition"]))
-    counts = pd.crosstab(runs["condition"], runs["mode"]).reindex(index=labels)
-    counts = counts.reindex(columns=[str(mode) for mode in FailureMode], fill_value=0)
-    counts.insert(0, "Condition", [f"`{label}`" for label in labels])
-    return counts.assign(n=runs.groupby("condition").size()).rename_axis(columns=None).reset_index(drop=True)
 
 
 def side_by_side(texts: Mapping[str, str], width: int = 56, lines: int = 16) -> str:

@@ -9,6 +9,7 @@ from kvhelpers.commands.rescore import rescore
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.results import read_result
 from kvhelpers.experiment.run import run_condition
+from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import log_path
 from kvhelpers.scoring import failures
 
@@ -37,8 +38,7 @@ def test_spoiled_judgements_are_made_right_again(finished):
     data["records"][0] |= {"correct": True, "loop_onset_char": 77}
     data["records"][1]["failures"]["looping"] = not data["records"][1]["failures"]["looping"]
     data["summary"]["accuracy"]["count"] = 99
-    del data["seal"]  # else the change is noticed
-    finished.path.write_text(json.dumps(data))
+    finished.path.write_text(json.dumps(sealed(data, finished.signals_path)))
     assert rescore("scratch") == (2, 4)
     assert read_result(finished.path) == finished
 

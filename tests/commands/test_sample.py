@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 from factories import make_result
+from samples import SAMPLES
 
 from kvhelpers.analysis.runs import runs_table
 from kvhelpers.commands.sample import LEFT_OUT, runs_with_conditions, write_sample
@@ -12,8 +13,6 @@ from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import find_results, samples_dir
-
-SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.yaml"))
 
 
 def test_results_are_looked_for_in_own_runs_before_samples(output):

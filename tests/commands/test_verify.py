@@ -5,17 +5,19 @@ import shutil
 
 import pandas as pd
 import pytest
+from factories import in_schema_3
+from samples import SAMPLES
 
 from kvhelpers.__main__ import main
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.commands.verify import verify
 from kvhelpers.errors import InputError
+from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import read_result, result_paths
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import results_dir, samples_dir
 
 SAMPLE = "002-compression-sweep"
-SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.yaml"))
 
 
 @pytest.fixture
@@ -60,6 +62,14 @@ def none_left(data):
     data["records"] = []
 
 
+def other_data(data):
+    data["identity"]["data"] = "x"
+
+
+def lost_seal(data):
+    data["seal"] = None
+
+
 def label(data):
     data["label"] = "tova 0.5"
 
@@ -81,9 +91,9 @@ EDITS = {
     text: ("record 3", "text of onestep/42/7 is not what its tokens say"),
     reference: ("record 3", "answers or failures of some runs are not what today's rules say"),
     kept_tokens: ("record 3", "prompt onestep/42/7 keeps 1000000.0 of 316 tokens"),
-    dropped: ("49 records instead of 50", "prompts are 0, 1, 2, 4, 5 and 44 more, not 0 to 49"),
-    duplicated: ("record 3", "two records are of the same prompt"),
-    none_left: ("0 records instead of 50", "prompts are none, not 0 to 49"),
+    dropped: ("49 records instead of 50", "has not the records of prompts 0 to 49, each once"),
+    duplicated: ("record 3", "has not the records of prompts 0 to 49, each once"),
+    none_left: ("0 records instead of 50", "has not the records of prompts 0 to 49, each once"),
     label: ("label", "label 'tova 0.5' is not the condition's, 'none'"),
     seed: ("condition", "seed 1 is 42 in the identity"),
     zeroed_hash: ("condition_hash", "condition_hash is not that of the identity"),
@@ -119,12 +129,24 @@ def test_signals_of_another_condition_are_not_believed(copied):
     assert "is not what its tokens say" in faults and "summary.mean_entropy is" in faults
 
 
+def test_a_result_that_lost_its_seal_is_not_believed(copied):
+    edit(copied, lost_seal)
+    with pytest.raises(InputError, match="none/.*json has lost its seal; restore it"):
+        read_result(copied)
+
+
+def test_results_of_two_configurations_are_not_mixed(copied):
+    edit(copied, other_data, seal=True)
+    with pytest.raises(InputError, match=r"is of another configuration than .*none/.* \(data 'x' → "):
+        finished_results(SAMPLE)
+
+
 def test_a_result_in_the_wrong_place_is_named(copied):
     moved = copied.with_name("smollm2-135m_0_51p.json")
     for suffix in (".json", ".parquet"):
         copied.with_suffix(suffix).rename(moved.with_suffix(suffix))
     (fault,) = verify(SAMPLE).faults
-    assert fault.endswith("the condition belongs to none/smollm2-135m_0_50p.json")
+    assert fault.endswith(f"belongs to {SAMPLE}/none/smollm2-135m_0_50p.json; move it and its twin")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -145,6 +167,6 @@ def test_the_command_says_what_holds_and_what_does_not(copied, capsys):
 
 
 def test_what_was_written_without_a_seal_is_said(copied, capsys):
-    edit(copied, lambda data: data.pop("seal"))
+    copied.write_text(json.dumps(in_schema_3(json.loads(copied.read_text()))))
     assert main(["verify", SAMPLE]) == 0
     assert "1 have no seal, so that edits may go unseen" in capsys.readouterr().out

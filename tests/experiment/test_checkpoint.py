@@ -2,6 +2,7 @@
 
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -114,3 +115,24 @@ def test_a_condition_is_not_finished_with_a_damaged_prompt(saved, embedded):
         finish_condition(condition)
     with pytest.warns(UserWarning, match="00001.parquet is damaged"):
         assert len(run_condition(condition, embedded).records) == 4
+
+
+def test_a_disk_that_fails_costs_no_finished_prompt(saved, monkeypatch):
+    condition, folder = saved
+
+    def failing(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("kvhelpers.experiment.checkpoint.pq.read_table", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        Checkpoint(condition).forget_damaged()
+    assert len(list(folder.glob("*.parquet"))) == 3
+
+
+def test_a_checkpoint_has_each_of_its_tokens_once(saved):
+    condition, folder = saved
+    path = folder / "00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table[:-1], table[:1]]), path)
+    with pytest.warns(UserWarning, match=r"its \d+ tokens are not the record's \d+, each once"):
+        assert set(Checkpoint(condition).forget_damaged()) == {0, 2}

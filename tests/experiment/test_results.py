@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from factories import in_schema_3
 
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.errors import InputError
@@ -29,9 +30,7 @@ def old(output):
 
 def in_schema_2(data):
     """A result's JSON as schema 2 had it."""
-    del data["seal"]
-    made = data.pop("provenance")
-    data |= {"versions": made["versions"], "machine": made["machine"], "schema_version": 2}
+    data = in_schema_3(data) | {"schema_version": 2}
     return data | {"config": data.pop("condition"), "config_hash": data.pop("condition_hash")}
 
 

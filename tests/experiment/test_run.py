@@ -241,6 +241,18 @@ def test_a_resumed_condition_counts_the_time_before_the_kill(output, embedded, m
     assert resumed.seconds == sum(after.values()) > sum(before.values()) > 0
 
 
+def test_a_resumed_condition_names_the_commits_of_all_its_prompts(output, embedded, monkeypatch):
+    condition, earlier = small(batch_size=1), "e" * 40
+    monkeypatch.setattr("kvhelpers.experiment.checkpoint.code_version", lambda: (earlier, True))
+    runs = module.run_prompts(condition, embedded)
+    next(runs)
+    runs.close()
+    monkeypatch.undo()
+    monkeypatch.setenv("KVHELPERS_OUTPUT", str(output))
+    made = module.run_condition(condition, embedded).provenance
+    assert made.earlier_commits == (earlier,) and made.commit != earlier
+
+
 def test_failed_prompts_are_tried_again_on_resume(output, embedded):
     condition = small()
     errored = module.run_condition(small(experiment="x", timeout_s=1e-9), embedded).records[0]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from factories import LENGTH, make_result
+from factories import LENGTH, in_schema_3, make_result
 
 from kvhelpers.errors import InputError
 from kvhelpers.hazard.events import UNSURE, Event
@@ -13,6 +13,8 @@ from kvhelpers.hazard.risk_set import build, read_risk_set
 from kvhelpers.paths import samples_dir
 
 LONG = 100  # tokens of a run that reaches the limit
+
+SAMPLE = "002-compression-sweep"
 
 
 def results(**changes):
@@ -75,11 +77,11 @@ def test_bad_input_gets_one_sentence():
 
 
 def test_results_without_a_column_are_named(tmp_path):
-    (sample,) = (samples_dir() / "002-compression-sweep" / "none").glob("*.json")
-    path = tmp_path / "old" / "none" / sample.name
+    (sample,) = (samples_dir() / SAMPLE / "none").glob("*.json")
+    path = tmp_path / SAMPLE / "none" / sample.name
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(json.loads(sample.read_text()) | {"seal": None}))
+    path.write_text(json.dumps(in_schema_3(json.loads(sample.read_text()))))
     signals = pq.read_table(sample.with_suffix(".parquet"))
     pq.write_table(signals.drop_columns(["canary_kl"]), path.with_suffix(".parquet"))
     with pytest.raises(InputError, match="signals file .* has no column 'canary_kl'"):
-        read_risk_set(["old"], str(tmp_path))
+        read_risk_set([SAMPLE], str(tmp_path))

@@ -6,7 +6,7 @@ from factories import make_result, make_sweep
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.experiment.grid import Contrast, Experiment
-from kvhelpers.report.frames import log_frames, save_frames
+from kvhelpers.report.frames import log_frames, modes_frame, save_frames
 from kvhelpers.report.log import make_numbers
 
 
@@ -56,6 +56,14 @@ def test_signals_around_the_onset_have_a_row_for_each_token():
     results = [make_result("none", 0.0, [True] * 6), make_result("knorm", 0.5, [True] * 6, {0: 12, 1: 12})]
     frame = make_numbers(results, None, analyse(results)).frames["onset"]
     assert set(frame["signal"]) == {"entropy", "top1_prob"} and {"offset", "looping", "control"} <= set(frame)
+
+
+def test_modes_are_counted_by_condition():
+    result = make_result("knorm", 0.5, [True, False, True], {1: 3}, stops={2: "error"})
+    frame = modes_frame(analyse([result]).runs)
+    assert set(frame["condition"]) == {"knorm 0.5"} and set(frame["n"]) == {3}
+    counts = dict(zip(frame["mode"], frame["count"], strict=True))
+    assert counts == {"correct": 1, "looping": 1, "errored": 1}
 
 
 def test_only_tables_with_rows_are_files_and_old_ones_go(tmp_path, frames):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from samples import SAMPLES
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.runs import runs_table
@@ -18,7 +19,6 @@ from kvhelpers.report import log
 from kvhelpers.report.excerpt import read_labels, specimens
 from kvhelpers.report.frames import save_frames
 
-SAMPLES = sorted(path.parent.name for path in samples_dir().glob("*/experiment.yaml"))
 LOGS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.md"))
 FIGURES = REPOSITORY / "figures"
 READ = {FailureMode.AMNESIA, FailureMode.CORRUPTION}

@@ -10,7 +10,7 @@ from kvhelpers.__main__ import main
 from kvhelpers.hazard.baselines import CONDITION, PROPOSED
 from kvhelpers.hazard.model import read_model
 from kvhelpers.hazard.study import LeftOut, read_study
-from kvhelpers.paths import log_path, results_dir
+from kvhelpers.paths import log_path, model_path, results_dir, study_path
 from kvhelpers.report.figures.hazard import DRAWN
 from kvhelpers.report.format import estimate
 from kvhelpers.report.hazard_log import (
@@ -18,9 +18,7 @@ from kvhelpers.report.hazard_log import (
     conclusions,
     control_sentence,
     hazard_log,
-    model_path,
     save_study,
-    study_path,
     write_hazard_log,
 )
 from kvhelpers.report.hazard_tables import ablation_rows, elsewhere_rows, number_tables

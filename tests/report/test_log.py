@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from factories import change_records, make_result
+from factories import change_records, in_schema_3, make_result
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.errors import InputError
@@ -149,12 +149,12 @@ def test_no_condition_no_log(output):
 
 @pytest.fixture
 def copied(output):
-    """A copy of two conditions of the repository's sample, without their seals, to be spoiled."""
+    """A copy of two conditions of the repository's sample, in schema 3, which had no seals, to be spoiled."""
     for press in ("none", "expected_attention"):
-        shutil.copytree(samples_dir() / SAMPLE / press, output / "data/results/spoiled" / press)
-    for path in output.glob("data/results/spoiled/*/*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"seal": None}))
-    return output / "data/results/spoiled"
+        shutil.copytree(samples_dir() / SAMPLE / press, output / "data/results" / SAMPLE / press)
+    for path in output.glob("data/results/*/*/*.json"):
+        path.write_text(json.dumps(in_schema_3(json.loads(path.read_text()))))
+    return output / "data/results" / SAMPLE
 
 
 def truncate(folder):
@@ -199,5 +199,5 @@ def garble(folder):
 def test_spoiled_results_are_refused_and_nothing_is_written(copied, output, spoil, sentence):
     spoil(copied)
     with pytest.raises(InputError, match=sentence):
-        log.write_log("spoiled")
+        log.write_log(SAMPLE)
     assert sorted(path.name for path in output.iterdir()) == ["data"]

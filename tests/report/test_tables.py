@@ -7,7 +7,7 @@ from factories import make_result
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.half_accuracy import curves, find_half_accuracy
-from kvhelpers.records import FailureMode, Rate
+from kvhelpers.records import Rate
 from kvhelpers.report import tables
 from kvhelpers.report.format import markdown_table, points, rate, sentence, share
 from kvhelpers.stats import Estimate, compare_counts
@@ -61,20 +61,13 @@ def test_settings_have_rows_and_cuts_while_decoding_a_column():
 
 def test_gaps_are_dashes():
     found = analyse([make_result("none", 0.0, [True] * 8), make_result("knorm", 0.5, [True] * 8)])
-    for table in (tables.discriminator_table(found.discriminators), tables.press_table(found.discriminators)):
-        assert len(table) == 19 and set(table.iloc[:, 1:].to_numpy().flat) == {"–"}
+    table = tables.press_table(found.discriminators)
+    assert len(table) == 19 and set(table.iloc[:, 1:].to_numpy().flat) == {"–"}
     assert list(tables.press_table(found.discriminators))[1:] == [
         "all presses (0 of 16 runs)",
         "none (0 of 8 runs)",
         "knorm (0 of 8 runs)",
     ]
-
-
-def test_modes_are_counted_by_condition():
-    result = make_result("knorm", 0.5, [True, False, True], {1: 3}, stops={2: "error"})
-    (row,) = tables.mode_table(analyse([result]).runs).to_dict("records")
-    assert row.pop("Condition") == "`knorm 0.5`" and row.pop("n") == 3
-    assert row == {mode: 0 for mode in FailureMode} | {"correct": 1, "looping": 1, "errored": 1}
 
 
 def test_side_by_side_wraps_and_cuts():

@@ -40,7 +40,7 @@ def cache_over_time(results: Sequence[ConditionResult]) -> Figure | None:
     A panel for each press with its own fields, and in it a line for each target size and budget: lines of
     presses with the same target size would cover each other. Of more than 12 panels, the first 12.
     """
-    cutting = [result for result in results if any(record.compressions for record in result.records)]
+    cutting = [result for result in results if result.cuts_while_decoding]
     if not cutting:
         return None
     panels, lines = _panels(cutting), [_line(result) for result in cutting]

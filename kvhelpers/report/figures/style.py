@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kvhelpers.paths import write_atomic
+from kvhelpers.report.format import DAGGER
 
 WIDTH, HEIGHT = 7.5, 9.0  # inches at most: read at the width of a column, on one page
 LETTER = 0.068  # inches: the mean width of a letter in a legend, on the safe side
@@ -30,7 +31,6 @@ RATES = {
 MARKERS = "osD^vPX*<>"
 DIGITS = 3  # of signals in figures: the last ones depend on the machine
 AXIS = {"entropy": "entropy (nats)", "top1_prob": "top-1 probability"}
-DAGGER = "†"
 NOT_VALID = "not valid, see its flags"
 STYLE = {
     "font.size": 9,
