@@ -154,6 +154,16 @@ class Compression(Shape):
     after: float
 
 
+class Drafting(Shape):
+    """How a run was decoded: in so many passes after its prefill, with so many drafted tokens tried in them
+    and accepted. Each pass gives one token more than it accepts.
+    """
+
+    passes: int
+    drafted: int
+    accepted: int
+
+
 class Record(Shape):
     """One run: one prompt under one condition.
 
@@ -162,8 +172,8 @@ class Record(Shape):
     prefill failed. ``seconds`` is the run's own time from its prefill to its end, which it shares with the
     other rows of its batch. ``wall_seconds`` is the time since the prompt before it was saved: what the
     finished prompts took adds up, on one worker, to the condition's time; what a killed run had not finished
-    is in none. ``batch_size`` is how many rows could decode together, this one included. The last two are
-    None in results of schema 2, which did not note them.
+    is in none. ``batch_size`` is how many rows could decode together, this one included. These two and
+    ``drafting`` are None in older results, which did not note them.
     """
 
     prompt_index: int
@@ -185,6 +195,7 @@ class Record(Shape):
     seconds: float
     wall_seconds: float | None = None
     batch_size: int | None = None
+    drafting: Drafting | None = None
     mode: FailureMode | None = None
 
     @property

@@ -7,7 +7,7 @@ import pytest
 
 SIGNALS = ("mean_entropy", "max_entropy", "min_top1_prob")
 MAKING = dict.fromkeys(("seconds", "finished", "provenance"))
-OF_RUN = {"seconds": 0.0, "wall_seconds": None, "batch_size": None}
+OF_RUN = {"seconds": 0.0, "wall_seconds": None, "batch_size": None, "drafting": None}
 
 
 def shared(result, experiment):

@@ -9,6 +9,7 @@ from factories import SMALL_EXPERIMENT
 from reference import MATRIX, tiny_llama
 
 from kvhelpers.models.load import LanguageModel, load_model
+from kvhelpers.models.packed import pack
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +20,9 @@ def embedded() -> LanguageModel:
 @pytest.fixture(scope="session")
 def tiny(embedded) -> LanguageModel:
     """Random weights over the embedded tokenizer's first 300 tokens; id 2 ends."""
+    model, stops = tiny_llama(), frozenset({2})
     return LanguageModel(
-        "tiny", tiny_llama(), embedded.tokenizer, frozenset({2}), "cpu", "float32", "sdpa", "random"
+        "tiny", model, embedded.tokenizer, stops, "cpu", "float32", "sdpa", "random", pack(model)
     )
 
 

@@ -235,6 +235,7 @@ class _Recorder:
             flags=self._flags(run, len(prompt.token_ids)),
             seconds=round(run.seconds, 3),
             batch_size=run.batch_size,
+            drafting=run.drafting,
         )
         return record, {"token_id": run.token_ids, "char_end": ends, **run.signals}
 

@@ -16,6 +16,7 @@ from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.choose import Chooser, Row
 from kvhelpers.generation.cuda_graphs import recorder_for
 from kvhelpers.generation.decoding_press import DecodingCompressor
+from kvhelpers.generation.drafts import Drafter, draft_lengths
 from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
 from kvhelpers.generation.requests import Generation, Request, Settings
@@ -39,6 +40,7 @@ class Batch:
         prompts = [request.token_ids for request in requests]
         self.prefiller = Prefiller(lm, prompts, keep_full=settings.canary_tokens > 0)
         self.choose = Chooser(lm, settings)
+        self.drafts = settings.drafts and decoding is None and settings.repetition_penalty == 1.0
         self.waiting = deque(sorted(range(len(requests)), key=lambda index: -len(prompts[index])))
         self._clear(min(settings.batch_size, len(requests)))
 
@@ -47,8 +49,8 @@ class Batch:
         self.slots = slots
         self.rows: list[Row] = []
         self.joining: list[int] = []  # requests in their prefill
-        self.cache = BatchedCache(self.lm.model, slots, self.recorder)
-        self.full_caches = FullCaches(self.lm.model, slots, self.recorder)
+        self.cache = BatchedCache(self.lm.model, slots, self.recorder, self.lm.packed)
+        self.full_caches = FullCaches(self.lm.model, slots, self.recorder, self.lm.packed)
 
     @property
     def is_done(self) -> bool:
@@ -82,18 +84,34 @@ class Batch:
         return failed
 
     def _step(self) -> list[Row]:
-        """One more token for each row; none of them leaves here."""
+        """One more token for each row, or more where its drafts are right; none of them leaves here."""
         tokens, positions = [row.tokens[-1] for row in self.rows], [row.position for row in self.rows]
+        drafts = self._drafts()
+        fed = [[token, *draft] for token, draft in zip(tokens, drafts, strict=True)]
         with self.compressor.watching() if self.compressor else nullcontext():
-            logits = self.cache.step(self.lm.model, tokens, positions)
+            logits = self.cache.step(self.lm.model, fed, positions)
         full = self.full_caches.step([row.index for row in self.rows], tokens, positions)
-        self.choose(self.rows, logits, *full)
+        right = self.choose(self.rows, logits, drafts, *full)
+        self.cache.keep(right)
+        for row, draft, n in zip(self.rows, drafts, right, strict=True):
+            row.count(len(draft), n - 1)
         for slot, (row, position) in enumerate(zip(self.rows, positions, strict=True)):
             if row.decoding is not None and row.stop_reason is None:
                 reason = self.compressor.after_step(row.decoding, slot, self.cache, position)
                 if reason is not None:
                     row.fail(reason)
         return []
+
+    def _drafts(self) -> list[list[int]]:
+        """Each row's guesses of its next tokens; none beside its full cache, which takes them singly."""
+        streaks = [row.drafter.streak if row.drafter else 0 for row in self.rows]
+        lengths = draft_lengths(streaks, self.lm.device)
+        drafts = []
+        for row, length in zip(self.rows, lengths, strict=True):
+            alone = row.drafter is None or row.index in self.full_caches.members
+            left = self.settings.max_new_tokens - len(row.tokens) - 1
+            drafts.append([] if alone else row.drafter.draft(min(length, left)))
+        return drafts
 
     def _join(self) -> list[Row]:
         """Prefill the next prompts and let them join; return the rows that ended at once."""
@@ -113,6 +131,7 @@ class Batch:
                 continue
             row.cache = outcome.report
             row.decoding = self.compressor.row(decoding, row.request.seed) if decoding else None
+            row.drafter = Drafter(row.request.token_ids) if self.drafts else None
             alive.append((row, outcome))
         if alive:
             logits = torch.stack([prefilled.logits for _, prefilled in alive])

@@ -2,15 +2,20 @@
 
 Each row keeps its own length in each layer, so rows of different prompts and presses sit side by side without
 left padding. A row can join (a fresh prefill) and leave (its slot is taken by the last row) at any time.
-Buffers grow by half when full; a step writes one position per row and copies nothing. Attention goes over
-grouped heads: the keys are never expanded. A step's tensors have fixed places, so that on a GPU it can be
-recorded once and replayed (`cuda_graphs`).
+Buffers grow by half when full; a pass writes its tokens' keys and values and copies nothing. Attention goes
+over grouped heads: the keys are never expanded. A row takes one token or more in a pass: its last one, and
+drafts of the next (`drafts`), of which it keeps those that turn out right. A pass of one token per row has
+fixed places, so that on a GPU it can be recorded once and replayed (`cuda_graphs`).
 """
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -18,25 +23,98 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvhelpers.generation.cuda_graphs import Recorder
+from kvhelpers.models.packed import PackedLinears
 
 BATCHED_ATTENTION = "kvhelpers_batched"
+MOST_PADDED = 1.5  # places of a pass for each of its tokens, beyond which rows attend one by one
 RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so that a record serves many steps
 
 
-def batched_attention(module, query, key, value, attention_mask, dropout=0.0, **options):
-    """Attention of one new token per row to its own cached tokens.
-
-    ``query`` is ``[B, H, 1, D]``, ``key`` and ``value`` are ``[B, G, K, D]``; the query heads of a group are
-    viewed as a query length of H / G, so keys are used as they lie. Of the ``options``, ``slot_masks[layer]``
-    is boolean, ``[B, 1 or G, 1, K]``, and ``scaling`` the model's; mask and dropout are not used.
+@dataclass(frozen=True)
+class Feed:
+    """The tokens of a pass, those of a row side by side: ids and true positions ``[1, T]``, each token's row
+    and its place among its row's ``[T]``, and how many tokens each row has; None where each has one.
     """
-    rows, heads, _, dim = query.shape
-    grouped = query.view(rows, key.shape[1], heads // key.shape[1], dim)
-    mask = options["slot_masks"][module.layer_idx]
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    row: torch.Tensor
+    place: torch.Tensor
+    counts: list[int] | None = None
+
+    @property
+    def deepest(self) -> int:
+        """Tokens of the row that has most."""
+        return max(self.counts) if self.counts else 1
+
+    def first(self, rows: int) -> Feed:
+        """The first rows' part of a feed of one token per row."""
+        return Feed(self.tokens[:, :rows], self.positions[:, :rows], self.row[:rows], self.place[:rows])
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each row's tokens begin."""
+        return list(itertools.accumulate(self.counts, initial=0))[:-1]
+
+    @cached_property
+    def padded(self) -> torch.Tensor | None:
+        """Token at each place of each row ``[rows, deepest]``, a row's last one where it has no more; None
+        where rows differ so much that the padding would cost more than going through the rows.
+        """
+        if len(self.counts) * self.deepest > MOST_PADDED * sum(self.counts):
+            return None
+        place = torch.arange(self.deepest, device=self.row.device)
+        starts, counts = torch.tensor([self.starts, self.counts], device=self.row.device)[:, :, None]
+        return starts + place.minimum(counts - 1)
+
+
+def feed_of(fed: Sequence[Sequence[int]], positions: Sequence[int], device: torch.device) -> Feed:
+    """The pass of these tokens by row, the first of each at this position."""
+    counts = [len(tokens) for tokens in fed]
+    each = [(row, place) for row, count in enumerate(counts) for place in range(count)]
+    columns = [(fed[row][place], positions[row] + place, row, place) for row, place in each]
+    tokens, true, row, place = torch.tensor(columns, device=device).T.contiguous()
+    return Feed(tokens[None], true[None], row, place, counts)
+
+
+def batched_attention(module, query, key, value, attention_mask, dropout=0.0, **options):
+    """Attention of each row's new tokens to its own cached tokens.
+
+    ``query`` is ``[1, H, T, D]``, ``key`` and ``value`` are ``[B, G, K, D]``. Of the ``options``, ``feed``
+    says which row a token is of, ``slot_masks[layer]`` is additive, ``[B, 1 or G, deepest, K]``, and
+    ``scaling`` the model's; mask and dropout are not used.
+    """
+    feed, mask, scale = options["feed"], options["slot_masks"][module.layer_idx], options.get("scaling")
+    tokens = query[0].transpose(0, 1)
+    if feed.counts is None:
+        out = _attend(tokens[:, None], key, value, mask, scale)[:, 0]
+    elif feed.padded is not None:
+        out = _attend(tokens[feed.padded], key, value, mask, scale)[feed.row, feed.place]
+    else:
+        out = torch.empty_like(tokens)
+        out[feed.starts] = _attend(tokens[feed.starts, None], key, value, mask[:, :, :1], scale)[:, 0]
+        for slot, (start, count) in enumerate(zip(feed.starts, feed.counts, strict=True)):
+            if count > 1:
+                row, its = slice(slot, slot + 1), slice(start, start + count)
+                out[its] = _attend(tokens[None, its], key[row], value[row], mask[row, :, :count], scale)[0]
+    return out[None], None
+
+
+def _attend(query, key, value, mask, scale):
+    """Attention of ``query`` ``[B, N, H, D]``; the query heads of a group are viewed as a query length of
+    H / G times N, so keys ``[B, G, K, D]`` are used as they lie.
+    """
+    rows, n, heads, dim = query.shape
+    groups, per_group = key.shape[1], heads // key.shape[1]
+    grouped = query.reshape(rows, n, groups, per_group, dim).permute(0, 2, 3, 1, 4)
     out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=mask, scale=options.get("scaling")
+        grouped.reshape(rows, groups, per_group * n, dim),
+        key,
+        value,
+        attn_mask=mask if n == 1 else mask.repeat(1, 1, per_group, 1),
+        scale=scale,
     )
-    return out.reshape(rows, 1, heads, dim), None
+    return out.reshape(rows, groups, per_group, n, dim).permute(0, 3, 1, 2, 4).reshape(query.shape)
 
 
 ALL_ATTENTION_FUNCTIONS.register(BATCHED_ATTENTION, batched_attention)
@@ -71,7 +149,7 @@ class BatchedLayer(CacheLayerMixin):
         # a proxy, else a cache and its layers keep each other, and their memory, alive
         self.owner = weakref.proxy(owner)
         self.index, self.sliding_window = index, sliding_window
-        self.width = 0  # how far the current step's longest row reaches
+        self.width = 0  # how far the current pass's longest row reaches
         self.masked_keys: torch.Tensor | None = None  # [slots, G, capacity], what a head-wise press masked
 
     @property
@@ -128,30 +206,35 @@ class BatchedLayer(CacheLayerMixin):
             if buffer is not None:
                 buffer[target] = buffer[source]
 
-    def reserve_step(self, width: int) -> None:
-        """Make room for one more token per row; ``width`` is how far the step's longest row reaches."""
+    def reserve_pass(self, width: int) -> None:
+        """Make room for a pass; ``width`` is how far its longest row reaches."""
         if width > self.keys.shape[2]:
             self.reserve(max(width, self.keys.shape[2] * 3 // 2, 64))
         self.width = width
 
-    def step_mask(self, rows: int) -> torch.Tensor:
-        """Mask ``[rows, 1 or G, 1, width]`` of what each row's next token may see, itself included."""
-        position = torch.arange(self.width, device=self.keys.device)
-        now = self.lengths[:rows, None]
-        mask = position <= now
+    def pass_mask(self, rows: int, deepest: int) -> torch.Tensor:
+        """Additive mask ``[rows, 1 or G, deepest, width]`` of what each row's next tokens may see, themselves
+        included.
+        """
+        device = self.keys.device
+        position = torch.arange(self.width, device=device)
+        now = (self.lengths[:rows, None] + torch.arange(deepest, device=device))[:, :, None]
+        seen = position <= now
         if self.sliding_window is not None:
-            mask &= position > now - self.sliding_window
-        mask = mask[:, None, None, :]
+            seen &= position > now - self.sliding_window
+        seen = seen[:, None]
         if self.masked_keys is not None:
-            mask = mask & ~self.masked_keys[:rows, :, None, : self.width]
-        return mask
+            seen = seen & ~self.masked_keys[:rows, :, None, : self.width]
+        return torch.zeros(seen.shape, dtype=self.keys.dtype, device=device).masked_fill_(~seen, -torch.inf)
 
     def update(self, key_states, value_states, cache_kwargs=None):
-        """Append one token to each row; return views of what the step attends to."""
-        rows = key_states.shape[0]
-        row, now = self.owner.row[:rows], self.lengths[:rows]
-        self.keys[row, :, now] = key_states[:, :, 0]
-        self.values[row, :, now] = value_states[:, :, 0]
+        """Write a pass's tokens ``[1, G, T, D]`` behind what their rows hold; return views of what the pass
+        attends to.
+        """
+        row, rows = self.owner.feed.row, self.owner.rows
+        at = self.lengths[row] + self.owner.feed.place
+        self.keys[row, :, at] = key_states[0].transpose(0, 1)
+        self.values[row, :, at] = value_states[0].transpose(0, 1)
         return self.keys[:rows, :, : self.width], self.values[:rows, :, : self.width]
 
     def get_seq_length(self) -> int:
@@ -166,18 +249,25 @@ class BatchedLayer(CacheLayerMixin):
 
 
 class BatchedCache(Cache):
-    """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes steps replayable, or is
-    None.
+    """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes passes of one token per
+    row replayable, or is None, and so is ``packed``, the linear weights that such passes multiply with.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: int, recorder: Recorder | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        slots: int,
+        recorder: Recorder | None = None,
+        packed: PackedLinears | None = None,
+    ):
         windows = sliding_windows(model)
         super().__init__(layers=[BatchedLayer(self, index, window) for index, window in enumerate(windows)])
         self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
         self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)
-        self.row = torch.arange(slots, device=model.device)
-        self.tokens, self.positions = torch.zeros(2, slots, 1, dtype=torch.long, device=model.device)
-        self.recorder, self.recorded = recorder, {}
+        tokens, positions, places = torch.zeros(3, 1, slots, dtype=torch.long, device=model.device)
+        self.fixed = Feed(tokens, positions, torch.arange(slots, device=model.device), places[0])
+        self.feed, self.rows = self.fixed, 0  # of the current pass
+        self.recorder, self.recorded, self.packed = recorder, {}, packed
 
     @torch.inference_mode()
     def join(self, prefilled: DynamicCache, masked_keys: list[torch.Tensor | None]) -> None:
@@ -206,59 +296,76 @@ class BatchedCache(Cache):
         self.lengths.pop()
 
     @torch.inference_mode()
-    def step(self, model: PreTrainedModel, tokens: list[int], positions: list[int]) -> torch.Tensor:
-        """Feed each row its next token at its true position.
+    def step(
+        self, model: PreTrainedModel, fed: Sequence[Sequence[int]], positions: Sequence[int]
+    ) -> torch.Tensor:
+        """Feed each row some tokens, the first at its true position; they count once `keep` says so.
 
-        Returns float32 raw logits ``[rows, V]``, which the next step may overwrite.
+        Returns float32 raw logits ``[tokens, V]``, row by row, which the next step may overwrite.
         """
-        rows = len(self.lengths)
-        for static, now in ((self.tokens, tokens), (self.positions, positions)):
-            static[:rows, 0] = torch.tensor(now, device=static.device)
-        logits = self._run(model, rows)[:rows]
-        self.held[:, :rows] += 1
-        self.lengths = [[n + 1 for n in row] for row in self.lengths]
-        return logits
+        if all(len(tokens) == 1 for tokens in fed):
+            for static, now in (
+                (self.fixed.tokens, [one for (one,) in fed]),
+                (self.fixed.positions, positions),
+            ):
+                static[0, : len(fed)] = torch.tensor(now, device=static.device)
+            return self._run(model, len(fed))[: len(fed)]
+        feed = feed_of(fed, positions, self.held.device)
+        return self._forward(model, len(fed), self._plan(1, feed.deepest), feed)
+
+    @torch.inference_mode()
+    def keep(self, counts: Sequence[int]) -> None:
+        """Let so many of the tokens that each row was fed last belong to it, from the first."""
+        self.held[:, : len(counts)] += torch.tensor(counts, device=self.held.device)
+        self.lengths = [[n + count for n in row] for row, count in zip(self.lengths, counts, strict=True)]
 
     def _run(self, model: PreTrainedModel, rows: int) -> torch.Tensor:
         if self.recorder is None:
-            return self._forward(model, rows, self._plan(1))
+            return self._forward(model, rows, self._plan(1), self.fixed.first(rows))
         # empty slots hold nothing and are computed in vain
         rows = min(self.held.shape[1], 1 << (rows - 1).bit_length())
-        plan = self._plan(RECORDED_WIDTH)
+        plan, feed = self._plan(RECORDED_WIDTH), self.fixed.first(rows)
         if (rows, plan) not in self.recorded:
-            replay = self.recorder(lambda: self._forward(model, rows, plan))
+            replay = self.recorder(lambda: self._forward(model, rows, plan, feed))
             if replay is None:
                 self.recorder = None
-                return self._forward(model, rows, plan)
+                return self._forward(model, rows, plan, feed)
             self.recorded[rows, plan] = replay
         return self.recorded[rows, plan]()
 
-    def _plan(self, multiple: int) -> tuple[tuple[int, int], ...]:
-        """Make room for a step; by layer, its width and the first layer with the same mask (most presses
+    def _plan(self, multiple: int, deepest: int = 1) -> tuple[tuple[int, int], ...]:
+        """Make room for a pass; by layer, its width and the first layer with the same mask (most presses
         leave one length).
         """
         plan, first = [], {}
         for i, layer in enumerate(self.layers):
             held = tuple(row[i] for row in self.lengths)
-            width = -(-(max(held) + 1) // multiple) * multiple
-            layer.reserve_step(width)
+            width = -(-(max(held) + deepest) // multiple) * multiple
+            layer.reserve_pass(width)
             masked_in = i if layer.masked_keys is not None else None
             plan.append((width, first.setdefault((held, layer.sliding_window, masked_in), i)))
         return tuple(plan)
 
-    def _forward(self, model: PreTrainedModel, rows: int, plan: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    def _forward(
+        self, model: PreTrainedModel, rows: int, plan: tuple[tuple[int, int], ...], feed: Feed
+    ) -> torch.Tensor:
+        self.feed, self.rows = feed, rows
         masks: dict[int, torch.Tensor] = {}
         for layer, (width, first) in zip(self.layers, plan, strict=True):
             layer.width = width
             if first not in masks:
-                masks[first] = layer.step_mask(rows)
-        with attention_implementation(model, BATCHED_ATTENTION):
+                masks[first] = layer.pass_mask(rows, feed.deepest)
+        with (
+            attention_implementation(model, BATCHED_ATTENTION),
+            self.packed.used() if self.packed else nullcontext(),
+        ):
             out = model(
-                input_ids=self.tokens[:rows],
-                position_ids=self.positions[:rows],
-                cache_position=self.positions[0],
+                input_ids=feed.tokens,
+                position_ids=feed.positions,
+                cache_position=feed.positions[0],
                 past_key_values=self,
                 use_cache=True,
                 slot_masks=[masks[first] for _, first in plan],
+                feed=feed,
             )
-        return out.logits[:, -1].float()
+        return out.logits[0].float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from kvhelpers.generation.decoding_press import DecodingRow
+from kvhelpers.generation.drafts import Drafter
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.token_signals import canary_signals, entropy_change, token_signals
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, CacheReport, StopReason
+from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, CacheReport, Drafting, StopReason
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Row:
     """A run on its way: the request and its place in the call, what is known of its cache, and what it has
     generated.
 
-    ``steps`` hold each token's signals: scalars, canary, top log-probabilities and their token ids.
+    ``drafter`` guesses its next tokens, or is None; ``steps`` hold each token's signals: scalars, canary, top
+    log-probabilities and their token ids.
     """
 
     index: int
@@ -30,6 +33,10 @@ class Row:
     started: float
     cache: CacheReport | None = None
     decoding: DecodingRow | None = None
+    drafter: Drafter | None = None
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
     tokens: list[int] = field(default_factory=list)
     steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     stop_reason: StopReason | None = None
@@ -39,6 +46,18 @@ class Row:
     def position(self) -> int:
         """Place of the last token in the prompt and its answer, from 0."""
         return len(self.request.token_ids) + len(self.tokens) - 1
+
+    def take(self, token: int, signals: tuple[np.ndarray, ...]) -> None:
+        """Go on by a token."""
+        self.tokens.append(token)
+        self.steps.append(signals)
+        if self.drafter:
+            self.drafter.append(token)
+
+    def count(self, drafted: int, accepted: int) -> None:
+        """Count a pass, in which so many drafted tokens were tried and accepted."""
+        self.passes, self.drafted = self.passes + 1, self.drafted + drafted
+        self.accepted += accepted
 
     def fail(self, reason: str) -> None:
         """Stop with an error."""
@@ -56,6 +75,7 @@ class Row:
             signals=self._signals(),
             error=self.error,
             compressions=tuple(self.decoding.compressions) if self.decoding else (),
+            drafting=Drafting(passes=self.passes, drafted=self.drafted, accepted=self.accepted),
         )
 
     def _signals(self) -> dict[str, np.ndarray]:
@@ -66,6 +86,12 @@ class Row:
         signals[CHANGE] = entropy_change(signals["entropy"])
         signals |= {name: canary[:, column] for column, name in enumerate(CANARY)}
         return signals | dict(zip(LISTS, (logprobs, ids.astype(np.int32)), strict=True))
+
+
+def _agreeing(draft: Sequence[int], best: Sequence[int]) -> int:
+    """How many of the drafted tokens are those chosen, from the first."""
+    pairs = enumerate(zip(draft, best, strict=False))
+    return next((place for place, (guess, token) in pairs if guess != token), len(draft))
 
 
 class Chooser:
@@ -84,26 +110,47 @@ class Chooser:
         self,
         rows: Sequence[Row],
         logits: torch.Tensor,
+        drafts: Sequence[Sequence[int]] | None = None,
         compared: Sequence[int] = (),
         full: torch.Tensor | None = None,
-    ) -> None:
-        """Append one token to each row from raw float32 logits ``[rows, V]``.
+    ) -> list[int]:
+        """Append to each row the tokens that greedy decoding chooses, until it stops.
 
-        ``full`` are the full cache's logits of the rows ``compared``, for the canary.
+        Parameters
+        ----------
+        logits : raw float32 ``[tokens, V]``: of each row's last token and of its drafts, row by row.
+        drafts : each row's guesses of its next tokens; None where there are none.
+        compared : rows, without drafts, of which ``full`` are the full cache's logits, for the canary.
+
+        Returns
+        -------
+        By row, how many of the tokens that it was fed are right: its last one and its accepted drafts.
         """
+        drafts = drafts or [()] * len(rows)
         chosen = self._penalized(rows, logits).argmax(-1)
+        best, starts = chosen.tolist(), [0, *itertools.accumulate(1 + len(draft) for draft in drafts)]
+        right = [1 + _agreeing(draft, best[start:]) for draft, start in zip(drafts, starts, strict=False)]
+        kept = [start + place for start, n in zip(starts, right, strict=False) for place in range(n)]
+        if len(kept) < len(logits):
+            logits, chosen = logits[kept], chosen[kept]
+        firsts = [0, *itertools.accumulate(right)]
         scalars, *top = token_signals(logits, chosen)
-        canary = logits.new_full((len(rows), len(CANARY)), torch.nan)
+        canary = logits.new_full((len(kept), len(CANARY)), torch.nan)
         if full is not None:
-            canary[compared] = canary_signals(full, logits[compared], chosen[compared])
+            places = [firsts[row] for row in compared]
+            canary[places] = canary_signals(full, logits[places], chosen[places])
         columns = [part.cpu().numpy() for part in (scalars, canary, *top)]
-        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            if not np.isfinite(columns[0][i]).all():
-                row.fail(f"logits are not finite at new token {len(row.tokens)}")
-                continue
-            row.tokens.append(token)
-            row.steps.append(tuple(part[i] for part in columns))
-            row.stop_reason = self._reason(row, token)
+        for row, n, first, start in zip(rows, right, firsts, starts, strict=False):
+            for place in range(n):
+                if not np.isfinite(columns[0][first + place]).all():
+                    row.fail(f"logits are not finite at new token {len(row.tokens)}")
+                    break
+                token = best[start + place]
+                row.take(token, tuple(part[first + place] for part in columns))
+                row.stop_reason = self._reason(row, token)
+                if row.stop_reason is not None:
+                    break
+        return right
 
     def _penalized(self, rows: Sequence[Row], logits: torch.Tensor) -> torch.Tensor:
         if self.penalty is None:

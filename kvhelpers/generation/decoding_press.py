@@ -67,7 +67,7 @@ class DecodingCompressor:
         """Take note of a row's step and cut its cache when it is time; return why that failed, or None."""
         row.since, row.step = row.since + 1, row.step + 1
         for inputs, (hidden_states, _) in zip(row.inputs, self.noted, strict=True):
-            inputs.append(hidden_states[slot : slot + 1].clone())
+            inputs.append(hidden_states[:, slot : slot + 1].clone())
         reason = None
         if row.since >= row.press.compression_interval:
             reason = or_reason("while decoding", self._cut, row, slot, cache, position)
@@ -81,9 +81,7 @@ class DecodingCompressor:
         with seeded(row.seed + row.step, self.lm.device):
             for index, (module, layer) in enumerate(zip(self.modules, cache.layers, strict=True)):
                 length = cache.lengths[slot][index]
-                rotary = tuple(
-                    part[slot : slot + 1] if len(part) > 1 else part for part in self.noted[index][1]
-                )
+                rotary = tuple(part[:, slot : slot + 1] for part in self.noted[index][1])
                 kwargs = {
                     "position_embeddings": rotary,
                     "cache_position": torch.tensor([position], device=self.lm.device),

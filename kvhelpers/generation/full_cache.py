@@ -15,13 +15,16 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.cuda_graphs import Recorder
+from kvhelpers.models.packed import PackedLinears
 
 
 class FullCaches:
     """Full caches of the rows that are in their first new tokens, stepped beside the compressed ones."""
 
-    def __init__(self, model: PreTrainedModel, slots: int, recorder: Recorder | None):
-        self.model, self.cache = model, BatchedCache(model, slots, recorder)
+    def __init__(
+        self, model: PreTrainedModel, slots: int, recorder: Recorder | None, packed: PackedLinears | None
+    ):
+        self.model, self.cache = model, BatchedCache(model, slots, recorder, packed)
         self.members: list[int] = []  # request index of the row in each slot
 
     def join(self, index: int, full: DynamicCache) -> None:
@@ -41,8 +44,9 @@ class FullCaches:
             return [], None
         compared = [list(indices).index(member) for member in self.members]
         logits = self.cache.step(
-            self.model, [tokens[row] for row in compared], [positions[row] for row in compared]
+            self.model, [[tokens[row]] for row in compared], [positions[row] for row in compared]
         )
+        self.cache.keep([1] * len(compared))
         return compared, logits
 
     def drop(self, indices: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import kvpress
 import numpy as np
 
-from kvhelpers.records import CacheReport, Compression, StopReason
+from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Settings:
     canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
         (`full_cache`). Costs the full cache's memory while it lasts. The first new token comes from the full
         cache anyway.
+    drafts : whether runs guess their next tokens from their own past, which is faster and gives the same
+        tokens (`drafts`). It is never done under a press that compresses while decoding or with a repetition
+        penalty.
     """
 
     max_new_tokens: int
@@ -44,6 +47,7 @@ class Settings:
     repetition_penalty: float = 1.0
     timeout_s: float | None = None
     canary_tokens: int = 0
+    drafts: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Generation:
     ``token_ids`` include the end token when there is one; ``signals`` map each name of `token_signals` to an
     array ``[T]`` or ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with
     stop reason ``error`` failed; ``compressions`` are the cuts of a press that compresses while decoding;
-    ``batch_size`` is how many rows could decode together when the run ended, this one included.
+    ``batch_size`` is how many rows could decode together when the run ended, this one included; ``drafting``
+    counts its passes and drafted tokens.
     """
 
     index: int
@@ -65,3 +70,4 @@ class Generation:
     signals: dict[str, np.ndarray] = field(default_factory=dict)
     error: str | None = None
     compressions: tuple[Compression, ...] = ()
+    drafting: Drafting | None = None

@@ -10,6 +10,7 @@ from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.models.chat_template import check_chat_template
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
+from kvhelpers.models.packed import PackedLinears, pack
 from kvhelpers.models.source import ATTENTION, EMBEDDED, find_wheel_file, model_source
 from kvhelpers.models.weights import check_complete, check_downloaded, check_weight_files, quiet
 from kvhelpers.paths import user_path
@@ -20,7 +21,7 @@ class LanguageModel:
     """A model ready to generate.
 
     ``stop_ids`` end an answer; ``attn`` is the attention implementation of the prefill; ``source`` says which
-    weights these are.
+    weights these are; ``packed`` are its linear weights as few rows multiply with them fastest, or None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LanguageModel:
     dtype: str
     attn: str
     source: str
+    packed: PackedLinears | None = None
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
@@ -77,7 +79,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     if kind == "hub":
         check_downloaded(name, where)
     model = model.to(device).eval()
-    return LanguageModel(name, model, tokenizer, stop_ids(model, tokenizer), device, dtype, attn, source)
+    stops, packed = stop_ids(model, tokenizer), pack(model)
+    return LanguageModel(name, model, tokenizer, stops, device, dtype, attn, source, packed)
 
 
 def load_tokenizer(name: str, here: bool = False) -> PreTrainedTokenizerBase:

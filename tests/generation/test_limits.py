@@ -66,7 +66,8 @@ def test_a_row_is_not_estimated_below_what_it_takes(tiny):
         layer.put(0, torch.zeros(1, 2, 80, 16), torch.zeros(1, 2, 80, 16), None)
     cache.lengths = [[80] * len(cache.layers)]
     for _ in range(100):
-        cache.step(tiny.model, [5], [cache.lengths[0][0]])
+        cache.step(tiny.model, [[5]], [cache.lengths[0][0]])
+        cache.keep([1])
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert held <= row_bytes(tiny, 180) <= 2 * held
 
