@@ -111,7 +111,7 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     scheduler_options = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": scheduler_options | {"host": "127.0.0.1", "port": 0}}
     threads = max(1, (os.cpu_count() or 1) // workers)
-    # by default one thread each, even for a lone worker, and a page of messages
-    environment = {"OMP_NUM_THREADS": threads, "DASK_LOGGING__DISTRIBUTED": "error"}
+    # by default one thread each, even for a lone worker, and a page of messages; errors reach the runner
+    environment = {"OMP_NUM_THREADS": threads, "DASK_LOGGING__DISTRIBUTED": "critical"}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
         return SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -36,6 +37,7 @@ from kvhelpers.paths import notebook_path, output_root, results_dir, temporary_b
 from kvhelpers.report.log import write_log
 
 NOTEBOOK = "01_reproduce"
+UNMANNED_S = 60  # seconds without a worker, after which none is expected to come back
 POLL_S = 1
 # kernels started at once race for TCP ports
 KERNEL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})
@@ -120,7 +122,7 @@ def run_conditions(
         checkpoint.forget_errored()
     shards = max(1, math.ceil(_workers(client) / max(1, len(conditions))))
     pending: dict[Future, Checkpoint] = {}
-    failed, n_closed = [], 0
+    failed, n_closed, manned = [], 0, time.monotonic()
     total, ready = sum(condition.n_prompts for condition in conditions), sum(map(_prompts_ready, waiting))
     with (
         tqdm(total=len(conditions) + finished, initial=finished, desc=name, unit="condition") as closed,
@@ -130,6 +132,12 @@ def run_conditions(
             while waiting and len(pending) < max(1, _workers(client)):
                 checkpoint = waiting.popleft()
                 pending[_submit(client, checkpoint.condition, shards, command)] = checkpoint
+            manned = time.monotonic() if _workers(client) else manned
+            if time.monotonic() - manned > UNMANNED_S:
+                raise InputError(
+                    f"no worker has been left for {UNMANNED_S} s; the machine may be out of memory; what was "
+                    "finished is kept: run the same command again"
+                )
             for future in _completed(pending):
                 condition = pending.pop(future).condition
                 n_closed += condition.n_prompts

@@ -109,15 +109,25 @@ def finish_condition(condition: Condition, command: str | None = None) -> Condit
     InputError : a prompt is missing.
     """
     checkpoint = Checkpoint(condition)
-    ready = len(checkpoint.finished())
+    try:
+        records, tables = _all_prompts(checkpoint)
+    except (InputError, FileNotFoundError):
+        if (finished := find_finished(condition)) is not None:  # another process has closed it meanwhile
+            return finished
+        raise
+    result = write_result(_result(condition, records, tables, command), tables)
+    checkpoint.remove()
+    return result
+
+
+def _all_prompts(checkpoint: Checkpoint) -> tuple[list[Record], list[pa.Table]]:
+    condition, ready = checkpoint.condition, len(checkpoint.finished())
     if ready != condition.n_prompts:
         raise InputError(
             f"condition {condition.label()!r} has {ready} of {condition.n_prompts} prompts; run it again"
         )
     records, tables = map(list, zip(*checkpoint.load(), strict=True))
-    result = write_result(_result(condition, records, tables, command), tables)
-    checkpoint.remove()
-    return result
+    return records, tables
 
 
 def _result(

@@ -46,6 +46,8 @@ class command:
         run = f"{before} exec {sys.executable} -m kvhelpers run {file}"
         environment = os.environ | {"KVHELPERS_OUTPUT": str(place)}
         how = {"env": environment, "start_new_session": True, "text": True, "stderr": subprocess.PIPE}
+        # a job in the background would ignore it
+        how["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.place = place
         self.process = subprocess.Popen(["bash", "-c", run], stdout=subprocess.DEVNULL, **how)
 
