@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kvhelpers.paths import temporary_beside, write_atomic
+from kvhelpers.paths import relative, temporary_beside, write_atomic
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -40,3 +40,9 @@ def test_what_dead_processes_left_is_removed_and_what_the_living_write_is_not(tm
     assert not left.exists() and all(path.exists() for path in others) and folder.exists()
     temporary_beside(tmp_path / "b")
     assert not folder.exists()
+
+
+def test_a_link_that_leads_to_itself_can_be_named(tmp_path):
+    link = tmp_path / "loop"
+    link.symlink_to(link)
+    assert relative(link).endswith("/loop")
