@@ -125,7 +125,7 @@ class Condition(BaseModel):
         amount = _ratio_text(self.ratio) if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
         model = self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
-        parts = [model, amount, f"{self.n_prompts}p", extra]
+        parts = [model.lstrip("."), amount, f"{self.n_prompts}p", extra]  # a hidden file is no result
         stem = "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
         if len(stem) <= LONGEST_STEM:
             return stem
