@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import kvpress
 import numpy as np
 
+from kvhelpers.errors import InputError
 from kvhelpers.records import CacheReport, Compression, StopReason
 
 
@@ -36,6 +37,10 @@ class Settings:
     canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
         (`full_cache`). Costs the full cache's memory while it lasts. The first new token comes from the full
         cache anyway.
+
+    Raises
+    ------
+    InputError : no row; a text in place of several, of which each character would end a run.
     """
 
     max_new_tokens: int
@@ -44,6 +49,12 @@ class Settings:
     repetition_penalty: float = 1.0
     timeout_s: float | None = None
     canary_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise InputError(f"batch_size {self.batch_size!r} is not allowed; it is a whole number from 1 on")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise InputError(f"stop_strings {self.stop_strings!r} are not allowed; they are texts, not empty")
 
 
 @dataclass(frozen=True)
