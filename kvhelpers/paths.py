@@ -21,7 +21,7 @@ def output_root() -> Path:
 
     The repository, unless the environment variable ``KVHELPERS_OUTPUT`` names another folder.
     """
-    return Path(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)).resolve()
+    return Path(os.path.realpath(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)))
 
 
 def results_dir(experiment: str, root: Path | None = None) -> Path:

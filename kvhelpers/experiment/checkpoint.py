@@ -163,7 +163,7 @@ def write_json(result: ConditionResult, path: Path | None = None, indent: int | 
     path = path or result.path
     data = sealed(result.model_dump(mode="json"), path.with_suffix(".parquet"))
     text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_atomic(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
 def write_result(result: ConditionResult, signals: Sequence[pa.Table]) -> ConditionResult:

@@ -175,7 +175,7 @@ def read_result(path: Path) -> ConditionResult:
         written.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         version = data["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, repr(error)) from error

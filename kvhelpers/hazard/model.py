@@ -93,7 +93,10 @@ class HazardModel(Shape):
 
     def save(self, path: Path) -> Path:
         """Write the model as JSON."""
-        return write_atomic(path, lambda temporary: temporary.write_text(sealed_text(self.model_dump_json())))
+        return write_atomic(
+            path,
+            lambda temporary: temporary.write_text(sealed_text(self.model_dump_json()), encoding="utf-8"),
+        )
 
 
 def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -104,7 +107,7 @@ def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> n
 def read_model(path: Path) -> HazardModel:
     """Read a model written by `HazardModel.save`. Raises InputError if the file is none, or was changed."""
     try:
-        return HazardModel.model_validate(unsealed(Path(path).read_text()))
+        return HazardModel.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"model file {relative(path)} is no hazard model ({error!r})") from error
 

@@ -243,13 +243,16 @@ class Study(Shape):
 
     def save(self, path: Path) -> Path:
         """Write the study as JSON."""
-        return write_atomic(path, lambda temporary: temporary.write_text(sealed_text(self.model_dump_json())))
+        return write_atomic(
+            path,
+            lambda temporary: temporary.write_text(sealed_text(self.model_dump_json()), encoding="utf-8"),
+        )
 
 
 def read_study(path: Path) -> Study:
     """Read a study written by `Study.save`. Raises InputError if the file is none, or was changed."""
     try:
-        return Study.model_validate(unsealed(Path(path).read_text()))
+        return Study.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"study file {relative(path)} is no study of predictors ({error!r})") from error
 

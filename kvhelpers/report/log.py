@@ -59,7 +59,7 @@ def write_log(experiment: str, root: Path | None = None, analysis: Analysis | No
     images = {name: figures.save(figure, folder, name) for name, figure in draw(results, analysis).items()}
     tables = {table.stem: table for table in save_frames(numbers.frames, folder)}
     text = log_text(results, spec, analysis, numbers, images, tables, written)
-    return write_atomic(path, lambda temporary: temporary.write_text(text))
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _written(path: Path) -> dict[str, str]:
