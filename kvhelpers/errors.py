@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,6 +22,16 @@ def shown(value: object) -> str:
     short.maxstring = short.maxother = 160
     short.maxdict = short.maxlist = 12
     return short.repr(value)
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of a JSON object's pairs, as ``object_pairs_hook``. Raises ValueError for a key given
+    twice.
+    """
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        raise ValueError("a key is given twice")
+    return mapping
 
 
 def unknown_name(parameter: str, value: object, allowed: Iterable[str]) -> InputError:

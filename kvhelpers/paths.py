@@ -21,7 +21,7 @@ def output_root() -> Path:
 
     The repository, unless the environment variable ``KVHELPERS_OUTPUT`` names another folder.
     """
-    return Path(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)).resolve()
+    return Path(os.path.realpath(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)))
 
 
 def results_dir(experiment: str, root: Path | None = None) -> Path:
@@ -94,7 +94,7 @@ def cache_dir() -> Path:
 
 def relative(path: Path) -> str:
     """``path`` as seen from the output folder or the repository, for messages and logs."""
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # `Path.resolve` fails on links that lead to themselves
     inside = (
         path.relative_to(root).as_posix() for root in (output_root(), REPOSITORY) if path.is_relative_to(root)
     )

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from kvhelpers.paths import temporary_beside, write_atomic
+from kvhelpers.__main__ import main
+from kvhelpers.paths import relative, temporary_beside, write_atomic
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -40,3 +41,26 @@ def test_what_dead_processes_left_is_removed_and_what_the_living_write_is_not(tm
     assert not left.exists() and all(path.exists() for path in others) and folder.exists()
     temporary_beside(tmp_path / "b")
     assert not folder.exists()
+
+
+def test_a_link_that_leads_to_itself_can_be_named(tmp_path):
+    link = tmp_path / "loop"
+    link.symlink_to(link)
+    assert relative(link).endswith("/loop")
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path):
+    code = (
+        "from kvhelpers.experiment.grid import Experiment, load_experiment, save_experiment\n"
+        "made = Experiment(name='t', objective='Gr\\u00f6\\u00dfe \\u2212 1', grid=[{'press': 'none'}])\n"
+        "assert load_experiment(save_experiment(made), saved=True).objective == made.objective\n"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "KVHELPERS_OUTPUT": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | plain, check=True)
+
+
+def test_an_output_folder_that_leads_to_itself_gets_a_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("KVHELPERS_OUTPUT", str(tmp_path / "loop"))
+    assert main(["log", "nothing"]) == 2
+    assert "has no finished condition in" in capsys.readouterr().err

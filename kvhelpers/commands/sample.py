@@ -8,6 +8,7 @@ and ``runs.parquet``, a table of all its runs. Texts of prompts that are not thi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from kvhelpers.analysis.runs import runs_table
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.paths import definition_path, samples_dir, write_atomic
+from kvhelpers.paths import definition_path, samples_dir, temporary_beside, write_atomic
 from kvhelpers.records import CHANGE, LISTS
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.tasks.load import OWN_TASKS
@@ -29,14 +30,26 @@ LEFT_OUT = (*LISTS, CHANGE)
 
 
 def write_sample(experiment: str) -> Path:
-    """Copy an experiment's finished conditions to ``data/samples/<experiment>``; return that folder.
+    """Copy an experiment's finished conditions to ``data/samples/<experiment>``; return that folder. An
+    earlier sample stays until the new one is whole.
 
     Raises
     ------
     InputError : the experiment has no finished condition, or an unreadable one.
     """
     folder, results = samples_dir() / experiment, finished_results(experiment)
-    shutil.rmtree(folder, ignore_errors=True)
+    temporary = temporary_beside(folder)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this one's number
+    try:
+        _write_files(experiment, results, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Path) -> None:
     for result in results:
         target = folder / result.path.parent.name / result.path.name
         write_atomic(target.with_suffix(".parquet"), lambda path, result=result: _write_signals(result, path))
@@ -46,7 +59,6 @@ def write_sample(experiment: str) -> Path:
     definition = definition_path(experiment)
     if definition.is_file():
         write_atomic(folder / definition.name, lambda path: shutil.copyfile(definition, path))
-    return folder
 
 
 def _write_signals(result: ConditionResult, path: Path) -> None:

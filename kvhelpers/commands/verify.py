@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from kvhelpers.commands.rescore import JUDGED, rescored
 from kvhelpers.errors import InputError
+from kvhelpers.experiment.grid import find_experiment
 from kvhelpers.experiment.identity import SCHEMA_VERSION, hash_of
-from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, result_paths
+from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, refuse_mixed, result_paths
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
 from kvhelpers.paths import relative
 from kvhelpers.scoring.summary import summarize
+from kvhelpers.tasks.load import OWN_TASKS, load_problems
 
 NAMED = 5
 
@@ -45,10 +47,16 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
     paths = result_paths(experiment, root)
     if not paths:
         raise InputError(f"experiment {experiment!r} has no finished condition to verify")
-    done, tokenizers = Verification(), _Tokenizers()
+    done, tokenizers, first = Verification(), _Tokenizers(), None
+    try:
+        find_experiment(experiment, root)
+    except InputError as error:
+        done.faults.append(str(error))
     for path in paths:
         try:
             result = read_result(path)
+            first = first or result
+            refuse_mixed(first, result)
             faults = list(_faults(result, tokenizers))
         except InputError as error:
             faults = [str(error)]
@@ -113,6 +121,15 @@ def _about_the_condition(result: ConditionResult) -> Iterator[str]:
 def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
     if len({record.prompt_id for record in result.records}) < len(result.records):
         yield "two records are of the same prompt"
+    if result.condition.task in OWN_TASKS:
+        condition = result.condition
+        problems, _ = load_problems(
+            condition.task, condition.n_prompts, condition.n_fewshot, condition.seed, condition.data_file
+        )
+        for record, problem in zip(result.records, problems, strict=True):
+            told = (record.prompt_id, record.question, record.reference)
+            if told != (problem.id, problem.question, problem.reference):
+                yield f"prompt {record.prompt_index} is not the task's, {problem.id}"
 
 
 def _about_the_tokens(result: ConditionResult, by_prompt: dict[int, pd.DataFrame]) -> Iterator[str]:

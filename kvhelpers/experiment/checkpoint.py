@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity_hash
+from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.provenance import code_version
 from kvhelpers.experiment.results import ConditionResult, read_result, result_path
 from kvhelpers.experiment.seal import sealed
@@ -33,7 +34,7 @@ SIGNALS_SCHEMA = pa.schema(
 )
 
 
-COMMIT = b"commit"  # of the metadata
+COMMIT, SEALED = b"commit", b"seal"  # of the metadata
 
 
 class _Damaged(Exception):
@@ -56,7 +57,7 @@ class Checkpoint:
         columns |= {name: list(tokens.get(name, [])) for name in SIGNALS_SCHEMA.names[2:]}
         table = pa.table(columns, schema=SIGNALS_SCHEMA)
         made = {b"record": record.model_dump_json(), b"condition": self.hash, COMMIT: code_version()[0] or ""}
-        table = table.replace_schema_metadata(made)
+        table = _sealed(table.replace_schema_metadata(made))
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
     def forget_errored(self) -> None:
@@ -137,10 +138,19 @@ class Checkpoint:
             raise _Damaged(f"it is of prompt {record.prompt_index}, not {index}")
         if [row["step"] for row in steps] != list(range(record.n_tokens)):
             raise _Damaged(f"its {len(table)} tokens are not the record's {record.n_tokens}, each once")
+        if not table.schema.equals(SIGNALS_SCHEMA) or _sealed(table).schema.metadata != metadata:
+            raise _Damaged("it was changed after it was written")
         return record, table.replace_schema_metadata({COMMIT: metadata.get(COMMIT, b"")})
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sealed(table: pa.Table) -> pa.Table:
+    """A prompt's table with the hash of its columns and metadata among these."""
+    made = {key: value for key, value in (table.schema.metadata or {}).items() if key != SEALED}
+    whole = {key.hex(): value.hex() for key, value in made.items()} | table.to_pydict()
+    return table.replace_schema_metadata(made | {SEALED: plain_hash(whole)})
 
 
 def commit_of(signals: pa.Table) -> str:
@@ -153,7 +163,7 @@ def write_json(result: ConditionResult, path: Path | None = None, indent: int | 
     path = path or result.path
     data = sealed(result.model_dump(mode="json"), path.with_suffix(".parquet"))
     text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_atomic(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
 def write_result(result: ConditionResult, signals: Sequence[pa.Table]) -> ConditionResult:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvhelpers.errors import InputError, shown, unknown_name
+from kvhelpers.errors import InputError, shown, unknown_name, without_repeats
 from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
@@ -39,17 +39,10 @@ def _as_mapping(value: Any) -> Any:
     """Take JSON text too: that is what ``papermill -p press_kwargs '{...}'`` passes on."""
     if isinstance(value, str):
         try:
-            return json.loads(value or "{}", object_pairs_hook=_without_repeats)
+            return json.loads(value or "{}", object_pairs_hook=without_repeats)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is no JSON object ({error})") from error
     return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        raise ValueError("a key is given twice")
-    return mapping
 
 
 class Condition(BaseModel):
@@ -125,7 +118,7 @@ class Condition(BaseModel):
         amount = _ratio_text(self.ratio) if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
         model = self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
-        parts = [model, amount, f"{self.n_prompts}p", extra]
+        parts = [model.lstrip("."), amount, f"{self.n_prompts}p", extra]  # a hidden file is no result
         stem = "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
         if len(stem) <= LONGEST_STEM:
             return stem

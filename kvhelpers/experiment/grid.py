@@ -202,7 +202,7 @@ def save_experiment(experiment: Experiment) -> Path:
     """Keep the experiment, overrides applied, beside its results, for the log."""
     path = definition_path(experiment.name)
     text = yaml.safe_dump(experiment.model_dump(), sort_keys=False, allow_unicode=True)
-    return write_atomic(path, lambda temporary: temporary.write_text(text))
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def find_experiment(name: str, root: Path | None = None) -> Experiment | None:

@@ -92,7 +92,7 @@ def machine(condition: Condition) -> Machine:
 def processor() -> str:
     """The CPU's model where Linux names it, else its architecture."""
     try:
-        lines = CPU_INFO.read_text().splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -175,7 +175,7 @@ def read_result(path: Path) -> ConditionResult:
         written.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         version = data["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, repr(error)) from error
@@ -244,11 +244,12 @@ def read_experiment(experiment: str, root: Path | None = None) -> list[Condition
 
     results = sorted(map(read_result, result_paths(experiment, root)), key=place)
     for other in results[1:]:
-        _refuse_mixed(results[0], other)
+        refuse_mixed(results[0], other)
     return results
 
 
-def _refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
+def refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
+    """Raise InputError unless two conditions differ in their press only."""
     here, there = shared_identity(one.identity), shared_identity(other.identity)
     if differing := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
         key = differing[0]

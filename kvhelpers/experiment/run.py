@@ -79,8 +79,10 @@ def run_prompts(
 
     Raises
     ------
-    InputError : a budget above the shortest prompt, before anything runs.
+    InputError : a model that is not the condition's, or a budget above the shortest prompt, before anything
+        runs.
     """
+    _refuse_other_model(condition, lm)
     prompts = prompts_of(condition, lm)
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
@@ -98,6 +100,18 @@ def run_prompts(
         checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns)
         since = now
         yield index
+
+
+def _refuse_other_model(condition: Condition, lm: LanguageModel) -> None:
+    """Its results would be filed under a name that is not theirs."""
+    wanted = identity(condition)
+    for name, there, asked in (
+        ("model", lm.source, wanted["model_source"]),
+        ("dtype", lm.dtype, wanted["dtype"]),
+        ("attn", lm.attn, wanted["attn"]),
+    ):
+        if there != asked:
+            raise InputError(f"the model given was loaded with {name} {there!r}, the condition has {asked!r}")
 
 
 def finish_condition(condition: Condition, command: str | None = None) -> ConditionResult:

@@ -7,6 +7,7 @@ follows from the rest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,19 @@ def changed_parts(data: Mapping[str, Any]) -> list[str]:
     then = {key: value for key, value in seal.items() if key != SIGNALS}
     changed = [key for key in {**then, **now} if key != RECORDS and now.get(key) != then.get(key)]
     return changed + _changed_records(then[RECORDS], now[RECORDS])
+
+
+def sealed_text(text: str) -> str:
+    """The text of a JSON object with the SHA-256 of the whole at its end, for data of one file."""
+    return f'{text[:-1]},"{SEAL}":"{plain_hash(json.loads(text))}"}}\n'
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What `sealed_text` sealed. Raises ValueError if it is no such text, or was changed since."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.pop(SEAL, None) != plain_hash(data):
+        raise ValueError("it has no seal, or was changed after it was written")
+    return data
 
 
 def _changed_records(then: list[str], now: list[str]) -> list[str]:

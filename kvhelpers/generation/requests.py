@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import kvpress
 import numpy as np
 
+from kvhelpers.errors import InputError
 from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 
 
@@ -39,6 +40,10 @@ class Settings:
     drafts : whether runs guess their next tokens from their own past, which is faster and gives the same
         tokens (`drafts`). It is never done under a press that compresses while decoding or with a repetition
         penalty.
+
+    Raises
+    ------
+    InputError : no row; a text in place of several, of which each character would end a run.
     """
 
     max_new_tokens: int
@@ -48,6 +53,12 @@ class Settings:
     timeout_s: float | None = None
     canary_tokens: int = 0
     drafts: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise InputError(f"batch_size {self.batch_size!r} is not allowed; it is a whole number from 1 on")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise InputError(f"stop_strings {self.stop_strings!r} are not allowed; they are texts, not empty")
 
 
 @dataclass(frozen=True)

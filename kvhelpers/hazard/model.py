@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from kvhelpers.errors import InputError
+from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.records import Shape
@@ -92,7 +93,10 @@ class HazardModel(Shape):
 
     def save(self, path: Path) -> Path:
         """Write the model as JSON."""
-        return write_atomic(path, lambda temporary: temporary.write_text(self.model_dump_json() + "\n"))
+        return write_atomic(
+            path,
+            lambda temporary: temporary.write_text(sealed_text(self.model_dump_json()), encoding="utf-8"),
+        )
 
 
 def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -101,10 +105,10 @@ def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> n
 
 
 def read_model(path: Path) -> HazardModel:
-    """Read a model written by `HazardModel.save`. Raises InputError if the file is none."""
+    """Read a model written by `HazardModel.save`. Raises InputError if the file is none, or was changed."""
     try:
-        return HazardModel.model_validate_json(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return HazardModel.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"model file {relative(path)} is no hazard model ({error!r})") from error
 
 

@@ -94,6 +94,9 @@ def read_risk_set(
     """
     if isinstance(experiments, str) or not experiments:
         raise InputError(f"learn_from {experiments!r} is not allowed; it is a list of experiment names")
+    for name in experiments:
+        if experiments.count(name) > 1:
+            raise InputError(f"learn_from names {name!r} twice, so that its runs would count twice; drop one")
     if n_prompts is not None and (
         isinstance(n_prompts, bool) or not isinstance(n_prompts, int) or n_prompts < 2
     ):

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.hazard.baselines import (
     AVERAGE,
     BASE_RATE,
@@ -243,14 +243,17 @@ class Study(Shape):
 
     def save(self, path: Path) -> Path:
         """Write the study as JSON."""
-        return write_atomic(path, lambda temporary: temporary.write_text(self.model_dump_json() + "\n"))
+        return write_atomic(
+            path,
+            lambda temporary: temporary.write_text(sealed_text(self.model_dump_json()), encoding="utf-8"),
+        )
 
 
 def read_study(path: Path) -> Study:
-    """Read a study written by `Study.save`. Raises InputError if the file is none."""
+    """Read a study written by `Study.save`. Raises InputError if the file is none, or was changed."""
     try:
-        return Study.model_validate_json(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return Study.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"study file {relative(path)} is no study of predictors ({error!r})") from error
 
 

@@ -77,7 +77,7 @@ def _check_hash(gguf: Path, expected: str, actual: str) -> None:
 def _is_whole(folder: Path, sha256: str) -> bool:
     """Whether a conversion's files are those that were made, with what was in them then."""
     try:
-        noted = json.loads((folder / HASHES).read_text())
+        noted = json.loads((folder / HASHES).read_text(encoding="utf-8"))
         return noted == _hashes(folder, sha256, remembered_sha256)
     except (OSError, ValueError):
         return False
@@ -95,7 +95,9 @@ def _make(gguf: Path, sha256: str, folder: Path) -> None:
         temporary.mkdir()
         _convert(gguf, temporary)
         _check_hash(gguf, sha256, sha256_of(gguf))  # it may have changed since
-        (temporary / HASHES).write_text(json.dumps(_hashes(temporary, sha256, sha256_of), indent=1))
+        (temporary / HASHES).write_text(
+            json.dumps(_hashes(temporary, sha256, sha256_of), indent=1), encoding="utf-8"
+        )
         for file in temporary.iterdir():
             flush(file)
         if not _is_whole(folder, sha256):  # another process may have been first

@@ -176,7 +176,7 @@ def _hashes_file() -> Path:
 def _stored_hashes() -> dict[str, list]:
     """What is in the cache folder; nothing if that cannot be read."""
     try:
-        stored = json.loads(_hashes_file().read_text())
+        stored = json.loads(_hashes_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}
@@ -185,6 +185,6 @@ def _stored_hashes() -> dict[str, list]:
 def _store_hash(key: str, value: list) -> None:
     text = json.dumps(_stored_hashes() | {key: value}, indent=1)
     try:
-        write_atomic(_hashes_file(), lambda temporary: temporary.write_text(text))
+        write_atomic(_hashes_file(), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError:  # a cache folder that cannot be written to costs time only
         return

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kvhelpers.analysis.runs import instructive_run
+from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.paths import labels_dir
+from kvhelpers.paths import labels_dir, relative
 from kvhelpers.records import FailureMode, Record
 
 LENGTH = 400  # characters; of a looping run, half of them before the onset
@@ -29,8 +30,20 @@ class Excerpt:
 
 
 def read_labels(experiment: str) -> dict[tuple[str, str], str]:
-    """The mode that a person gave to runs of an experiment, by the condition's label and the prompt's id."""
-    labels = pd.read_csv(labels_dir() / "specimens.csv")
+    """The mode that a person gave to runs of an experiment, by the condition's label and the prompt's id.
+
+    Raises
+    ------
+    InputError : the file cannot be read, lacks a column, or has a mode that is none.
+    """
+    path = labels_dir() / "specimens.csv"
+    try:
+        labels = pd.read_csv(path)[["experiment", "condition", "prompt", "mode"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"labels file {relative(path)} cannot be read: {error}") from error
+    for mode in labels["mode"]:
+        if mode not in list(FailureMode):
+            raise unknown_name(f"labels file {relative(path)}: mode", mode, FailureMode)
     labels = labels[labels["experiment"] == experiment]
     return {(row.condition, row.prompt): row.mode for row in labels.itertuples()}
 

@@ -53,7 +53,9 @@ def save_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
         path = folder / f"{name}.csv"
         if len(frame):
             text = frame.round(DIGITS).to_csv(index=False, lineterminator="\n")
-            paths.append(write_atomic(path, lambda temporary, text=text: temporary.write_text(text)))
+            paths.append(
+                write_atomic(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            )
         else:
             path.unlink(missing_ok=True)
     return paths

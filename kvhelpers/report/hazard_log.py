@@ -73,7 +73,7 @@ def write_hazard_log(name: str, study: Study, results: Sequence[ConditionResult]
         save(figure, folder, key)
     save_frames(number_tables(study), folder)
     text = hazard_log(name, study, results)
-    return write_atomic(log_path(name), lambda path: path.write_text(text))
+    return write_atomic(log_path(name), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> str:

@@ -19,6 +19,7 @@ from kvhelpers.analysis.comparisons import Comparisons, compare_conditions
 from kvhelpers.analysis.discriminators import WITHIN
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies
 from kvhelpers.analysis.runs import instructive_run, run_tokens
+from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import Experiment, find_experiment, finished_results
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
@@ -33,6 +34,8 @@ from kvhelpers.report.tables import grid_table, results_table
 from kvhelpers.scoring.flags import baseline_is_weak
 
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
+END = "/prose"
+MARK = re.compile(r"<!--\s*prose:\s*([^\s>]*)|<!--\s*(/prose)")
 NO_PROSE = {"notes": "", "next-steps": ""}
 GRID_ABOVE = 8  # conditions; more are shown as a grid of presses and amounts
 
@@ -51,12 +54,33 @@ def write_log(experiment: str, root: Path | None = None, analysis: Analysis | No
     results, spec = finished_results(experiment, root), find_experiment(experiment, root)
     analysis = analysis or analyse(results)
     path, folder = log_path(experiment), figures_dir(experiment)
-    written = read_prose(path.read_text() if path.exists() else "")
+    written = _written(path)
     numbers = make_numbers(results, spec, analysis)
     images = {name: figures.save(figure, folder, name) for name, figure in draw(results, analysis).items()}
     tables = {table.stem: table for table in save_frames(numbers.frames, folder)}
     text = log_text(results, spec, analysis, numbers, images, tables, written)
-    return write_atomic(path, lambda temporary: temporary.write_text(text))
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _written(path: Path) -> dict[str, str]:
+    """What people wrote into the log at this path, if there is one.
+
+    Raises
+    ------
+    InputError : it is no text, or its prose marks are not those of a log, so that words would be lost.
+    """
+    try:
+        log = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"log {relative(path)} is no UTF-8 text ({error}); save it as such") from error
+    written, marks = read_prose(log), [name for names in MARK.findall(log) for name in names if name]
+    if marks != [mark for name in written for mark in (name, END)] or not set(written) <= set(NO_PROSE):
+        raise InputError(
+            f"log {relative(path)} has prose marks that do not fit, so that what is written there would be "
+            f"lost; each of {', '.join(NO_PROSE)} stands at most once, between '<!-- prose:NAME -->' and "
+            f"'<!-- {END} -->' on lines of their own"
+        )
+    return written
 
 
 def read_prose(log: str) -> dict[str, str]:

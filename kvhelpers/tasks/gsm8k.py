@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvhelpers.errors import InputError, shown
+from kvhelpers.errors import InputError, shown, without_repeats
 from kvhelpers.paths import REPOSITORY, user_path
 from kvhelpers.tasks.answers import clean
 from kvhelpers.tasks.prompts import ASKED, Problem
@@ -102,7 +102,7 @@ def _file_rows(data_file: str) -> list[Problem]:
 def _texts(line: bytes, place: str) -> tuple[str, str]:
     """Question and answer of a line of JSON."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=without_repeats)
         texts = row["question"], row["answer"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{place} is no JSON object with 'question' and 'answer': {error}") from error

@@ -1,6 +1,7 @@
 """A sample says what its results say, without the lists and without texts that are not this project's own."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -9,10 +10,13 @@ from samples import SAMPLES
 
 from kvhelpers.analysis.runs import runs_table
 from kvhelpers.commands.sample import LEFT_OUT, runs_with_conditions, write_sample
+from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.run import run_condition
-from kvhelpers.paths import find_results, samples_dir
+from kvhelpers.paths import find_results, results_dir, samples_dir
+
+NAME = "002-compression-sweep"
 
 
 def test_results_are_looked_for_in_own_runs_before_samples(output):
@@ -43,6 +47,20 @@ def test_a_sample_is_the_results_without_the_lists(output, embedded, monkeypatch
     assert runs["prompt_index"].tolist() == [0, 1] and set(runs["condition"]) == {"knorm 0.5"}
     assert runs["correct"].tolist() == [record.correct for record in result.records]
     assert len(pd.read_parquet(folder / runs["signals_file"][0])) == runs["tokens"].sum()
+
+
+def test_a_sample_stays_where_the_new_one_cannot_be_whole(output, monkeypatch):
+    """The JSON files are sound, a signals file is not: that is noticed when half of the sample is written."""
+    for press in ("none", "knorm"):
+        shutil.copytree(samples_dir() / NAME / press, results_dir(NAME) / press)
+    monkeypatch.setattr("kvhelpers.commands.sample.samples_dir", lambda: output / "samples")
+    folder = write_sample(NAME)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    next(results_dir(NAME).glob("knorm/*.parquet")).write_bytes(b"spoiled")
+    with pytest.raises(InputError, match="was changed after it was written"):
+        write_sample(NAME)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [NAME]
 
 
 def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):

@@ -13,9 +13,10 @@ from kvhelpers.commands.rescore import rescore
 from kvhelpers.commands.verify import verify
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
+from kvhelpers.experiment.identity import hash_of
 from kvhelpers.experiment.results import read_result, result_paths
 from kvhelpers.experiment.seal import sealed
-from kvhelpers.paths import results_dir, samples_dir
+from kvhelpers.paths import definition_path, results_dir, samples_dir
 
 SAMPLE = "002-compression-sweep"
 
@@ -139,6 +140,29 @@ def test_results_of_two_configurations_are_not_mixed(copied):
     edit(copied, other_data, seal=True)
     with pytest.raises(InputError, match=r"is of another configuration than .*none/.* \(data 'x' → "):
         finished_results(SAMPLE)
+
+
+def test_verify_notices_what_a_log_refuses(copied):
+    """A condition of another configuration, sound in itself; a definition that is none."""
+    other = next(results_dir(SAMPLE).glob("none/*.json"))
+    edit(other, of_another_seed, seal=True)
+    assert any("is of another configuration than" in fault for fault in verify(SAMPLE).faults)
+    definition_path(SAMPLE).write_text("grid: [")
+    assert any("experiment.yaml' is no YAML" in fault for fault in verify(SAMPLE).faults)
+
+
+def of_another_seed(data):
+    data["condition"]["seed"] = data["identity"]["seed"] = 43
+    data["condition_hash"] = hash_of(data["identity"])
+
+
+def test_problems_of_another_seed_are_noticed(copied):
+    edit(copied, question, seal=True)
+    assert any("prompt 3 is not the task's, onestep/42/7" in fault for fault in verify(SAMPLE).faults)
+
+
+def question(data):
+    data["records"][3]["question"] = "How many?"
 
 
 def test_a_result_in_the_wrong_place_is_named(copied):

@@ -1,8 +1,10 @@
 """What a killed condition left is believed only if name, record, condition and prompt agree."""
 
+import re
 import shutil
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,9 +87,51 @@ def of_another_prompt(folder):
     return [0]
 
 
+def with_another_answer(folder):
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    record = re.sub(rb'"reference":"[0-9]+"', b'"reference":"99"', table.schema.metadata[b"record"])
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"record": record}), path)
+    return [0]
+
+
+def with_other_entropies(folder):
+    path = folder / "00001.parquet"
+    table = pq.read_table(path)
+    place, halved = table.column_names.index("entropy"), pc.divide(table["entropy"], pa.scalar(2.0, "float"))
+    pq.write_table(table.set_column(place, "entropy", halved), path)
+    return [1]
+
+
+def without_a_column(folder):
+    path = folder / "00001.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["entropy"]), path)
+    return [1]
+
+
+def in_another_precision(folder):
+    path = folder / "00001.parquet"
+    table = pq.read_table(path)
+    place, wide = table.column_names.index("entropy"), table["entropy"].cast("double")
+    pq.write_table(table.set_column(place, "entropy", wide), path)
+    return [1]
+
+
 @pytest.mark.parametrize(
     "spoil",
-    [copied_over, swapped, of_no_length, truncated, without_rows, of_another_condition, of_another_prompt],
+    [
+        copied_over,
+        swapped,
+        of_no_length,
+        truncated,
+        without_rows,
+        of_another_condition,
+        of_another_prompt,
+        with_another_answer,
+        with_other_entropies,
+        without_a_column,
+        in_another_precision,
+    ],
 )
 def test_a_checkpoint_that_is_not_its_prompt_s_is_named_and_run_again(saved, embedded, spoil):
     condition, folder = saved

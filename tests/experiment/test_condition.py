@@ -180,6 +180,7 @@ def test_file_names_tell_conditions_apart():
     assert make_condition({"budget": 64}).stem() == "smollm2-135m_b64_20p"
     stem = make_condition({"press": "snapkv", "press_kwargs": {"window_size": 16}}).stem()
     assert stem == "smollm2-135m_0.875_20p_window-size-16"
+    assert make_condition({"model": "."}).stem() == "0.875_20p"  # a hidden file would be no result
     assert make_condition({"model": "Qwen/Qwen2.5-3B-Instruct"}).stem() == "Qwen2.5-3B-Instruct_0.875_20p"
 
 

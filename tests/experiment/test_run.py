@@ -283,3 +283,18 @@ def test_a_half_written_temporary_file_does_not_block_the_experiment(output, emb
     assert find_finished(small()) is None
     assert module.run_condition(small(), embedded).path == path
     assert [c.path for c in read_experiment("scratch")] == [path]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"source": "hub:owner/other"}, "loaded with model 'hub:owner/other', the condition has 'gguf:"),
+        ({"dtype": "bfloat16"}, "loaded with dtype 'bfloat16', the condition has 'float32'"),
+        ({"attn": "eager"}, "loaded with attn 'eager', the condition has 'sdpa'"),
+    ],
+)
+def test_another_model_than_the_condition_s_is_refused(output, embedded, given, sentence):
+    condition = make_condition({"n_prompts": 1, "max_new_tokens": 2, "device": "cpu"})
+    with pytest.raises(InputError, match=sentence):
+        module.run_condition(condition, dataclasses.replace(embedded, **given))
+    assert not list(output.rglob("*.parquet"))

@@ -6,7 +6,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.generation import limits
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.limits import auto_batch_size, check_limits, compressed_window, row_bytes
-from kvhelpers.generation.requests import Request
+from kvhelpers.generation.requests import Request, Settings
 from kvhelpers.presses.spec import PressSpec
 
 PROMPT = list(range(3, 103))
@@ -85,3 +85,12 @@ def test_longer_answers_leave_room_for_fewer(tiny, monkeypatch):
 
 def test_free_memory_is_measured():
     assert 1e6 < limits.free_bytes("cpu") < 1e15
+
+
+@pytest.mark.parametrize(
+    "setting", [{"batch_size": 0}, {"batch_size": 1.5}, {"stop_strings": "dog"}, {"stop_strings": ("",)}]
+)
+def test_settings_that_are_none_are_refused(setting):
+    (name,) = setting
+    with pytest.raises(InputError, match=f"{name} .* not allowed"):
+        Settings(**{"max_new_tokens": 4, "batch_size": 2} | setting)

@@ -82,6 +82,8 @@ def test_bad_input_gets_one_sentence(risk, call, sentence):
         lambda stored: "{}",
         lambda stored: "[1]",
         lambda stored: json.dumps(stored | {"horizon": 0}),
+        lambda stored: json.dumps(stored | {"intercept": stored["intercept"] + 1}),
+        lambda stored: json.dumps({key: value for key, value in stored.items() if key != "seal"}),
         lambda stored: json.dumps(stored | {"scale": stored["scale"][:2]}),
         lambda stored: json.dumps({key: value for key, value in stored.items() if key != "intercept"}),
     ],

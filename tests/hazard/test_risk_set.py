@@ -85,3 +85,8 @@ def test_results_without_a_column_are_named(tmp_path):
     pq.write_table(signals.drop_columns(["canary_kl"]), path.with_suffix(".parquet"))
     with pytest.raises(InputError, match="signals file .* has no column 'canary_kl'"):
         read_risk_set([SAMPLE], str(tmp_path))
+
+
+def test_no_run_counts_twice():
+    with pytest.raises(InputError, match=f"learn_from names '{SAMPLE}' twice"):
+        read_risk_set([SAMPLE, SAMPLE])

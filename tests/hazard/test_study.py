@@ -103,6 +103,15 @@ def test_a_study_survives_storage(study, tmp_path):
         read_study(path)
 
 
+def test_an_edited_study_is_not_believed(study, tmp_path):
+    path = study.save(tmp_path / "study.json")
+    stored = json.loads(path.read_text())
+    stored["methods"][PROPOSED]["auroc"]["value"] = 0.99
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="it has no seal, or was changed after it was written"):
+        read_study(path)
+
+
 def test_missed_failures_are_those_of_least_risk():
     study, results = make_looping_study()
     looping = {record.prompt_index for record in results[1].records if record.onset is not None}

@@ -52,6 +52,29 @@ def test_written_prose_survives_and_nothing_else(output, monkeypatch):
     assert log.write_log("made").read_text() == edited
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("<!-- /prose -->", "", 1),
+        lambda text: text.replace("<!-- prose:notes -->\n", "<!-- prose:notes --> \n"),
+        lambda text: text.replace("<!-- prose:notes -->", "<!-- prose:my-notes -->"),
+        lambda text: text + "<!-- prose:notes -->\nMore.\n<!-- /prose -->\n",
+        lambda text: text.replace("Mine.", "Größer.").encode("latin-1"),
+    ],
+)
+def test_what_people_wrote_is_never_lost(output, monkeypatch, spoil):
+    results = [make_result("none", 0.0, [True] * 6)]
+    monkeypatch.setattr(log, "finished_results", lambda experiment, root: copy.copy(results))
+    path = log.write_log("made")
+    text = path.read_text(encoding="utf-8").replace("prose:notes -->\n", "prose:notes -->\nMine.\n")
+    text = spoil("".join(char for char in text if ord(char) < 256))
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"log experiments/made.md (has prose marks that|is no UTF-8 text)"):
+        log.write_log("made")
+    assert path.read_bytes() == before
+
+
 def test_a_log_begins_with_at_most_six_lines_and_fits_two_pages():
     pressed = [make_result("knorm", ratio / 20, [True] * 12) for ratio in range(1, 15)]
     for results in ([make_result("none", 0.0, [True] * 12), *pressed], pressed[:1]):

@@ -81,6 +81,7 @@ def test_fingerprint_follows_the_content(gsm8k_file):
             b'{"question": "a", "answer": "\\udcff #### 1"}\n',
             "line 1 cannot be used.*surrogates not allowed",
         ),
+        (b'{"question": "a", "answer": "#### 1", "answer": "#### 2"}\n', "line 1.*a key is given twice"),
         (b"[" * 100_000, "line 1 is no JSON object"),
         (b"null\n", "line 1 is no JSON object"),
         (b"[1]\n", "line 1 is no JSON object"),
