@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.spec import PressSpec
 
 CANARY_TOKENS = 8
+LOOKED_UP = 10  # tokens that transformers drafts in a pass
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Measured:
 
     ``decode_s`` is all but the prefill, signals included. ``moved_bytes`` and ``flops`` are what the decode
     steps must at least read (weights once a step, each row's cache) and compute (products with weights),
-    noted for our own method only.
+    noted for our own method only, as are its ``passes`` over rows, its ``drafted`` and ``accepted`` tokens.
     """
 
     prompts: int
@@ -41,6 +43,9 @@ class Measured:
     peak_bytes: int = 0
     moved_bytes: int = 0
     flops: int = 0
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
     tokens: dict[int, list[int]] = field(default_factory=dict)
     margins: dict[int, list[float]] = field(default_factory=dict)
 
@@ -106,13 +111,13 @@ def weighed(device: str, measured: Measured):
 
 
 @contextlib.contextmanager
-def prefill_timed(lm: LanguageModel, clock: Clock, seconds: dict[str, float]):
-    """Add up the forward passes over several tokens, and count those over one."""
+def prefill_timed(lm: LanguageModel, clock: Clock, seconds: dict[str, float], longer_than: int = 1):
+    """Add up the forward passes over more tokens than these, and count the others."""
     seconds |= {"prefill": 0.0, "steps": 0}
     forward = lm.model.model.forward
 
     def timed(input_ids, **kwargs):
-        if input_ids.shape[1] > 1:
+        if input_ids.shape[1] > longer_than:
             return clock.wrap(seconds, "prefill", forward)(input_ids, **kwargs)
         seconds["steps"] += 1
         return forward(input_ids, **kwargs)
@@ -219,6 +224,41 @@ def batched_generate(
     return _filled(measured, total, seconds)
 
 
+@torch.inference_mode()
+def prompt_lookup(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
+    """(p) transformers' `generate` one at a time with its own prompt lookup: no press, no signals."""
+    measured, clock, seconds = Measured(len(prompts)), Clock(lm.device), {}
+    with (
+        weighed(lm.device, measured),
+        prefill_timed(lm, clock, seconds, longer_than=LOOKED_UP + 1),
+        attention_implementation(lm.model, "sdpa"),
+    ):
+        started = clock()
+        for index, prompt in enumerate(prompts):
+            ids = torch.tensor([prompt], device=lm.device)
+            settings = _greedy(lm, new_tokens, torch.ones_like(ids))
+            out = lm.model.generate(ids, prompt_lookup_num_tokens=LOOKED_UP, **settings)
+            measured.tokens[index] = out[0, len(prompt) :].tolist()
+        total = clock() - started
+    return _filled(measured, total, seconds)
+
+
+def without_drafts(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
+    """(n) As (d), without drafts."""
+    return measured(lm, _requests(prompts, spec), Settings(new_tokens, rows, drafts=False))
+
+
+def plain_weights(
+    lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
+) -> Measured:
+    """(w) As (n), with weights as PyTorch keeps them."""
+    return without_drafts(dataclasses.replace(lm, packed=None), prompts, spec, new_tokens, rows)
+
+
 def static_batches(
     lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
 ) -> Measured:
@@ -227,7 +267,7 @@ def static_batches(
     """
     settings = Settings(new_tokens, rows)
     batches = [range(len(prompts))[first : first + rows] for first in range(0, len(prompts), rows)]
-    return _measured(lm, _requests(prompts, spec), settings, batches)
+    return measured(lm, _requests(prompts, spec), settings, batches)
 
 
 def with_canary(
@@ -235,21 +275,21 @@ def with_canary(
 ) -> Measured:
     """(f) As (d), with the divergence from the full cache over the first tokens."""
     settings = Settings(new_tokens, rows, canary_tokens=CANARY_TOKENS)
-    return _measured(lm, _requests(prompts, spec), settings)
+    return measured(lm, _requests(prompts, spec), settings)
 
 
 def ours(
     lm: LanguageModel, prompts: Sequence[list[int]], spec: PressSpec, new_tokens: int, rows: int
 ) -> Measured:
     """(d) `kvhelpers.generation.generate`, with all its signals."""
-    return _measured(lm, _requests(prompts, spec), Settings(new_tokens, rows))
+    return measured(lm, _requests(prompts, spec), Settings(new_tokens, rows))
 
 
 def _requests(prompts: Sequence[list[int]], spec: PressSpec) -> list[Request]:
     return [Request(prompt, spec.for_prompt(len(prompt)), seed) for seed, prompt in enumerate(prompts)]
 
 
-def _measured(
+def measured(
     lm: LanguageModel,
     requests: Sequence[Request],
     settings: Settings,
@@ -263,12 +303,12 @@ def _measured(
     weight_bytes, weight_count = sum(w.nbytes for w in weights), sum(w.numel() for w in weights)
     step = BatchedCache.step
 
-    def counted(cache, *args):
+    def counted(cache, model, fed, positions):
         tokens = sum(map(sum, cache.lengths))
         _, heads, _, dim = cache.layers[0].keys.shape
         measured.moved_bytes += weight_bytes + 2 * tokens * heads * dim * weights[0].element_size()
-        measured.flops += 2 * weight_count * len(cache.lengths)
-        return step(cache, *args)
+        measured.flops += 2 * weight_count * sum(map(len, fed))
+        return step(cache, model, fed, positions)
 
     with (
         weighed(lm.device, measured),
@@ -282,6 +322,9 @@ def _measured(
             for run in generate(lm, [requests[index] for index in indices], settings):
                 measured.tokens[indices[run.index]] = run.token_ids
                 measured.margins[indices[run.index]] = run.signals["margin"].tolist()
+                measured.passes += run.drafting.passes
+                measured.drafted += run.drafting.drafted
+                measured.accepted += run.drafting.accepted
         total = clock() - started
     return _filled(measured, total, seconds)
 
@@ -292,8 +335,8 @@ def _greedy(lm: LanguageModel, new_tokens: int, attention_mask: torch.Tensor) ->
         "do_sample": False,
         "repetition_penalty": 1.0,
         "max_new_tokens": new_tokens,
-        "eos_token_id": sorted(lm.stop_ids),
-        "pad_token_id": min(lm.stop_ids),
+        "eos_token_id": sorted(lm.stop_ids) or None,
+        "pad_token_id": min(lm.stop_ids, default=0),
     }
 
 

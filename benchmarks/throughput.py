@@ -1,6 +1,6 @@
 """Tokens per second of compressed generation with signals, side by side with what people use today.
 
-    python benchmarks/throughput.py --dtype float32                      # the table of README
+    python benchmarks/throughput.py --dtype float32                      # the table of docs/speed.md
     python benchmarks/throughput.py --dtype float32 --sweep              # the figure: tokens/s against size
 
 Each line of the table is measured in a process of its own, one after the other, on the same prompts.
@@ -27,6 +27,7 @@ import torch
 from kvhelpers.errors import InputError
 from kvhelpers.models.device import resolve_device, resolve_dtype
 from kvhelpers.models.load import load_model
+from kvhelpers.models.packed import pack, using
 from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.report.format import markdown_table
@@ -37,10 +38,15 @@ METHODS = {
     "one_at_a_time": "(a) generate, one at a time",
     "kvpress_pipeline": "(b) kvpress pipeline",
     "batched_generate": "(c) generate, batched, no press",
+    "prompt_lookup": "(p) generate, one at a time, prompt lookup",
     "ours": "(d) kvhelpers",
     "static_batches": "(e) kvhelpers, each batch to its end",
     "with_canary": "(f) kvhelpers, with the canary",
+    "without_drafts": "(n) kvhelpers, without drafts",
+    "plain_weights": "(w) kvhelpers, without drafts and packed weights",
 }
+WITHOUT_PRESS = ("batched_generate", "prompt_lookup")
+SINGLY = ("one_at_a_time", "kvpress_pipeline", "prompt_lookup")
 FEWSHOT = {"onestep": 4, "gsm8k": 3}
 
 
@@ -68,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--press", nargs="+", default=["none", "streaming_llm:0.5"], help="name or name:ratio"
     )
-    parser.add_argument("--method", nargs="+", default=list(METHODS)[:4], choices=METHODS)
+    parser.add_argument("--method", nargs="+", default=list(METHODS)[:5], choices=METHODS)
     parser.add_argument("--n-prompts", type=int, default=32)
     parser.add_argument(
         "--alone", type=int, help="prompts for (a) and (b), which take long; their rates hardly depend on it"
@@ -97,13 +103,9 @@ def compare(args: argparse.Namespace) -> None:
             )
             done: dict[str, methods.Measured] = {}
             for method in args.method:
-                if method == "batched_generate" and spec.name != NONE:
+                if method in WITHOUT_PRESS and spec.name != NONE:
                     continue
-                n = (
-                    args.alone
-                    if args.alone and method in ("one_at_a_time", "kvpress_pipeline")
-                    else args.n_prompts
-                )
+                n = args.alone if args.alone and method in SINGLY else args.n_prompts
                 done[method] = in_a_process(measure, method, args, task, spec, n)
                 print(f"{METHODS[method]}: done", file=sys.stderr, flush=True)
             print(markdown_table(table(done)))
@@ -129,6 +131,8 @@ def table(done: dict[str, methods.Measured]) -> pd.DataFrame:
                 "to (a), end to end": f"{m.rate / base.rate:.1f}×" if base else "",
                 "prefill s/prompt": f"{m.prefill_s / m.prompts:.2f}",
                 "signals": f"{m.signals_s / m.decode_s:.1%}" if m.signals_s else "–",
+                "tokens a pass": f"{1 + m.accepted / m.passes:.2f}" if m.passes else "",
+                "drafts accepted": f"{m.accepted / m.drafted:.0%}" if m.drafted else "",
                 "peak memory": f"{m.peak_bytes / 2**20:.0f} MiB",
                 "same tokens as (a)": same,
             }
@@ -201,7 +205,8 @@ def peaks(device: str, dtype: str, rows: int) -> tuple[float, float]:
     kind, clock = getattr(torch, resolve_dtype(dtype, device)), methods.Clock(device)
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
     target, size = torch.zeros_like(source), 2048
-    inputs, weights = (torch.ones(n, size, dtype=kind, device=device) for n in (rows, size))
+    inputs = torch.ones(rows, size, dtype=kind, device=device)
+    weights = torch.nn.Linear(size, size, bias=False, dtype=kind, device=device)
 
     def best(function):
         seconds: list[float] = []
@@ -212,7 +217,8 @@ def peaks(device: str, dtype: str, rows: int) -> tuple[float, float]:
         return min(seconds)
 
     copied = 2 * source.nbytes / best(lambda: target.copy_(source))
-    return copied, 2 * rows * size**2 / best(lambda: torch.nn.functional.linear(inputs, weights))
+    with torch.inference_mode(), using(pack(weights)):
+        return copied, 2 * rows * size**2 / best(lambda: weights(inputs))
 
 
 def parse_press(text: str) -> PressSpec:

@@ -2,6 +2,7 @@
 done.
 """
 
+import gpu
 import methods
 import pytest
 import throughput
@@ -65,7 +66,7 @@ def test_bytes_and_operations_are_counted_from_the_shapes(tiny):
 def test_seconds_add_up(runs):
     for name, run in runs.items():
         assert run.prefill_s > 0 and run.decode_s > run.signals_s
-        assert (run.signals_s > 0) == (name not in ("kvpress_pipeline", "batched_generate"))
+        assert (run.signals_s > 0) == (name not in ("kvpress_pipeline", *throughput.WITHOUT_PRESS))
 
 
 def test_remarks_name_the_first_difference():
@@ -102,3 +103,11 @@ def test_bad_presses_get_one_sentence(text, sentence):
 def test_presses_are_read():
     assert throughput.parse_press("none") == PLAIN
     assert throughput.parse_press("snapkv:0.5") == PressSpec("snapkv", 0.5)
+
+
+def test_the_gpu_benchmark_runs_on_the_cpu_at_toy_size(capsys):
+    size = ["--shape", "toy", "--device", "cpu", "--prompt-tokens", "40", "--new-tokens", "24"]
+    assert gpu.main([*size, "--batch-size", "1", "4"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.count("4/4 prompts have the tokens of generate alone") == len(gpu.WAYS)
+    assert out.count("| 4 |") == len(gpu.WAYS) and "| generate |" in out

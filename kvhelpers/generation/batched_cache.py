@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvhelpers.generation.cuda_graphs import Recorder
-from kvhelpers.models.packed import PackedLinears
+from kvhelpers.models.packed import PackedLinears, using
 
 BATCHED_ATTENTION = "kvhelpers_batched"
 MOST_PADDED = 1.5  # places of a pass for each of its tokens, beyond which rows attend one by one
@@ -355,10 +355,7 @@ class BatchedCache(Cache):
             layer.width = width
             if first not in masks:
                 masks[first] = layer.pass_mask(rows, feed.deepest)
-        with (
-            attention_implementation(model, BATCHED_ATTENTION),
-            self.packed.used() if self.packed else nullcontext(),
-        ):
+        with attention_implementation(model, BATCHED_ATTENTION), using(self.packed):
             out = model(
                 input_ids=feed.tokens,
                 position_ids=feed.positions,

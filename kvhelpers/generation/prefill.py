@@ -24,6 +24,7 @@ from kvhelpers.generation.batched_cache import attention_implementation
 from kvhelpers.generation.cache_report import measure
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
+from kvhelpers.models.packed import using
 from kvhelpers.presses.kinds import is_posthoc
 from kvhelpers.records import CacheReport
 
@@ -138,6 +139,7 @@ class Prefiller:
                 )
         with ExitStack() as stack:
             stack.enter_context(attention_implementation(self.lm.model, self.lm.attn))
+            stack.enter_context(using(self.lm.packed))
             for module in self.modules if watch else ():
                 stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             out = self.lm.model(
@@ -198,6 +200,7 @@ class Prefiller:
         with ExitStack() as stack:
             stack.enter_context(seeded(request.seed, lm.device))
             stack.enter_context(attention_implementation(lm.model, lm.attn))
+            stack.enter_context(using(lm.packed))
             stack.enter_context(_before_press(self.modules, whole, self.keep_full))
             if request.press is not None:
                 stack.enter_context(request.press(lm.model))

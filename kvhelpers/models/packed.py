@@ -21,7 +21,7 @@ _ONEDNN = torch.ops.mkldnn
 
 
 class PackedLinears:
-    """A second copy of a model's linear weights, packed for oneDNN, used inside `used`.
+    """A second copy of a model's linear weights, packed for oneDNN.
 
     ``nbytes`` is the memory that it takes. The model's own weights stay as they are.
     """
@@ -35,17 +35,6 @@ class PackedLinears:
                 self.nbytes += layer.weight.nbytes
             self.forwards.append((layer, _forward(layer, packed[place])))
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Let the model multiply with the packed weights inside the context."""
-        for layer, forward in self.forwards:
-            layer.forward = forward
-        try:
-            yield
-        finally:
-            for layer, _ in self.forwards:
-                del layer.forward
-
 
 def pack(model: nn.Module) -> PackedLinears | None:
     """Pack a model's linear weights; None where that is not possible or would not pay: without oneDNN, on
@@ -58,6 +47,19 @@ def pack(model: nn.Module) -> PackedLinears | None:
     if sum(w.nbytes for w in weights.values()) > MEMORY_SHARE * psutil.virtual_memory().available:
         return None
     return PackedLinears(model)
+
+
+@contextmanager
+def using(packed: PackedLinears | None) -> Iterator[None]:
+    """Let a model multiply with its packed weights, if it has them, inside the context."""
+    forwards = packed.forwards if packed else ()
+    for layer, forward in forwards:
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer, _ in forwards:
+            del layer.forward
 
 
 def linears(model: nn.Module) -> list[nn.Linear]:

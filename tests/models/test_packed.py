@@ -8,7 +8,7 @@ import torch
 from reference import tiny_llama
 from torch import nn
 
-from kvhelpers.models.packed import linears, pack
+from kvhelpers.models.packed import linears, pack, using
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_products_are_the_same(model, rows):
     packed = pack(model)
     with torch.inference_mode():
         plain = model(ids).logits
-        with packed.used():
+        with using(packed):
             torch.testing.assert_close(model(ids).logits, plain, rtol=1e-4, atol=1e-4)
         assert torch.equal(model(ids).logits, plain)  # as before once the context is left
 
@@ -49,9 +49,14 @@ def test_layers_that_do_more_than_multiply_are_left_alone():
 
 def test_an_error_inside_leaves_the_model_as_it_was(model):
     packed = pack(model)
-    with pytest.raises(KeyError), packed.used():
+    with pytest.raises(KeyError), using(packed):
         raise KeyError
     assert all("forward" not in vars(layer) for layer in linears(model))
+
+
+def test_without_packed_weights_a_model_stays_as_it_is(model):
+    with using(None):
+        assert all("forward" not in vars(layer) for layer in linears(model))
 
 
 def test_what_cannot_be_packed_stays_plain(model, monkeypatch):
