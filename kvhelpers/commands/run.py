@@ -37,7 +37,7 @@ from kvhelpers.paths import notebook_path, output_root, results_dir, temporary_b
 from kvhelpers.report.log import write_log
 
 NOTEBOOK = "01_reproduce"
-UNMANNED_S = 60  # seconds without a worker, after which none is expected to come back
+UNMANNED_S = 180  # seconds without a worker, after which none is expected to come back
 POLL_S = 1
 # kernels started at once race for TCP ports
 KERNEL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})

@@ -12,38 +12,48 @@ from collections.abc import Sequence
 
 SUFFIXES = (4, 3, 2)  # tokens that must have occurred before, the longest first
 MOST = 16  # tokens drafted for a row in a pass
-CHEAP_TOKENS = {"cpu": 16, "mps": 16, "cuda": 128}  # a pass over so many takes hardly longer than over one
+SURE = 4  # right guesses in a row after which a row is trusted with drafts that cost time
+CHEAP_TOKENS = {"cpu": 12, "mps": 12, "cuda": 128}  # a pass over so many takes hardly longer than over one
 PASS_TOKENS = {"cpu": 256, "mps": 256, "cuda": 1024}  # tokens of a pass at most
 
 
 class Drafter:
     """One run's past.
 
-    ``streak`` is how many of the latest tokens in a row it would have guessed right.
+    ``streak`` is how many of the latest tokens in a row its own answer would have guessed right: it grows
+    while the run loops, not while it copies from its prompt, which ends sooner.
     """
 
     def __init__(self, prompt: Sequence[int]):
         self.past: list[int] = []
         self.followed_at: dict[tuple[int, ...], int] = {}  # suffix → place of the token after it
-        self.streak = 0
+        self.streak, self.answer_at = 0, len(prompt)
         for token in prompt:
-            self.append(token)
-        self.streak = 0
+            self._note(token)
 
     def append(self, token: int) -> None:
-        """Take note of the next token."""
-        self.streak = self.streak + 1 if self.draft(1) == [token] else 0
+        """Take note of the answer's next token."""
+        place = self._place()
+        guessed = place is not None and place >= self.answer_at and self.past[place] == token
+        self.streak = self.streak + 1 if guessed else 0
+        self._note(token)
+
+    def _note(self, token: int) -> None:
         for size in SUFFIXES:
             if len(self.past) >= size:
                 self.followed_at[tuple(self.past[-size:])] = len(self.past)
         self.past.append(token)
 
+    def _place(self) -> int | None:
+        """Where the latest tokens, as many as possible, were followed last."""
+        suffixes = (tuple(self.past[-size:]) for size in SUFFIXES)
+        return next((self.followed_at[one] for one in suffixes if one in self.followed_at), None)
+
     def draft(self, count: int) -> list[int]:
         """So many tokens that may come next, none if nothing like the latest tokens occurred before; what
         runs into the present goes on with itself.
         """
-        suffixes = (tuple(self.past[-size:]) for size in SUFFIXES)
-        place = next((self.followed_at[one] for one in suffixes if one in self.followed_at), None)
+        place = self._place()
         if place is None:
             return []
         period = len(self.past) - place
@@ -53,10 +63,10 @@ class Drafter:
 def draft_lengths(streaks: Sequence[int], device: str) -> list[int]:
     """How many tokens to draft for each row of a pass.
 
-    A row whose past has guessed so many tokens right is trusted with as many more. Where few rows are left,
-    all may draft what hardly costs time.
+    A row whose answer has guessed enough tokens right is trusted with half as many more. Where few rows are
+    left, all may draft what hardly costs time.
     """
     rows = max(len(streaks), 1)
     free = CHEAP_TOKENS[device] // rows - 1
     most = min(MOST, max(PASS_TOKENS[device] // rows - 1, 0))
-    return [min(max(streak, free), most) for streak in streaks]
+    return [min(max(streak // 2 if streak >= SURE else 0, free), most) for streak in streaks]

