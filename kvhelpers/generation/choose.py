@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, starmap
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.token_signals import canary_signals, entropy_change, token_signals
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, CacheReport, Drafting, StopReason
+
+SIGNAL_ROWS = 32  # tokens whose signals are computed together: what they need for a while stays in the caches
 
 
 @dataclass
@@ -128,13 +130,14 @@ class Chooser:
         """
         drafts = drafts or [()] * len(rows)
         chosen = self._penalized(rows, logits).argmax(-1)
-        best, starts = chosen.tolist(), [0, *itertools.accumulate(1 + len(draft) for draft in drafts)]
+        best, starts = chosen.tolist(), [0, *accumulate(1 + len(draft) for draft in drafts)]
         right = [1 + _agreeing(draft, best[start:]) for draft, start in zip(drafts, starts, strict=False)]
         kept = [start + place for start, n in zip(starts, right, strict=False) for place in range(n)]
         if len(kept) < len(logits):
             logits, chosen = logits[kept], chosen[kept]
-        firsts = [0, *itertools.accumulate(right)]
-        scalars, *top = token_signals(logits, chosen)
+        firsts = [0, *accumulate(right)]
+        parts = zip(logits.split(SIGNAL_ROWS), chosen.split(SIGNAL_ROWS), strict=True)
+        scalars, *top = (torch.cat(column) for column in zip(*starmap(token_signals, parts), strict=True))
         canary = logits.new_full((len(kept), len(CANARY)), torch.nan)
         if full is not None:
             places = [firsts[row] for row in compared]
