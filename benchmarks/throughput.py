@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py --dtype float32                      # the table of docs/speed.md
     python benchmarks/throughput.py --dtype float32 --sweep              # the figure: tokens/s against size
+    python benchmarks/throughput.py --products                           # plain and packed weights
 
 Each line of the table is measured in a process of its own, one after the other, on the same prompts.
 """
@@ -13,6 +14,7 @@ import platform
 import re
 import sys
 import time
+import timeit
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -47,6 +49,7 @@ METHODS = {
 }
 WITHOUT_PRESS = ("batched_generate", "prompt_lookup")
 SINGLY = ("one_at_a_time", "kvpress_pipeline", "prompt_lookup")
+WEIGHTS = ((576, 1536), (1536, 576), (576, 49152), (1536, 1536), (1536, 8960), (8960, 1536))
 FEWSHOT = {"onestep": 4, "gsm8k": 3}
 
 
@@ -54,7 +57,9 @@ def main() -> int:
     args = arguments()
     try:
         print(machine(args), flush=True)
-        if args.sweep:
+        if args.products:
+            print(f"\n{markdown_table(products())}")
+        elif args.sweep:
             sizes.sweep(partial(in_a_process, sizes.measure, args.model, args.device, args.dtype))
         else:
             compare(args)
@@ -83,6 +88,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
         "--sweep", action="store_true", help="vary prompts, kept tokens and new tokens instead"
+    )
+    parser.add_argument(
+        "--products", action="store_true", help="measure products with plain and packed weights instead"
     )
     return parser.parse_args()
 
@@ -219,6 +227,24 @@ def peaks(device: str, dtype: str, rows: int) -> tuple[float, float]:
     copied = 2 * source.nbytes / best(lambda: target.copy_(source))
     with torch.inference_mode(), using(pack(weights)):
         return copied, 2 * rows * size**2 / best(lambda: weights(inputs))
+
+
+def products() -> pd.DataFrame:
+    """GFLOP/s of float32 products with weights of the known models, plain → packed, by number of rows."""
+    rows = []
+    for inputs, outputs in WEIGHTS:
+        layer = torch.nn.Linear(inputs, outputs, bias=False)
+        packed = pack(layer)
+        row = {"weights": f"{inputs} × {outputs}"}
+        for n in (1, 8, 16, 32, 64, 256):
+            rates, one = [], torch.ones(n, inputs)
+            for weights in (None, packed):
+                with torch.inference_mode(), using(weights):
+                    seconds = min(timeit.repeat(partial(layer, one), number=10, repeat=5)) / 10
+                rates.append(f"{2 * n * inputs * outputs / seconds / 1e9:.0f}")
+            row[f"{n} rows"] = " → ".join(rates)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def parse_press(text: str) -> PressSpec:

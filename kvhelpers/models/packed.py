@@ -2,7 +2,7 @@
 
 A decode step multiplies each weight matrix with a few rows. With weights as PyTorch keeps them, the library
 rearranges them anew in every product; oneDNN can keep them rearranged (what the inductor's freezing does),
-which is faster with one row as with a thousand (``benchmarks/throughput.py --products``).
+which is faster with few rows and with many (``benchmarks/throughput.py --products``).
 """
 
 from __future__ import annotations
