@@ -126,9 +126,10 @@ def finish_condition(condition: Condition, command: str | None = None) -> Condit
     try:
         records, tables = _all_prompts(checkpoint)
     except (InputError, FileNotFoundError):
-        if (finished := find_finished(condition)) is not None:  # another process has closed it meanwhile
-            return finished
-        raise
+        if (finished := find_finished(condition)) is None:
+            raise
+        checkpoint.remove()  # another process has closed it meanwhile
+        return finished
     result = write_result(_result(condition, records, tables, command), tables)
     checkpoint.remove()
     return result
