@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from kvhelpers.experiment.grid import Experiment, save_experiment
 from kvhelpers.experiment.identity import check_here, identity_hash
 from kvhelpers.experiment.results import check_same_experiment, find_finished, result_path
 from kvhelpers.experiment.run import finish_condition, run_prompts
+from kvhelpers.generation.passes import Passes
 from kvhelpers.models.device import resolve_device, resolve_dtype
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import notebook_path, output_root, results_dir, temporary_beside
@@ -188,7 +190,9 @@ def run_shard(values: dict, indices: list[int], place: tuple[str, str]) -> None:
     """
     condition = _condition_here(values, place)
     if find_finished(condition) is None:
-        for _ in run_prompts(condition, _loaded(condition), indices):
+        lm, passes = _tools(condition.model, condition.device, condition.dtype)
+        lm = replace(lm, attn=condition.prefill_attention)
+        for _ in run_prompts(condition, lm, indices, passes):
             pass
 
 
@@ -222,11 +226,11 @@ def _condition_here(values: dict, place: tuple[str, str]) -> Condition:
     return condition
 
 
-def _loaded(condition: Condition) -> LanguageModel:
-    return _model(condition.model, condition.device, condition.dtype, condition.prefill_attention)
-
-
-_model = lru_cache(maxsize=1)(load_model)  # a worker loads a model once, not once per condition
+@lru_cache(maxsize=1)
+def _tools(model: str, device: str, dtype: str) -> tuple[LanguageModel, Passes]:
+    """What a worker keeps from one condition to the next: the model, loaded once, and its passes."""
+    lm = load_model(model, device, dtype)
+    return lm, Passes.within_free_memory(lm.device)
 
 
 def _as_on_workers(client: Client, conditions: Sequence[Condition]) -> list[Condition]:

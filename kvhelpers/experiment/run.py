@@ -19,6 +19,7 @@ from kvhelpers.experiment.provenance import code_version, provenance
 from kvhelpers.experiment.results import ConditionResult, find_finished, result_path
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
+from kvhelpers.generation.passes import Passes
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
 from kvhelpers.records import Example, Record, StopReason
@@ -72,10 +73,13 @@ def run_condition(condition: Condition, lm: LanguageModel | None = None) -> Cond
 
 
 def run_prompts(
-    condition: Condition, lm: LanguageModel, indices: Sequence[int] | None = None
+    condition: Condition,
+    lm: LanguageModel,
+    indices: Sequence[int] | None = None,
+    passes: Passes | None = None,
 ) -> Iterator[int]:
     """Run those of a condition's prompts (or of these, by index) that are not finished; yield each one's
-    index when it is saved.
+    index when it is saved. ``passes`` are those of other conditions with this model, to be used again.
 
     Raises
     ------
@@ -90,9 +94,8 @@ def run_prompts(
     finished = checkpoint.forget_damaged([prompt.id for prompt in prompts])
     wanted = range(len(prompts)) if indices is None else indices
     missing = [index for index in wanted if index not in finished]
-    runs = generate_prompts(
-        condition, lm, [prompts[index] for index in missing], rows_together(condition, lm, prompts)
-    )
+    asked = [prompts[index] for index in missing]
+    runs = generate_prompts(condition, lm, asked, rows_together(condition, lm, prompts), passes)
     since = time.monotonic()
     for run in runs:
         index, now = missing[run.index], time.monotonic()
@@ -175,7 +178,11 @@ def rows_together(condition: Condition, lm: LanguageModel, prompts: list[Prompt]
 
 
 def generate_prompts(
-    condition: Condition, lm: LanguageModel, prompts: list[Prompt], batch_size: int
+    condition: Condition,
+    lm: LanguageModel,
+    prompts: list[Prompt],
+    batch_size: int,
+    passes: Passes | None = None,
 ) -> Iterator[Generation]:
     """Generate the answers of some prompts as the condition says, in the order in which they end."""
     requests = [
@@ -194,7 +201,7 @@ def generate_prompts(
         timeout_s=condition.timeout_s,
         canary_tokens=condition.canary_tokens,
     )
-    return generate(lm, requests, settings)
+    return generate(lm, requests, settings, passes)
 
 
 def uncompressed_answer(condition: Condition, prompt_index: int) -> str:

@@ -18,6 +18,7 @@ from kvhelpers.generation.cuda_graphs import recorder_for
 from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
 from kvhelpers.generation.full_cache import FullCaches
+from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.models.load import LanguageModel
@@ -32,13 +33,19 @@ class Batch:
     ``full_caches``, for the canary, the full ones of rows in their first tokens.
     """
 
-    def __init__(self, lm: LanguageModel, requests: Sequence[Request], settings: Settings):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        requests: Sequence[Request],
+        settings: Settings,
+        passes: Passes | None = None,
+    ):
         self.lm, self.requests, self.settings = lm, requests, settings
         decoding = next(filter(None, (phases(request.press)[1] for request in requests)), None)
         self.compressor = DecodingCompressor(lm, decoding) if decoding else None
         self.recorder = None if self.compressor else recorder_for(lm.device)
         prompts = [request.token_ids for request in requests]
-        self.prefiller = Prefiller(lm, prompts, keep_full=settings.canary_tokens > 0)
+        self.prefiller = Prefiller(lm, prompts, settings.canary_tokens > 0, passes)
         self.choose = Chooser(lm, settings)
         self.drafts = settings.drafts and decoding is None and settings.repetition_penalty == 1.0
         self.waiting = deque(sorted(range(len(requests)), key=lambda index: -len(prompts[index])))
@@ -80,6 +87,7 @@ class Batch:
             error = f"out of memory: {reason}"
             failed = [Generation(again.pop(), [], StopReason.ERROR, None, 0.0, self.slots, error=error)]
         self.waiting.extendleft(reversed(again))
+        self.prefiller.passes.forget()
         self._clear(max(1, min(self.slots, len(again)) // 2))
         return failed
 

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 
 from kvhelpers.generation.batch import Batch
 from kvhelpers.generation.limits import check_limits
+from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.models.load import LanguageModel
 
 
-def generate(lm: LanguageModel, requests: Sequence[Request], settings: Settings) -> Iterator[Generation]:
+def generate(
+    lm: LanguageModel, requests: Sequence[Request], settings: Settings, passes: Passes | None = None
+) -> Iterator[Generation]:
     """Generate greedily for each request, yielding runs as they end (not in the requests' order).
 
     Parameters
@@ -24,6 +27,7 @@ def generate(lm: LanguageModel, requests: Sequence[Request], settings: Settings)
     lm : the model, from `models.load.load_model`.
     requests : prompts with their presses and seeds.
     settings : limits, batch size and what else all prompts share.
+    passes : of earlier calls on this model; those of this call are added.
 
     Raises
     ------
@@ -31,6 +35,6 @@ def generate(lm: LanguageModel, requests: Sequence[Request], settings: Settings)
         sliding window.
     """
     check_limits(lm.model, requests, settings.max_new_tokens)
-    batch = Batch(lm, requests, settings)
+    batch = Batch(lm, requests, settings, passes)
     while not batch.is_done:
         yield from batch.advance()

@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from kvhelpers.errors import InputError
 from kvhelpers.generation.batched_cache import attention_implementation
 from kvhelpers.generation.cache_report import measure
+from kvhelpers.generation.passes import Part, Passes, joined
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.models.packed import using
@@ -49,27 +50,24 @@ class Prefilled:
     full: DynamicCache | None = None
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What a forward pass leaves by layer: keys and values ``[B, G, N, D]`` and, if watched, attention inputs
-    ``[B, N, d]``.
+class Prefiller:
+    """Prefills the prompts of one call of `generate.generate`.
+
+    ``keep_full`` keeps the full caches too; ``passes`` are those of earlier calls on this model.
     """
 
-    cache: DynamicCache
-    inputs: list[torch.Tensor]
-    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cosines and sines of the positions, [1, N, D]
-    logits: torch.Tensor | None
-
-
-class Prefiller:
-    """Prefills the prompts of one call of `generate.generate`; ``keep_full`` keeps the full caches too."""
-
-    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], keep_full: bool = False):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        keep_full: bool = False,
+        passes: Passes | None = None,
+    ):
         self.lm, self.modules, self.keep_full = lm, attention_modules(lm.model), keep_full
         self.plain_layers = plain_layers(lm.model)
+        self.passes = passes or Passes()
         common = _common_beginning(prompts) if len(prompts) > 1 else []
         self.beginning = common if len(common) >= SHARED_AT_LEAST else []
-        self.beginning_pass: _Pass | None = None
 
     def group_size(self, prompts: Sequence[Sequence[int]], press: kvpress.BasePress | None) -> int:
         """How many of ``prompts``, the first of which has ``press``, should be prefilled in one call."""
@@ -98,91 +96,86 @@ class Prefiller:
         """
         if not all(self.together(request.press) for request in requests):
             return [or_reason(IN_PREFILL, self._alone, request) for request in requests]
-        ran = or_reason(IN_PREFILL, self._run_group, requests)
-        if isinstance(ran, str):
-            return [ran] * len(requests)
-        return [
-            or_reason(IN_PREFILL, self._compress, ran, row, request) for row, request in enumerate(requests)
-        ]
+        endings = or_reason(IN_PREFILL, self._endings, requests)
+        if isinstance(endings, str):
+            return [endings] * len(requests)
+        return [or_reason(IN_PREFILL, self._compress, *pair) for pair in zip(endings, requests, strict=True)]
 
-    def _run_group(self, requests: Sequence[Request]) -> _Pass:
+    def _endings(self, requests: Sequence[Request]) -> list[Part]:
+        """What a pass leaves of each prompt's ending; prompts whose endings are kept need none."""
+        passes, skip = self.passes, len(self.beginning)
+        passes.begin(self.lm.attn, self.beginning)
+        watch = passes.limit > 0 or any(request.press is not None for request in requests)
+        if skip and (passes.beginning_part is None or (watch and not passes.beginning_part.inputs)):
+            (passes.beginning_part,) = self._run([self.beginning], None, watch)
         prompts = [request.token_ids for request in requests]
-        watch = any(request.press is not None for request in requests)
-        if self.beginning and (self.beginning_pass is None or (watch and not self.beginning_pass.inputs)):
-            self.beginning_pass = self._run(torch.tensor([self.beginning]), None, torch.tensor([0]), watch)
-        skip = len(self.beginning)
-        width = max(map(len, prompts)) - skip
-        ids = torch.tensor(
-            [[*prompt[skip:], *[prompt[-1]] * (width + skip - len(prompt))] for prompt in prompts]
-        )
-        ends = [len(prompt) - skip - 1 for prompt in prompts]
-        kept = sorted(set(ends))
-        ran = self._run(ids, self.beginning_pass, torch.tensor(kept), watch)
-        logits = torch.stack([ran.logits[row, kept.index(end)] for row, end in enumerate(ends)])
-        return _Pass(ran.cache, ran.inputs, ran.rotary, logits)
+        endings = [passes.ending(prompt) for prompt in prompts]
+        missing = [index for index, ending in enumerate(endings) if ending is None]
+        if missing:
+            ran = self._run([prompts[index][skip:] for index in missing], passes.beginning_part, watch)
+            for index, ending in zip(missing, ran, strict=True):
+                endings[index] = ending
+                passes.keep(prompts[index], ending)
+        return endings
 
-    def _run(
-        self, ids: torch.Tensor, before: _Pass | None, logits_to_keep: torch.Tensor, watch: bool
-    ) -> _Pass:
-        device, inputs, rotary = self.lm.device, [], [None]
+    def _run(self, texts: Sequence[Sequence[int]], before: Part | None, watch: bool) -> list[Part]:
+        """Run texts after a common beginning; those shorter than the longest are padded on the right."""
+        inputs, rotary = [], [None]
 
         def note(module, args, kwargs):
             inputs.append(kwargs["hidden_states"])
             rotary[0] = kwargs.get("position_embeddings")
 
-        cache = DynamicCache(config=self.lm.model.config)
-        if before is not None:
-            for layer, held in zip(cache.layers, before.cache.layers, strict=True):
-                layer.lazy_initialization(held.keys, held.values)
-                layer.keys, layer.values = (
-                    part.expand(len(ids), -1, -1, -1) for part in (held.keys, held.values)
-                )
+        width, lengths = max(map(len, texts)), sorted(set(map(len, texts)))
+        ids = torch.tensor([[*text, *[text[-1]] * (width - len(text))] for text in texts])
+        shared = before and [[t.expand(len(ids), -1, -1, -1) for t in pair] for pair in before.layers]
+        cache = self._cache_of(shared) if shared else DynamicCache(config=self.lm.model.config)
         with ExitStack() as stack:
             stack.enter_context(attention_implementation(self.lm.model, self.lm.attn))
             stack.enter_context(using(self.lm.packed))
             for module in self.modules if watch else ():
                 stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             out = self.lm.model(
-                input_ids=ids.to(device),
+                input_ids=ids.to(self.lm.device),
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=logits_to_keep.to(device),
+                logits_to_keep=torch.tensor([length - 1 for length in lengths], device=self.lm.device),
             )
-        return _Pass(cache, inputs, rotary[0], out.logits.float())
+        skip = cache.layers[0].keys.shape[2] - width
+        parts = []
+        for row, length in enumerate(map(len, texts)):
+            own = slice(row, row + 1)
+            layers = [
+                tuple(t[own, :, skip : skip + length].clone() for t in (layer.keys, layer.values))
+                for layer in cache.layers
+            ]
+            noted = [whole[own, :length].clone() for whole in inputs]
+            cut = rotary[0] and tuple(part[:1, :length] for part in rotary[0])
+            parts.append(Part(layers, noted, cut, out.logits[row, lengths.index(length)].float()))
+        return parts
 
-    def _compress(self, ran: _Pass, row: int, request: Request) -> Prefilled:
-        """Cut one prompt out of a group's pass and apply its press to it."""
-        before, n_tokens = self.beginning_pass, len(request.token_ids)
-        parts = [
-            [whole[row : row + 1, :, :n_tokens] for whole in (layer.keys, layer.values)]
-            for layer in ran.cache.layers
-        ]
-        cache = self._cache_of(parts)
-        full = self._cache_of(parts) if self.keep_full else None
+    def _compress(self, ending: Part, request: Request) -> Prefilled:
+        """Make one prompt's cache of its beginning and ending and apply its press to it."""
+        whole, n_tokens = joined(self.passes.beginning_part, ending), len(request.token_ids)
+        cache = self._cache_of(whole.layers)
+        full = self._cache_of(whole.layers) if self.keep_full else None
         sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
         if request.press is not None:
-            n_ending = n_tokens - len(self.beginning)
-            rotary = ran.rotary and tuple(part[:, :n_ending] for part in ran.rotary)
-            if before is not None and rotary:
-                rotary = tuple(torch.cat(parts, dim=1) for parts in zip(before.rotary, rotary, strict=True))
             with (
                 seeded(request.seed, self.lm.device),
                 request.press(self.lm.model),
                 _hooks_only(self.modules),
             ):
-                for index, module in enumerate(self.modules):
-                    hidden_states = ran.inputs[index][row : row + 1, :n_ending]
-                    if before is not None:
-                        hidden_states = torch.cat([before.inputs[index], hidden_states], dim=1)
+                for module, hidden_states in zip(self.modules, whole.inputs, strict=True):
                     module(
                         hidden_states=hidden_states,
                         past_key_values=cache,
                         cache_position=torch.arange(n_tokens, device=self.lm.device),
-                        position_embeddings=rotary,
+                        position_embeddings=whole.rotary,
                     )
         unmasked = [None] * len(cache.layers)
         report = measure(n_tokens, cache, unmasked, sinks, request.press)
-        return Prefilled(ran.logits[row], cache, unmasked, report, full)
+        return Prefilled(whole.logits, cache, unmasked, report, full)
 
     def _cache_of(self, parts: Sequence[Sequence[torch.Tensor]]) -> DynamicCache:
         """A cache of these keys and values by layer."""

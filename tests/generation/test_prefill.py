@@ -3,9 +3,11 @@ import torch
 from reference import kvpress_cache, requests_for, tiny_llama, with_attention
 
 from kvhelpers.generation import prefill as module
+from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.kinds import is_posthoc
 from kvhelpers.presses.registry import PRESSES
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.scoring.flags import cache_flags
@@ -153,3 +155,43 @@ def test_random_press_depends_on_the_seed_only(tiny):
     first, again, other = (prefilled.cache for prefilled in Prefiller(tiny, [PROMPT])(requests))
     assert (first.layers[1].keys == again.layers[1].keys).all()
     assert not (first.layers[1].keys == other.layers[1].keys).all()
+
+
+@pytest.mark.parametrize("prompts", (MANY, [p[::-1] for p in MANY]), ids=("common beginning", "none"))
+def test_presses_on_the_same_prompts_share_their_passes(tiny, prompts, monkeypatch):
+    passes, seen, forward = Passes(limit=10**9), [], tiny.model.forward
+    monkeypatch.setattr(
+        tiny.model,
+        "forward",
+        lambda input_ids, **kw: seen.append(input_ids.shape) or forward(input_ids, **kw),
+    )
+    posthoc = [spec for spec in SPECS if is_posthoc(spec.for_prompt(75))]
+    assert len(posthoc) > 5
+    for spec in [*posthoc, posthoc[0]]:  # the last one finds what the others left
+        requests = requests_for(prompts, spec)
+        for ours, alone in zip(
+            Prefiller(tiny, prompts, passes=passes)(requests), Prefiller(tiny, prompts)(requests), strict=True
+        ):
+            assert torch.equal(ours.logits, alone.logits) and ours.report == alone.report
+            for one, other in zip(ours.cache.layers, alone.cache.layers, strict=True):
+                assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
+    each = 2 if prompts is MANY else 1
+    assert len(seen) == each * (len(posthoc) + 1) + each  # one round more than without sharing
+
+
+def test_passes_stay_within_their_limit_and_with_their_beginning(tiny):
+    spec = PressSpec("knorm", 0.5)
+    requests = requests_for(MANY, spec)
+    roomy = Passes(limit=10**9)
+    Prefiller(tiny, MANY, passes=roomy)(requests)
+    assert len(roomy.endings) == 5 and roomy.held == sum(part.nbytes for part in roomy.endings.values())
+    tight = Passes(limit=roomy.held - 1)
+    Prefiller(tiny, MANY, passes=tight)(requests)
+    assert len(tight.endings) == 4 and tight.held <= tight.limit
+    Prefiller(tiny, MANY, passes=roomy)(
+        requests_for(MANY, PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}}))
+    )
+    assert len(roomy.endings) == 5  # a press that needs passes of its own leaves them alone
+    others = [prompt[1:] for prompt in MANY]
+    Prefiller(tiny, others, passes=roomy)(requests_for(others, spec))
+    assert list(map(list, roomy.endings)) == others
