@@ -17,6 +17,7 @@ from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Request, Settings
 from kvhelpers.models.load import LanguageModel, load_model
+from kvhelpers.paths import output_root
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.load import TASKS, load_problems
@@ -32,7 +33,7 @@ def main() -> None:
     prompts = [prompt.token_ids for prompt in build_prompts(problems, examples, lm.tokenizer)]
     print(f"{machine(args)}; {args.task}, {len(prompts)} prompts, {args.max_new_tokens} new tokens\n")
     run(lm, prompts[:2], PressSpec("none", 0.0), 2, None)  # first calls set things up
-    shared, rows = Passes.within_free_memory(lm.device), []
+    shared, rows = Passes.of_several_conditions(lm.device, output_root()), []
     for name in args.press:
         own_s, own = run(lm, prompts, parse_press(name), args.max_new_tokens, None)
         shared_s, tokens = run(lm, prompts, parse_press(name), args.max_new_tokens, shared)
@@ -48,7 +49,7 @@ def main() -> None:
             f"{row[3]}/{len(prompts) * (len(args.press) if row[0] == 'all' else 1)}" for row in rows
         ],
     }
-    print(f"\n{markdown_table(pd.DataFrame(table))}\n\nkept: {shared.held / 2**20:.0f} MiB")
+    print(f"\n{markdown_table(pd.DataFrame(table))}\n\nkept: {shared.held / 2**20:.0f} MiB of memory")
 
 
 def arguments() -> argparse.Namespace:

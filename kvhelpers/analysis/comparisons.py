@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.grid import Contrast
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.records import Record
@@ -151,7 +150,7 @@ class Comparisons:
         for against in self.against_baseline:
             condition = against.result.condition
             if against.result.summary.kept_tokens is not None and not against.result.cuts_while_decoding:
-                groups.setdefault((condition.press, kwargs_text(condition.press_kwargs)), []).append(against)
+                groups.setdefault((condition.press, condition.fields), []).append(against)
         drops = []
         for (press, fields), members in groups.items():
             lower = [member.result for member in members if member.accuracy.verdict == Verdict.LOWER]
@@ -212,19 +211,14 @@ def compare_conditions(results: Sequence[ConditionResult], contrasts: Sequence[C
 
 
 def compare_all(results: Sequence[ConditionResult]) -> list[AgainstBaseline]:
-    """All compressed conditions that share prompts with the uncompressed one; q-values over all of them and
-    both outcomes.
+    """All compressed conditions that share prompts with the uncompressed one of the same setting; q-values
+    over all of them and both outcomes.
     """
-    baseline = find_baseline(results)
-    if baseline is None:
-        return []
-    others = [
-        result for result in results if result is not baseline and compare(baseline, result, is_correct)
-    ]
-    tested = _tested(
-        [(compare(baseline, other, is_correct), compare(baseline, other, never_ends)) for other in others]
-    )
-    return [AgainstBaseline(other, *pair) for other, pair in zip(others, tested, strict=True)]
+    compressed = [result for result in results if not result.condition.is_baseline]
+    pairs = [(find_baseline(results, result), result) for result in compressed]
+    pairs = [pair for pair in pairs if pair[0] and compare(*pair, is_correct)]
+    tested = _tested([(compare(*pair, is_correct), compare(*pair, never_ends)) for pair in pairs])
+    return [AgainstBaseline(other, *of_pair) for (_, other), of_pair in zip(pairs, tested, strict=True)]
 
 
 def compare_contrasts(
@@ -264,8 +258,8 @@ def looping_pairs(results: Sequence[ConditionResult]) -> list[LoopingPair]:
     return [LoopingPair(*pair, *of_pair) for pair, of_pair in zip(pairs, tested, strict=True)]
 
 
-def _amount(result: ConditionResult) -> tuple[float | None, int | None]:
-    return result.condition.ratio, result.condition.budget
+def _amount(result: ConditionResult) -> tuple[float | None, int | None, str]:
+    return result.condition.ratio, result.condition.budget, result.condition.setting
 
 
 def _tested(comparisons: Sequence[tuple[Comparison, ...]]) -> list[tuple[Tested, ...]]:

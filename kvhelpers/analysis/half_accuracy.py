@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.scoring.flags import baseline_is_weak
 from kvhelpers.stats import intervals
@@ -20,11 +19,14 @@ SHARE = 0.5  # of the uncompressed accuracy
 
 @dataclass(frozen=True)
 class Curve:
-    """The conditions of one press with one set of its own fields, by falling number of kept tokens."""
+    """The conditions of one press that differ in ratio or budget only, by falling number of kept tokens, and
+    the uncompressed one on the same prompts, if there is one.
+    """
 
     press: str
     fields: str
     results: tuple[ConditionResult, ...]
+    baseline: ConditionResult | None = None
 
     @property
     def name(self) -> str:
@@ -66,40 +68,42 @@ def curves(results: Sequence[ConditionResult]) -> list[Curve]:
     """The compressed conditions that kept something, by press and fields, in the order of the conditions."""
     groups: dict[tuple[str, str], list[ConditionResult]] = {}
     for result in results:
-        if result is not find_baseline(results) and result.summary.kept_tokens is not None:
-            condition = result.condition
-            groups.setdefault((condition.press, kwargs_text(condition.press_kwargs)), []).append(result)
-    return [
-        Curve(press, fields, tuple(sorted(members, key=lambda result: -result.summary.kept_tokens)))
-        for (press, fields), members in groups.items()
-    ]
+        condition = result.condition
+        if not condition.is_baseline and result.summary.kept_tokens is not None:
+            groups.setdefault((condition.press, condition.fields), []).append(result)
+    made = []
+    for (press, fields), members in groups.items():
+        falling = sorted(members, key=lambda result: -result.summary.kept_tokens)
+        made.append(Curve(press, fields, tuple(falling), find_baseline(results, members[0])))
+    return made
 
 
 def find_half_accuracies(results: Sequence[ConditionResult]) -> list[HalfAccuracy]:
     """The half-accuracy points of all presses that have one to look for, the one that keeps its accuracy
     longest first. What the prefill keeps says too little of a cache that is cut again while decoding.
     """
-    baseline = find_baseline(results)
     steady = [result for result in results if not result.cuts_while_decoding]
-    points = [find_half_accuracy(baseline, curve) for curve in curves(steady)] if baseline else []
+    points = [find_half_accuracy(curve) for curve in curves(steady)]
     return sorted(filter(None, points), key=lambda point: point.kept.value)
 
 
-def find_half_accuracy(baseline: ConditionResult, curve: Curve) -> HalfAccuracy | None:
+def find_half_accuracy(curve: Curve) -> HalfAccuracy | None:
     """The first point, going down the curve from no compression, where accuracy is half of the uncompressed
     one.
 
     Accuracy between two conditions is interpolated linearly. Intervals by bootstrap over prompts; all
-    conditions of a draw have the same prompts. None without two compressed conditions on the same prompts, or
-    where the uncompressed model solves too few.
+    conditions of a draw have the same prompts. None without a baseline and two compressed conditions on the
+    same prompts, or where the uncompressed model solves too few.
     """
-    points = (baseline, *curve.results)
+    if curve.baseline is None:
+        return None
+    points = (curve.baseline, *curve.results)
     right = [{record.prompt_id: record.correct for record in result.records} for result in points]
     prompts = sorted(set.intersection(*map(set, right)))
     if len(curve.results) < 2 or not prompts or baseline_is_weak(sum(right[0][prompt] for prompt in prompts)):
         return None
     correct = np.array([[of_point[prompt] for of_point in right] for prompt in prompts], dtype=float)
-    whole = baseline.summary.prompt_tokens
+    whole = curve.baseline.summary.prompt_tokens
     kept = np.array([whole, *curve.kept])
 
     def crossing(weights: np.ndarray) -> np.ndarray:

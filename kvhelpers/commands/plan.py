@@ -14,7 +14,7 @@ from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import find_finished
 from kvhelpers.experiment.run import generate_prompts, load_for, prompts_of, rows_together
 
-PROBE_TOKENS = 8
+PROBE_TOKENS, PROBE_ROWS = 8, 4
 
 
 def plan(experiment: Experiment) -> pd.DataFrame:
@@ -64,11 +64,11 @@ def plan_sentence(experiment: Experiment, table: pd.DataFrame) -> str:
 
 
 def _probe(conditions: Sequence[Condition]) -> float:
-    """Seconds a prompt of one batch takes, from its prefill and a few steps."""
+    """Seconds a prompt of a small batch takes, from its prefill and a few steps."""
     condition = conditions[0].uncompressed()
     lm = load_for(condition)
     prompts = prompts_of(condition, lm)
-    rows = min(len(prompts), rows_together(condition, lm, prompts))
+    rows = min(len(prompts), rows_together(condition, lm, prompts), PROBE_ROWS)
     seconds = []
     for tokens in (1, 1 + PROBE_TOKENS):
         few = condition.model_copy(update={"max_new_tokens": tokens})

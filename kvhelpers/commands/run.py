@@ -230,7 +230,7 @@ def _condition_here(values: dict, place: tuple[str, str]) -> Condition:
 def _tools(model: str, device: str, dtype: str) -> tuple[LanguageModel, Passes]:
     """What a worker keeps from one condition to the next: the model, loaded once, and its passes."""
     lm = load_model(model, device, dtype)
-    return lm, Passes.within_free_memory(lm.device)
+    return lm, Passes.of_several_conditions(lm.device, output_root())
 
 
 def _as_on_workers(client: Client, conditions: Sequence[Condition]) -> list[Condition]:

@@ -97,6 +97,7 @@ def runs_with_conditions(results: Sequence[ConditionResult]) -> pd.DataFrame:
             "ratio": result.condition.ratio,
             "budget": result.condition.budget,
             "press_kwargs": json.dumps(result.condition.press_kwargs, sort_keys=True),
+            "setting": result.condition.setting,
             "signals_file": f"{result.path.parent.name}/{result.signals_path.name}",
             "prompt_index": record.prompt_index,
             "prompt_tokens": record.prompt_tokens,

@@ -26,13 +26,16 @@ from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import TASKS, data_fingerprint
+from kvhelpers.tasks.prompts import POSITIONS
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LONGEST_NAME = 160  # characters of an experiment's name: files are called after it, with up to 95 bytes more
 LONGEST_STEM = 200  # likewise of a condition's files
 SCRATCH = "scratch"  # the experiment of a condition that names none
 DEFAULT_RATIO = 0.875
-GRID_KEYS = ("press", "ratio", "budget", "press_kwargs")
+PRESS_KEYS = ("press", "ratio", "budget", "press_kwargs")
+SETTING_KEYS = ("question_position", "examples_seed")  # how the prompts are made
+GRID_KEYS = (*PRESS_KEYS, *SETTING_KEYS)
 
 
 def _as_mapping(value: Any) -> Any:
@@ -49,7 +52,9 @@ class Condition(BaseModel):
     """All parameters of a condition; the parameters cell of notebook 01 has the same names.
 
     ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
-    ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not depend on it.
+    ``question_position`` and ``examples_seed`` are explained in `tasks.prompts.build_prompts` and
+    `tasks.load.load_problems`. ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not
+    depend on it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -65,6 +70,8 @@ class Condition(BaseModel):
     n_prompts: int = Field(default=20, ge=1)
     n_fewshot: int = Field(default=4, ge=0)
     multiturn: bool = True
+    question_position: Literal[*POSITIONS] = "last"
+    examples_seed: int | None = Field(default=None, ge=0)
     max_new_tokens: int = Field(default=256, ge=1)
     seed: int = Field(default=42, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
@@ -118,19 +125,35 @@ class Condition(BaseModel):
         amount = _ratio_text(self.ratio) if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
         model = self.model.rstrip("/").removesuffix(".gguf").rsplit("/", 1)[-1]
-        parts = [model.lstrip("."), amount, f"{self.n_prompts}p", extra]  # a hidden file is no result
+        parts = [
+            model.lstrip("."),
+            amount,
+            f"{self.n_prompts}p",
+            extra,
+            self.setting,
+        ]  # a hidden file is no result
         stem = "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
         if len(stem) <= LONGEST_STEM:
             return stem
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         return f"{stem[: LONGEST_STEM - len(digest) - 1]}-{digest}"
 
+    @property
+    def setting(self) -> str:
+        """For people, how the prompts differ from usual ones; empty where they do not."""
+        first = "question first" if self.question_position == "first" else ""
+        examples = "" if self.examples_seed is None else f"examples {self.examples_seed}"
+        return ", ".join(filter(None, (first, examples)))
+
+    @property
+    def fields(self) -> str:
+        """For people, what tells conditions of one press and amount apart: its own fields and the setting."""
+        return ", ".join(filter(None, (kwargs_text(self.press_kwargs), self.setting)))
+
     def label(self) -> str:
         """Short name for people."""
-        if self.press == NONE:
-            return NONE
-        extra = kwargs_text(self.press_kwargs)
-        return f"{self.press} {self.amount}" + (f" ({extra})" if extra else "")
+        name = NONE if self.press == NONE else f"{self.press} {self.amount}"
+        return name + (f" ({self.fields})" if self.fields else "")
 
 
 def kwargs_text(kwargs: dict[str, Any]) -> str:

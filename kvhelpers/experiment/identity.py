@@ -11,6 +11,8 @@ from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
 
 SCHEMA_VERSION = 4  # of result files and of the records in checkpoints
+# parameters that older results do not name: there they have these values
+LATER = {"question_position": "last", "examples_seed": None}
 NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
 
 
@@ -25,7 +27,8 @@ def identity(condition: Condition) -> dict[str, Any]:
     data = data_fingerprint(condition.task, condition.data_file)
     from kvhelpers.models.device import resolve_device, resolve_dtype  # needs torch
 
-    return condition.model_dump(exclude=NOT_IN_IDENTITY) | {
+    usual = {key for key, value in LATER.items() if getattr(condition, key) == value}
+    return condition.model_dump(exclude=NOT_IN_IDENTITY | usual) | {
         **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},
         "model_source": source,
         "data": data,
@@ -45,7 +48,9 @@ def hash_of(whole: dict[str, Any], schema_version: int = SCHEMA_VERSION) -> str:
 
 
 def shared_identity(whole: dict[str, Any]) -> dict[str, Any]:
-    """The part of an identity that all conditions of an experiment have in common: all but the press."""
+    """The part of an identity that all conditions of an experiment have in common: all but the press
+    and how the prompts are made.
+    """
     return {key: value for key, value in whole.items() if key not in (*GRID_KEYS, "attn")}
 
 

@@ -100,9 +100,17 @@ class ConditionResult(Shape):
         return table
 
 
-def find_baseline(results: Sequence[ConditionResult]) -> ConditionResult | None:
-    """The uncompressed condition, if there is one."""
-    return next((result for result in results if result.condition.is_baseline), None)
+def find_baseline(
+    results: Sequence[ConditionResult], like: ConditionResult | None = None
+) -> ConditionResult | None:
+    """The first uncompressed condition, if there is one; of those whose prompts are made as ``like``'s, if
+    that is given.
+    """
+    for result in results:
+        same = like is None or result.condition.setting == like.condition.setting
+        if result.condition.is_baseline and same:
+            return result
+    return None
 
 
 def flags_of(result: ConditionResult, baseline: ConditionResult | None) -> dict[str, int]:

@@ -38,12 +38,17 @@ def load_for(condition: Condition) -> LanguageModel:
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
     """The condition's prompts."""
     problems, examples = _problems(condition)
-    return build_prompts(problems, examples, lm.tokenizer, condition.multiturn)
+    return build_prompts(problems, examples, lm.tokenizer, condition.multiturn, condition.question_position)
 
 
 def _problems(condition: Condition) -> tuple[list, list]:
     return load_problems(
-        condition.task, condition.n_prompts, condition.n_fewshot, condition.seed, condition.data_file
+        condition.task,
+        condition.n_prompts,
+        condition.n_fewshot,
+        condition.seed,
+        condition.data_file,
+        condition.examples_seed,
     )
 
 

@@ -146,7 +146,7 @@ class Batch:
             self.choose([row for row, _ in alive], logits)
         for row, prefilled in alive:
             if row.stop_reason is None:
-                self.cache.join(prefilled.cache, prefilled.masked_keys)
+                self.cache.join(prefilled.cache, prefilled.masked_keys, prefilled.common)
                 self.rows.append(row)
                 if prefilled.full is not None:
                     self.full_caches.join(row.index, prefilled.full)

@@ -3,7 +3,8 @@
 Each row keeps its own length in each layer, so rows of different prompts and presses sit side by side without
 left padding. A row can join (a fresh prefill) and leave (its slot is taken by the last row) at any time.
 Buffers grow by half when full; a pass writes its tokens' keys and values and copies nothing. Attention goes
-over grouped heads: the keys are never expanded. A row takes one token or more in a pass: its last one, and
+over grouped heads: the keys are never expanded, and a beginning that all rows have in common is read once for
+all of them. A row takes one token or more in a pass: its last one, and
 drafts of the next (`drafts`), of which it keeps those that turn out right. A pass of one token per row has
 fixed places, so that on a GPU it can be recorded once and replayed (`cuda_graphs`).
 """
@@ -15,7 +16,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -26,6 +27,7 @@ from kvhelpers.generation.cuda_graphs import Recorder
 from kvhelpers.models.packed import PackedLinears, using
 
 BATCHED_ATTENTION = "kvhelpers_batched"
+SHARED_FROM = 4  # rows, from which reading their common beginning once pays
 MOST_PADDED = 1.5  # places of a pass for each of its tokens, beyond which rows attend one by one
 RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so that a record serves many steps
 
@@ -34,6 +36,7 @@ RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so tha
 class Feed:
     """The tokens of a pass, those of a row side by side: ids and true positions ``[1, T]``, each token's row
     and its place among its row's ``[T]``, and how many tokens each row has; None where each has one.
+    ``shared`` is how many cached tokens, from the first on, all rows have in common.
     """
 
     tokens: torch.Tensor
@@ -41,15 +44,17 @@ class Feed:
     row: torch.Tensor
     place: torch.Tensor
     counts: list[int] | None = None
+    shared: int = 0
 
     @property
     def deepest(self) -> int:
         """Tokens of the row that has most."""
         return max(self.counts) if self.counts else 1
 
-    def first(self, rows: int) -> Feed:
+    def first(self, rows: int, shared: int) -> Feed:
         """The first rows' part of a feed of one token per row."""
-        return Feed(self.tokens[:, :rows], self.positions[:, :rows], self.row[:rows], self.place[:rows])
+        ids, positions = self.tokens[:, :rows], self.positions[:, :rows]
+        return Feed(ids, positions, self.row[:rows], self.place[:rows], shared=shared)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -68,13 +73,15 @@ class Feed:
         return starts + place.minimum(counts - 1)
 
 
-def feed_of(fed: Sequence[Sequence[int]], positions: Sequence[int], device: torch.device) -> Feed:
+def feed_of(
+    fed: Sequence[Sequence[int]], positions: Sequence[int], device: torch.device, shared: int
+) -> Feed:
     """The pass of these tokens by row, the first of each at this position."""
     counts = [len(tokens) for tokens in fed]
     each = [(row, place) for row, count in enumerate(counts) for place in range(count)]
     columns = [(fed[row][place], positions[row] + place, row, place) for row, place in each]
     tokens, true, row, place = torch.tensor(columns, device=device).T.contiguous()
-    return Feed(tokens[None], true[None], row, place, counts)
+    return Feed(tokens[None], true[None], row, place, counts, shared)
 
 
 def batched_attention(module, query, key, value, attention_mask, dropout=0.0, **options):
@@ -85,36 +92,75 @@ def batched_attention(module, query, key, value, attention_mask, dropout=0.0, **
     ``scaling`` the model's; mask and dropout are not used.
     """
     feed, mask, scale = options["feed"], options["slot_masks"][module.layer_idx], options.get("scaling")
-    tokens = query[0].transpose(0, 1)
+    tokens, shared = query[0].transpose(0, 1), feed.shared
+    if not shared:
+        return _attend_own(tokens, feed, key, value, mask, partial(_attend, scale=scale))[None], None
+    with_lse = partial(_attend_with_lse, scale=scale)
+    own = _attend_own(tokens, feed, key[:, :, shared:], value[:, :, shared:], mask[..., shared:], with_lse)
+    common = with_lse(tokens[None], key[:1, :, :shared], value[:1, :, :shared], None)[0]
+    return _merged(own, common).to(query.dtype)[None], None
+
+
+def _attend_own(tokens, feed, key, value, mask, attend):
+    """Attention ``[T, H, D or D + 1]`` of tokens ``[T, H, D]``, each to its row's keys."""
     if feed.counts is None:
-        out = _attend(tokens[:, None], key, value, mask, scale)[:, 0]
-    elif feed.padded is not None:
-        out = _attend(tokens[feed.padded], key, value, mask, scale)[feed.row, feed.place]
-    else:
-        out = torch.empty_like(tokens)
-        out[feed.starts] = _attend(tokens[feed.starts, None], key, value, mask[:, :, :1], scale)[:, 0]
-        for slot, (start, count) in enumerate(zip(feed.starts, feed.counts, strict=True)):
-            if count > 1:
-                row, its = slice(slot, slot + 1), slice(start, start + count)
-                out[its] = _attend(tokens[None, its], key[row], value[row], mask[row, :, :count], scale)[0]
-    return out[None], None
+        return attend(tokens[:, None], key, value, mask)[:, 0]
+    if feed.padded is not None:
+        return attend(tokens[feed.padded], key, value, mask)[feed.row, feed.place]
+    first = attend(tokens[feed.starts, None], key, value, mask[:, :, :1])[:, 0]
+    out = first.new_empty(len(tokens), *first.shape[1:])
+    out[feed.starts] = first
+    for slot, (start, count) in enumerate(zip(feed.starts, feed.counts, strict=True)):
+        if count > 1:
+            row, its = slice(slot, slot + 1), slice(start, start + count)
+            out[its] = attend(tokens[None, its], key[row], value[row], mask[row, :, :count])[0]
+    return out
 
 
 def _attend(query, key, value, mask, scale):
     """Attention of ``query`` ``[B, N, H, D]``; the query heads of a group are viewed as a query length of
     H / G times N, so keys ``[B, G, K, D]`` are used as they lie.
     """
-    rows, n, heads, dim = query.shape
-    groups, per_group = key.shape[1], heads // key.shape[1]
-    grouped = query.reshape(rows, n, groups, per_group, dim).permute(0, 2, 3, 1, 4)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        grouped.reshape(rows, groups, per_group * n, dim),
-        key,
-        value,
-        attn_mask=mask if n == 1 else mask.repeat(1, 1, per_group, 1),
-        scale=scale,
+    grouped, mask = _grouped(query, key.shape[1]), _for_groups(mask, query, key)
+    out = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+    return _ungrouped(out, query)
+
+
+def _attend_with_lse(query, key, value, mask, scale):
+    """Attention as `_attend` gives it, and behind it the logarithm of the sum of the exponentials of its
+    scores, ``[B, N, H, D + 1]``; on the CPU only.
+    """
+    grouped, mask = _grouped(query, key.shape[1]), _for_groups(mask, query, key)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        grouped, key, value, attn_mask=mask, scale=scale
     )
-    return out.reshape(rows, groups, per_group, n, dim).permute(0, 3, 1, 2, 4).reshape(query.shape)
+    return _ungrouped(torch.cat([out, lse[..., None]], dim=-1), query)
+
+
+def _merged(one, other):
+    """Attention to two sets of keys at once, of the attention to each as `_attend_with_lse` gives it."""
+    share = torch.sigmoid(one[..., -1:] - other[..., -1:])
+    return one[..., :-1] * share + other[..., :-1] * (1 - share)
+
+
+def _grouped(query, groups):
+    rows, n, heads, dim = query.shape
+    per_group = heads // groups
+    grouped = query.reshape(rows, n, groups, per_group, dim).permute(0, 2, 3, 1, 4)
+    return grouped.reshape(rows, groups, per_group * n, dim)
+
+
+def _ungrouped(out, query):
+    rows, n, heads, _ = query.shape
+    groups = out.shape[1]
+    ungrouped = out.reshape(rows, groups, heads // groups, n, -1).permute(0, 3, 1, 2, 4)
+    return ungrouped.reshape(rows, n, heads, -1)
+
+
+def _for_groups(mask, query, key):
+    """A mask for the query heads of a group side by side."""
+    n, per_group = query.shape[1], query.shape[2] // key.shape[1]
+    return mask if mask is None or n == 1 else mask.repeat(1, 1, per_group, 1)
 
 
 ALL_ATTENTION_FUNCTIONS.register(BATCHED_ATTENTION, batched_attention)
@@ -262,6 +308,7 @@ class BatchedCache(Cache):
     ):
         windows = sliding_windows(model)
         super().__init__(layers=[BatchedLayer(self, index, window) for index, window in enumerate(windows)])
+        self.commons: list[int] = []  # per row: how many tokens of the common beginning it holds
         self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
         self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)
         tokens, positions, places = torch.zeros(3, 1, slots, dtype=torch.long, device=model.device)
@@ -270,18 +317,21 @@ class BatchedCache(Cache):
         self.recorder, self.recorded, self.packed = recorder, {}, packed
 
     @torch.inference_mode()
-    def join(self, prefilled: DynamicCache, masked_keys: list[torch.Tensor | None]) -> None:
-        """Add a prefilled row (batch size one) as the last one."""
+    def join(self, prefilled: DynamicCache, masked_keys: list[torch.Tensor | None], common: int = 0) -> None:
+        """Add a prefilled row (batch size one) as the last one; its first ``common`` tokens are those of all
+        other rows that have any in common.
+        """
         slot = len(self.lengths)
         for layer, held, masked in zip(self.layers, prefilled.layers, masked_keys, strict=True):
             layer.put(slot, held.keys, held.values, masked)
         self.lengths.append([layer.keys.shape[2] for layer in prefilled.layers])
+        self.commons.append(common)
 
     @torch.inference_mode()
     def replace(self, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Give a row other keys and values ``[1, G, K, D]`` in one layer."""
         self.layers[layer].put(slot, keys, values, None)
-        self.lengths[slot][layer] = keys.shape[2]
+        self.lengths[slot][layer], self.commons[slot] = keys.shape[2], 0
 
     @torch.inference_mode()
     def leave(self, slot: int) -> None:
@@ -292,8 +342,9 @@ class BatchedCache(Cache):
                 layer.move(last, slot)
             self.held[:, slot] = self.held[:, last]
         self.held[:, last] = 0
-        self.lengths[slot] = self.lengths[last]
-        self.lengths.pop()
+        for rows in (self.lengths, self.commons):
+            rows[slot] = rows[last]
+            rows.pop()
 
     @torch.inference_mode()
     def step(
@@ -310,7 +361,7 @@ class BatchedCache(Cache):
             ):
                 static[0, : len(fed)] = torch.tensor(now, device=static.device)
             return self._run(model, len(fed))[: len(fed)]
-        feed = feed_of(fed, positions, self.held.device)
+        feed = feed_of(fed, positions, self.held.device, self._shared())
         return self._forward(model, len(fed), self._plan(1, feed.deepest), feed)
 
     @torch.inference_mode()
@@ -319,12 +370,17 @@ class BatchedCache(Cache):
         self.held[:, : len(counts)] += torch.tensor(counts, device=self.held.device)
         self.lengths = [[n + count for n in row] for row, count in zip(self.lengths, counts, strict=True)]
 
+    def _shared(self) -> int:
+        """How many tokens, from the first on, the rows of a pass read together."""
+        pays = len(self.commons) >= SHARED_FROM and self.held.device.type == "cpu"
+        return min(self.commons) if pays else 0
+
     def _run(self, model: PreTrainedModel, rows: int) -> torch.Tensor:
         if self.recorder is None:
-            return self._forward(model, rows, self._plan(1), self.fixed.first(rows))
+            return self._forward(model, rows, self._plan(1), self.fixed.first(rows, self._shared()))
         # empty slots hold nothing and are computed in vain
         rows = min(self.held.shape[1], 1 << (rows - 1).bit_length())
-        plan, feed = self._plan(RECORDED_WIDTH), self.fixed.first(rows)
+        plan, feed = self._plan(RECORDED_WIDTH), self.fixed.first(rows, shared=0)
         if (rows, plan) not in self.recorded:
             replay = self.recorder(lambda: self._forward(model, rows, plan, feed))
             if replay is None:

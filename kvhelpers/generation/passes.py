@@ -4,14 +4,19 @@ own.
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from kvhelpers.generation.limits import free_bytes
 
-KEPT_SHARE = 0.25  # of the free memory that the passes of a model may take
+KEPT_SHARE = 0.25  # of the free memory, and of the free disk, that the passes of a model may take
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,12 @@ class Part:
     @property
     def nbytes(self) -> int:
         """Memory of keys, values and inputs, in bytes."""
-        return sum(tensor.nbytes for pair in self.layers for tensor in pair) + sum(
-            inputs.nbytes for inputs in self.inputs
-        )
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """Keys, values and inputs."""
+        return [*itertools.chain.from_iterable(self.layers), *self.inputs]
 
 
 def joined(first: Part | None, second: Part) -> Part:
@@ -51,22 +59,63 @@ def joined(first: Part | None, second: Part) -> Part:
     return Part(layers, inputs, rotary, second.logits)
 
 
-class Passes:
-    """Passes of the prompts of one experiment: the prompts' common beginning, and as many of their endings as
-    ``limit`` bytes hold; the rest is run again by each condition. Those after another
-    beginning, or with another attention implementation, are forgotten.
+class Spill:
+    """Parts on a disk: in a file without a name in ``folder``, which is gone when the process ends, however
+    it ends. What is read again stays in memory only as long as nothing else needs it.
     """
 
-    def __init__(self, limit: int = 0):
-        self.limit, self.held = limit, 0
+    def __init__(self, folder: Path, limit: int):
+        self.folder, self.limit = folder, limit
+        self.empty()
+
+    def write(self, part: Part) -> Part | None:
+        """The part with its tensors on the disk; None if there is no room for them."""
+        if self.held + part.nbytes > self.limit:
+            return None
+        try:
+            start = self.file.seek(0, 2)
+            for tensor in part.tensors:
+                self.file.write(tensor.contiguous().view(torch.uint8).numpy())
+            self.file.flush()
+        except OSError:
+            self.limit = 0  # the disk is full
+            return None
+        self.held += part.nbytes
+        whole = torch.from_numpy(np.memmap(self.file, np.uint8, "c", start, (part.nbytes,)))
+        pieces = whole.split([tensor.nbytes for tensor in part.tensors])
+        there = [
+            piece.view(tensor.dtype).view(tensor.shape)
+            for piece, tensor in zip(pieces, part.tensors, strict=True)
+        ]
+        n = 2 * len(part.layers)
+        layers = list(zip(there[:n:2], there[1:n:2], strict=True))
+        return Part(layers, there[n:], part.rotary, part.logits)
+
+    def empty(self) -> None:
+        """Free the disk."""
+        self.file, self.held = tempfile.TemporaryFile(dir=self.folder), 0  # noqa: SIM115
+
+
+class Passes:
+    """Passes of the prompts of one experiment: the prompts' common beginning, and as many of their endings as
+    ``limit`` bytes of memory hold, and after them a ``spill``; the rest is run again by each condition. Those
+    after another beginning, or with another attention implementation, are forgotten.
+    """
+
+    def __init__(self, limit: int = 0, spill: Spill | None = None):
+        self.limit, self.held, self.spill = limit, 0, spill
         self.common: tuple[str, tuple[int, ...]] | None = None  # attention and beginning
         self.beginning_part: Part | None = None
         self.endings: dict[tuple[int, ...], Part] = {}
 
     @classmethod
-    def within_free_memory(cls, device: str) -> Passes:
-        """For several conditions: they may take a quarter of the device's free memory."""
-        return cls(int(KEPT_SHARE * free_bytes(device)))
+    def of_several_conditions(cls, device: str, folder: Path) -> Passes:
+        """They may take a quarter of the device's free memory and, for a CPU, of the disk of ``folder``."""
+        spill = None
+        if device == "cpu":
+            folder.mkdir(parents=True, exist_ok=True)
+            spill = Spill(folder, int(KEPT_SHARE * shutil.disk_usage(folder).free))
+        return cls(int(KEPT_SHARE * free_bytes(device)), spill)
 
     def begin(self, attn: str, beginning: Sequence[int]) -> None:
         """Prompts with this beginning follow, run with this attention implementation."""
@@ -76,15 +125,21 @@ class Passes:
 
     def keep(self, prompt: Sequence[int], ending: Part) -> None:
         """Keep a prompt's ending if there is room."""
-        if tuple(prompt) not in self.endings and self.held + ending.nbytes <= self.limit:
+        if tuple(prompt) in self.endings:
+            return
+        if self.held + ending.nbytes <= self.limit:
             self.endings[tuple(prompt)] = ending
             self.held += ending.nbytes
+        elif self.spill and (on_disk := self.spill.write(ending)):
+            self.endings[tuple(prompt)] = on_disk
 
     def ending(self, prompt: Sequence[int]) -> Part | None:
         """A prompt's ending, if it is kept."""
         return self.endings.get(tuple(prompt))
 
     def forget(self) -> None:
-        """Free the memory."""
+        """Free the memory, and the disk."""
         self.held, self.common, self.beginning_part = 0, None, None
         self.endings.clear()
+        if self.spill:
+            self.spill.empty()

@@ -40,13 +40,15 @@ class Prefilled:
     """What is left of a prompt.
 
     Next-token logits ``[V]`` (float32, from full attention), the compressed cache, which of its keys are
-    masked (``[G, K]`` by layer, or None), a report, and the full cache where it was to be kept.
+    masked (``[G, K]`` by layer, or None), a report, how many of its tokens, from the first on, it has in
+    common with the other prompts of the call, and the full cache where it was to be kept.
     """
 
     logits: torch.Tensor
     cache: DynamicCache
     masked_keys: list[torch.Tensor | None]
     report: CacheReport
+    common: int = 0
     full: DynamicCache | None = None
 
 
@@ -175,7 +177,8 @@ class Prefiller:
                     )
         unmasked = [None] * len(cache.layers)
         report = measure(n_tokens, cache, unmasked, sinks, request.press)
-        return Prefilled(whole.logits, cache, unmasked, report, full)
+        common = len(self.beginning) if request.press is None else 0
+        return Prefilled(whole.logits, cache, unmasked, report, common, full)
 
     def _cache_of(self, parts: Sequence[Sequence[torch.Tensor]]) -> DynamicCache:
         """A cache of these keys and values by layer."""
@@ -206,7 +209,7 @@ class Prefiller:
         sinks = [(keys[0, :, 0], values[0, :, 0]) for keys, values in parts]
         report = measure(len(request.token_ids), cache, masked, sinks, request.press)
         full = self._cache_of(parts) if self.keep_full else None
-        return Prefilled(out.logits[0, -1].float(), cache, masked, report, full)
+        return Prefilled(out.logits[0, -1].float(), cache, masked, report, full=full)
 
 
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:

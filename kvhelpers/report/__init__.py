@@ -33,6 +33,7 @@ from kvhelpers.report.sentences import (
     onset_sentences,
 )
 from kvhelpers.report.tables import (
+    endings_table,
     press_table,
     results_table,
     side_by_side,
@@ -51,6 +52,7 @@ __all__ = [
     "cumulative_incidence",
     "discriminator_dots",
     "discriminator_sentences",
+    "endings_table",
     "events_table",
     "hazard_figures",
     "heat_map",

@@ -19,7 +19,7 @@ from kvhelpers.analysis.runs import signal_means
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.report.setup import without_home
-from kvhelpers.scoring.summary import RATES
+from kvhelpers.scoring.summary import RATES, endings
 
 DIGITS = 6
 PARTS = ("count", "n", "rate", "low", "high")
@@ -65,8 +65,9 @@ def conditions_frame(results: Sequence[ConditionResult]) -> pd.DataFrame:
     """A row per condition and rate: its count, n and interval; tokens, cache, flags, and where its results
     come from.
     """
-    baseline, rows = find_baseline(results), []
+    rows = []
     for result in results:
+        baseline = find_baseline(results, result)
         condition, summary = result.condition, result.summary
         about = {
             "condition": result.label,
@@ -74,6 +75,7 @@ def conditions_frame(results: Sequence[ConditionResult]) -> pd.DataFrame:
             "ratio": condition.ratio,
             "budget": condition.budget,
             "press_kwargs": json.dumps(condition.press_kwargs, sort_keys=True),
+            "setting": condition.setting,
         }
         made = {
             "valid": not is_invalid(result, baseline),
@@ -87,8 +89,8 @@ def conditions_frame(results: Sequence[ConditionResult]) -> pd.DataFrame:
             "condition_hash": result.condition_hash,
             "file": without_home(relative(result.path)),
         }
-        for name in RATES:
-            of_rate = getattr(summary, name)
+        rates = {name: getattr(summary, name) for name in RATES} | endings(result.records)
+        for name, of_rate in rates.items():
             parts = {part: getattr(of_rate, part) for part in PARTS}
             rows.append(about | {"outcome": name} | parts | made)
     return pd.DataFrame(rows).astype({"budget": "Int64"})

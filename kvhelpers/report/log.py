@@ -30,7 +30,7 @@ from kvhelpers.report.figures.signals import SHOWN
 from kvhelpers.report.frames import log_frames, save_frames
 from kvhelpers.report.render import render
 from kvhelpers.report.setup import make_setup, without_home
-from kvhelpers.report.tables import grid_table, results_table
+from kvhelpers.report.tables import endings_table, grid_table, results_table
 from kvhelpers.scoring.flags import baseline_is_weak
 
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
@@ -93,7 +93,7 @@ def draw(results: Sequence[ConditionResult], analysis: Analysis) -> dict[str, Fi
     told_apart = (analysis.discriminators["among"] == WITHIN) & analysis.discriminators["auroc"].notna()
     drawn = {
         "outcomes": figures.outcomes(results) if len(results) <= GRID_ABOVE else None,
-        "kept": figures.rates_by_kept(curves(results), find_baseline(results)),
+        "kept": figures.rates_by_kept(curves(results)),
         "cache": figures.cache_over_time(results),
         "trace": _trace(results),
         "tokens": figures.token_trace(*instructive_run(results)),
@@ -108,7 +108,7 @@ def draw(results: Sequence[ConditionResult], analysis: Analysis) -> dict[str, Fi
 def _trace(results: Sequence[ConditionResult]) -> Figure | None:
     """The whole instructive run beside the uncompressed run of the same prompt; None if it has no token."""
     result, record = instructive_run(results)
-    runs, baseline = [(result.label, run_tokens(result, record))], find_baseline(results)
+    runs, baseline = [(result.label, run_tokens(result, record))], find_baseline(results, result)
     if baseline is not None and baseline is not result:
         same = [other for other in baseline.records if other.prompt_id == record.prompt_id]
         runs += [(baseline.label, run_tokens(baseline, other)) for other in same[:1]]
@@ -178,6 +178,7 @@ def log_text(
         passed_over=_passed_over(results, modes, read),
         cut_runs=[run for run in runs if run[1].stop_reason in (StopReason.ERROR, StopReason.TIMEOUT)],
         is_grid=is_grid,
+        endings_table=endings_table(results),
         results_table=grid_table(results, numbers.half_accuracies) if is_grid else results_table(results),
     )
     return text.rstrip() + "\n"
@@ -190,9 +191,9 @@ def _links(paths: Mapping[str, Path]) -> dict[str, str]:
 
 def _flagged(results: Sequence[ConditionResult]) -> dict[str, list[tuple[ConditionResult, int]]]:
     """Each flag with the conditions that have it, and in how many runs."""
-    baseline, flagged = find_baseline(results), defaultdict(list)
+    flagged = defaultdict(list)
     for result in results:
-        for name, count in flags_of(result, baseline).items():
+        for name, count in flags_of(result, find_baseline(results, result)).items():
             flagged[name].append((result, count))
     return flagged
 

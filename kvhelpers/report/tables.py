@@ -12,13 +12,19 @@ import pandas as pd
 from kvhelpers.analysis.discriminators import POOLED, WITHIN, auroc_of
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, Interval
 from kvhelpers.analysis.runs import signal_means
-from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.presses.registry import DECODING
 from kvhelpers.report.format import DAGGER, GAP, estimate, in_percent, rate
-from kvhelpers.scoring.summary import RATES
+from kvhelpers.scoring.summary import RATES, endings
 
 RATE_COLUMNS = dict(zip(RATES, ("Acc", "CFR", "Non-term", "Looping", "Wrong"), strict=True))
+ENDING_COLUMNS = {
+    "strict": "Strict",
+    "flexible": "Flexible",
+    "format_lost": "Format lost",
+    "right_unended": "Right, never ended",
+    "loop_ended": "Looped, ended",
+}
 SIGNAL_COLUMNS = {
     "mean entropy": "Mean entropy",
     "largest entropy": "Max entropy",
@@ -28,9 +34,9 @@ NOT_VALID = f" {DAGGER}"
 
 
 def amount(result: ConditionResult) -> str:
-    """The condition's ratio or budget, and its press's own fields."""
+    """The condition's ratio or budget, its press's own fields, and how its prompts differ from usual ones."""
     condition = result.condition
-    return ", ".join(filter(None, (condition.amount, kwargs_text(condition.press_kwargs))))
+    return ", ".join(filter(None, (condition.amount, condition.fields)))
 
 
 def kept_tokens(result: ConditionResult) -> str:
@@ -48,7 +54,6 @@ def results_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
     """One row per condition: rates with Wilson 95 % intervals, n, tokens, and validity flags with the runs
     they concern.
     """
-    baseline = find_baseline(results)
     rows = []
     for result in results:
         summary = result.summary
@@ -60,17 +65,26 @@ def results_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
                 "Avg tokens": f"{summary.avg_tokens:.1f}",
                 "Kept tokens": kept_tokens(result) + whole,
                 "n": summary.n,
-                "Flags": _flags_text(result, baseline),
+                "Flags": _flags_text(result, find_baseline(results, result)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def endings_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
+    """One row per condition: `scoring.summary.endings` beside accuracy, n."""
+    return pd.DataFrame(
+        {"Press": result.condition.press, "Ratio": amount(result), "Acc": rate(result.summary.accuracy)}
+        | {ENDING_COLUMNS[name]: rate(value) for name, value in endings(result.records).items()}
+        | {"n": result.summary.n}
+        for result in results
+    )
 
 
 def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
     """One row per condition: means over runs of the run's signals (nats, probabilities) with 95 % bootstrap
     intervals, n, flags.
     """
-    baseline = find_baseline(results)
     rows = []
     for result in results:
         means = signal_means(result)
@@ -80,7 +94,7 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
             | {
                 "Avg tokens": f"{result.summary.avg_tokens:.1f}",
                 "n": max((value.n for value in means.values()), default=0),
-                "Flags": _flags_text(result, baseline),
+                "Flags": _flags_text(result, find_baseline(results, result)),
             }
         )
     return pd.DataFrame(rows)
@@ -91,7 +105,6 @@ def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[Hal
     for each ratio or budget, and where accuracy falls to half, in kept tokens. `NOT_VALID` marks what a flag
     takes the meaning from.
     """
-    baseline = find_baseline(results)
     compressed = [result for result in results if not result.condition.is_baseline]
     half = {
         (point.curve.press, point.curve.fields): kept_text(point) + NOT_VALID * point.suspect
@@ -100,9 +113,11 @@ def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[Hal
     amounts = list(dict.fromkeys(map(_amount, compressed)))
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for result in compressed:
-        settings = (result.condition.press, kwargs_text(result.condition.press_kwargs))
+        settings = (result.condition.press, result.condition.fields)
         cells = rows.setdefault(settings, dict.fromkeys(amounts, GAP))
-        accuracy = in_percent(result.summary.accuracy) + NOT_VALID * is_invalid(result, baseline)
+        accuracy = in_percent(result.summary.accuracy) + NOT_VALID * is_invalid(
+            result, find_baseline(results, result)
+        )
         looping = in_percent(result.summary.looping) + NOT_VALID * result.is_invalid
         cells[_amount(result)] = f"{accuracy} / {looping}"
     table = pd.DataFrame(

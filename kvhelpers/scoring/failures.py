@@ -16,7 +16,7 @@ WINDOW = 20
 REPEATS = 3
 
 
-def find_failures(token_ids: Sequence[int], stop_reason: StopReason, correct: bool) -> Failures:
+def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool) -> Failures:
     """Judge one run.
 
     non_termination: the limit on tokens (or on time) was reached without end token or stop string.
@@ -28,7 +28,7 @@ def find_failures(token_ids: Sequence[int], stop_reason: StopReason, correct: bo
     return Failures(
         non_termination=stop_reason in (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT),
         looping=window is not None,
-        wrong_answer=not correct or stop_reason == StopReason.ERROR,
+        wrong_answer=not right or stop_reason == StopReason.ERROR,
         loop_onset=first.start if first else None,
         loop_detected=first.detected if first else None,
         window_loop=window,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kvhelpers.records import Answer, Failures, StopReason
 from kvhelpers.scoring.failures import find_failures
-from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.answers import extract_answer, is_right
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
 
@@ -34,9 +34,14 @@ class Score:
 
 
 def score(run: Ended, reference: str) -> Score:
-    """Judge a run against the right answer; a run that stopped with an error is never correct."""
+    """Judge a run against the right answer.
+
+    Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
+    problem, though it is not a wrong one either.
+    """
     answer = extract_answer(run.text, STOP_STRINGS)
-    correct = run.stop_reason != StopReason.ERROR and is_correct(answer, reference)
-    failures = find_failures(list(run.token_ids), run.stop_reason, correct)
+    right = run.stop_reason != StopReason.ERROR and is_right(answer.value, reference)
+    failures = find_failures(list(run.token_ids), run.stop_reason, right)
     onset = failures.loop_onset
-    return Score(answer, correct, failures, None if onset is None else [0, *map(int, run.char_ends)][onset])
+    onset_char = None if onset is None else [0, *map(int, run.char_ends)][onset]
+    return Score(answer, right and run.stop_reason.ended, failures, onset_char)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from kvhelpers.records import Record, StopReason, Summary
+from kvhelpers.records import Rate, Record, StopReason, Summary
 from kvhelpers.scoring.flags import worst_flags
 from kvhelpers.stats.wilson import wilson
+from kvhelpers.tasks.answers import is_right
 
 RATES: dict[str, Callable[[Record], bool]] = {
     "accuracy": lambda record: record.correct,
@@ -19,6 +20,29 @@ RATES: dict[str, Callable[[Record], bool]] = {
     "looping": lambda record: record.failures.looping,
     "wrong_answer": lambda record: record.failures.wrong_answer,
 }
+
+
+ENDINGS: dict[str, Callable[[Record], bool]] = {
+    "strict": lambda record: _ended_right(record, record.answer.strict),
+    "flexible": lambda record: _ended_right(record, record.answer.flexible),
+    "format_lost": lambda record: (
+        _ended_right(record, record.answer.flexible) and record.answer.strict is None
+    ),
+    "right_unended": lambda record: not (record.failures.wrong_answer or record.stop_reason.ended),
+    "loop_ended": lambda record: record.failures.looping and record.stop_reason.ended,
+}
+
+
+def _ended_right(record: Record, value: str | None) -> bool:
+    return record.stop_reason.ended and is_right(value, record.reference)
+
+
+def endings(records: Sequence[Record]) -> dict[str, Rate]:
+    """How answers end, of all runs: right by lm-evaluation-harness's strict-match; by its flexible-extract;
+    by the latter, without what strict-match looks for (``format_lost``); right, but the run never ended; it
+    looped, and ended all the same.
+    """
+    return {name: wilson(sum(map(rule, records)), len(records)) for name, rule in ENDINGS.items()}
 
 
 def most_interesting(records: Sequence[Record]) -> Record:

@@ -4,7 +4,7 @@ It knows the two tasks, their data and lm-evaluation-harness's conventions. It d
 tokenizer is handed in), a press, or how an answer came about.
 """
 
-from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.answers import extract_answer, is_right
 from kvhelpers.tasks.load import OWN_TASKS, TASKS, data_fingerprint, load_problems
 from kvhelpers.tasks.prompts import STOP_STRINGS, Problem, Prompt, build_prompts
 
@@ -17,6 +17,6 @@ __all__ = [
     "build_prompts",
     "data_fingerprint",
     "extract_answer",
-    "is_correct",
+    "is_right",
     "load_problems",
 ]

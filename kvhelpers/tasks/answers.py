@@ -18,9 +18,9 @@ STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 
 
-def is_correct(answer: Answer, reference: str) -> bool:
-    """Whether an answer's value equals the reference as a number."""
-    number = None if answer.value is None else _number(answer.value)
+def is_right(value: str | None, reference: str) -> bool:
+    """Whether an extracted value equals the reference as a number; None, no value, does not."""
+    number = None if value is None else _number(value)
     return number is not None and number == _number(reference)
 
 

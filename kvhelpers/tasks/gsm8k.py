@@ -22,7 +22,7 @@ REFERENCE = re.compile(r"-?(?:(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]*)?|\
 
 
 def gsm8k_problems(
-    n_prompts: int, n_fewshot: int, seed: int, data_file: str | None
+    n_prompts: int, n_fewshot: int, seed: int, data_file: str | None, examples_seed: int | None = None
 ) -> tuple[list[Problem], list[Problem]]:
     """Choose problems and worked examples by seed; see `load.load_problems`.
 
@@ -32,10 +32,15 @@ def gsm8k_problems(
         fewer rows than asked for, a question chosen twice.
     """
     if data_file:
-        chosen = _sample(_file_rows(data_file), n_fewshot + n_prompts, seed, data_file)
+        rows = _file_rows(data_file)
+        chosen = _sample(rows, n_fewshot + n_prompts, seed, data_file)
         problems, examples = chosen[n_fewshot:], chosen[:n_fewshot]
+        if examples_seed is not None:
+            rest = [row for row in rows if row not in problems]
+            examples = _sample(rest, n_fewshot, examples_seed, data_file)
     else:
-        problems, examples = _hub_rows("test", n_prompts, seed), _hub_rows("train", n_fewshot, seed)
+        problems = _hub_rows("test", n_prompts, seed)
+        examples = _hub_rows("train", n_fewshot, seed if examples_seed is None else examples_seed)
     _check_distinct([*examples, *problems])
     return problems, examples
 

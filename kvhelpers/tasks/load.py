@@ -9,7 +9,7 @@ from kvhelpers.tasks.gsm8k import gsm8k_fingerprint, gsm8k_problems
 from kvhelpers.tasks.onestep import onestep_problems
 from kvhelpers.tasks.prompts import Problem
 
-TASKS: dict[str, Callable[[int, int, int, str | None], tuple[list[Problem], list[Problem]]]] = {
+TASKS: dict[str, Callable[..., tuple[list[Problem], list[Problem]]]] = {
     "onestep": onestep_problems,
     "gsm8k": gsm8k_problems,
 }
@@ -17,7 +17,12 @@ OWN_TASKS = ("onestep",)  # whose texts are generated here
 
 
 def load_problems(
-    task: str, n_prompts: int, n_fewshot: int, seed: int, data_file: str | None = None
+    task: str,
+    n_prompts: int,
+    n_fewshot: int,
+    seed: int,
+    data_file: str | None = None,
+    examples_seed: int | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
     """Choose ``n_prompts`` problems and ``n_fewshot`` worked examples, disjoint, by seed.
 
@@ -27,6 +32,7 @@ def load_problems(
     data_file : for gsm8k, a local JSONL with ``question`` and ``answer``, its path as seen from the
         repository or from here; examples then come from it too. None loads ``openai/gsm8k`` by `datasets`,
         problems from its test split and examples from its train split.
+    examples_seed : draws other examples for the same problems; None: those of ``seed``.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def load_problems(
         raise InputError(f"n_prompts {n_prompts} must be at least 1 and n_fewshot {n_fewshot} at least 0")
     if task != "gsm8k" and data_file:
         raise InputError(f"data_file {data_file!r} is only for task 'gsm8k', not for {task!r}")
-    return TASKS[task](n_prompts, n_fewshot, seed, data_file)
+    return TASKS[task](n_prompts, n_fewshot, seed, data_file, examples_seed)
 
 
 def data_fingerprint(task: str, data_file: str | None) -> str:

@@ -49,9 +49,14 @@ DISTINCT = len(NAMES) * len(THINGS) * len(VERBS) * len(NUMBERS) ** 2
 
 
 def onestep_problems(
-    n_prompts: int, n_fewshot: int, seed: int, data_file: None = None
+    n_prompts: int,
+    n_fewshot: int,
+    seed: int,
+    data_file: None = None,
+    examples_seed: int | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
-    """Make problems and worked examples, all different; a larger number begins with the same ones.
+    """Make problems and worked examples, all different; a larger number begins with the same ones. With an
+    ``examples_seed`` the problems stay, with other examples.
 
     ``data_file`` is not used.
 
@@ -64,7 +69,12 @@ def onestep_problems(
             f"n_prompts and n_fewshot ask for {n_fewshot + n_prompts} problems, but onestep has {DISTINCT}"
         )
     problems = list(itertools.islice(_endless(seed), n_fewshot + n_prompts))
-    return problems[n_fewshot:], problems[:n_fewshot]
+    problems, examples = problems[n_fewshot:], problems[:n_fewshot]
+    if examples_seed is not None:
+        asked = {problem.question for problem in problems}
+        others = (other for other in _endless(examples_seed) if other.question not in asked)
+        examples = list(itertools.islice(others, n_fewshot))
+    return problems, examples
 
 
 def _endless(seed: int) -> Iterator[Problem]:

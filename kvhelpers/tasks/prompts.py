@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")  # an answer ends where one of them begins
 ASKED = "Question: {}\nAnswer:"
+POSITIONS = ("last", "first")  # where the question stands: after the worked examples, or before them
+BEFORE_EXAMPLES = "{}\n\nDo not answer yet. First see how other questions are answered."
+AFTER_EXAMPLES = "Now answer the question above that has no answer yet, the first one.\nAnswer:"
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,14 @@ def build_prompts(
     examples: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
     multiturn: bool = True,
+    question_position: str = "last",
 ) -> list[Prompt]:
     """Make chat prompts.
 
     ``multiturn`` gives each worked example a user and an assistant message (lm-evaluation-harness's
     ``--fewshot_as_multiturn --apply_chat_template``); otherwise everything is one user message.
+    ``question_position`` ``first`` puts the question before the examples, and what remains behind them is a
+    request to answer it: then a press that keeps the prompt's end does not keep the question.
 
     Raises
     ------
@@ -63,10 +69,9 @@ def build_prompts(
     """
     for problem in (*examples, *problems):
         _check_text(problem, tokenizer)
-    messages_of = _turns if multiturn else _one_message
     prompts = []
     for problem in problems:
-        messages = messages_of(problem, examples)
+        messages = _messages(problem, examples, multiturn, question_position == "first")
         token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids))
     return prompts
@@ -92,14 +97,22 @@ def _control_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None
 
 
-def _turns(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
-    messages = []
-    for example in examples:
-        messages.append({"role": "user", "content": example.asked})
-        messages.append({"role": "assistant", "content": example.solution})
-    return [*messages, {"role": "user", "content": problem.asked}]
-
-
-def _one_message(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
-    solved = [f"{ASKED.format(example.question)} {example.solution}" for example in examples]
-    return [{"role": "user", "content": "\n\n".join([*solved, ASKED.format(problem.question)])}]
+def _messages(
+    problem: Problem, examples: Sequence[Problem], multiturn: bool, question_first: bool
+) -> list[dict[str, str]]:
+    parts = [(example.asked, example.solution) for example in examples]
+    if not multiturn:
+        parts = [(f"{ASKED.format(one.question)} {one.solution}", None) for one in examples]
+    last = problem.asked if multiturn else ASKED.format(problem.question)
+    if question_first and examples:
+        before = BEFORE_EXAMPLES.format(f"Question: {problem.question}")
+        parts[0] = (f"{before}\n\n{parts[0][0]}", parts[0][1])
+        last = AFTER_EXAMPLES
+    if not multiturn:
+        return [{"role": "user", "content": "\n\n".join([*(asked for asked, _ in parts), last])}]
+    turns = [
+        {"role": role, "content": content}
+        for asked, solution in parts
+        for role, content in (("user", asked), ("assistant", solution))
+    ]
+    return [*turns, {"role": "user", "content": last}]

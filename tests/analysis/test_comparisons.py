@@ -13,8 +13,10 @@ from kvhelpers.analysis.comparisons import (
     loops,
     never_ends,
 )
+from kvhelpers.analysis.half_accuracy import curves
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import Contrast, Experiment
+from kvhelpers.experiment.results import find_baseline
 from kvhelpers.stats import compare_counts, detectable_drop
 
 RIGHT, WRONG = [True] * 20, [False] * 20
@@ -126,3 +128,19 @@ def test_power_is_that_of_the_compared_prompts():
     assert power == find_power(20) and (power.n, power.fewest) == (20, 6)
     assert power.drop == detectable_drop(20) and power.drop_if_gained == detectable_drop(20, power.gained)
     assert find_power(5).drop is None  # not even the loss of all
+
+
+def test_each_setting_has_its_own_uncompressed_condition():
+    first = {"question_position": "first"}
+    results = [
+        make_result("none", 0.0, [True] * 20),
+        make_result("none", 0.0, [False] * 20, **first),
+        make_result("knorm", 0.5, [False] * 20),
+        make_result("knorm", 0.5, [False] * 20, **first),
+    ]
+    usual, moved = compare_conditions(results).against_baseline
+    assert usual.result.condition.question_position == "last" and usual.accuracy.verdict == Verdict.LOWER
+    assert moved.accuracy.comparison.difference == 0
+    assert compare_conditions(results).looping_pairs == []
+    assert [curve.baseline for curve in curves(results)] == results[:2]
+    assert find_baseline(results, results[3]) is results[1]

@@ -20,7 +20,7 @@ def sweep(*counts, base=40, press="knorm", **made):
 def half_accuracy_of(*counts, base=40, **made):
     results = sweep(*counts, base=base, **made)
     (curve,) = curves(results)
-    return find_half_accuracy(results[0], curve)
+    return find_half_accuracy(curve)
 
 
 def test_the_point_is_interpolated_where_accuracy_is_half():
@@ -50,7 +50,7 @@ def test_a_point_above_a_condition_that_means_nothing_is_suspect():
 def test_no_point_without_accuracy_or_conditions():
     assert half_accuracy_of(0, 0, 0, base=5) is None
     baseline, compressed = make_result("none", 0.0, solved(40)), make_result("knorm", 0.5, solved(1))
-    assert find_half_accuracy(baseline, curves([baseline, compressed])[0]) is None
+    assert find_half_accuracy(curves([baseline, compressed])[0]) is None
     assert find_half_accuracies([compressed]) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import LONGEST_NAME, LONGEST_STEM, make_condition
-from kvhelpers.experiment.identity import check_here, identity_hash
+from kvhelpers.experiment.identity import check_here, identity, identity_hash, shared_identity
 
 BAD = [
     ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
@@ -249,3 +249,20 @@ assert not loaded, loaded
 def test_names_and_numbers_are_checked_without_torch():
     run = subprocess.run([sys.executable, "-c", HERE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_settings_that_older_results_do_not_name_leave_their_identity(tmp_path):
+    usual, first = make_condition({}), make_condition({"question_position": "first", "examples_seed": 7})
+    assert not {"question_position", "examples_seed"} & set(identity(usual))
+    assert identity(first) == identity(usual) | {"question_position": "first", "examples_seed": 7}
+    assert first.label() == "streaming_llm 0.875 (question first, examples 7)"
+    assert first.uncompressed().label() == "none (question first, examples 7)"
+    assert first.stem() == f"{usual.stem()}_question-first-examples-7"
+    assert shared_identity(identity(first)) == shared_identity(identity(usual))
+
+
+def test_where_the_question_stands_is_checked():
+    with pytest.raises(InputError, match="question_position 'middle' is not allowed: .*'last' or 'first'"):
+        make_condition({"question_position": "middle"})
+    with pytest.raises(InputError, match="examples_seed -1 is not allowed"):
+        make_condition({"examples_seed": -1})

@@ -87,7 +87,7 @@ def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output,
     condition, generated = small(batch_size=2), []
     real = generation.generate
 
-    def interrupted(lm, requests, settings):
+    def interrupted(lm, requests, settings, passes):
         generated.append(len(requests))
         for count, run in enumerate(real(lm, requests, settings)):
             if len(generated) == 1 and count == 2:
@@ -207,7 +207,7 @@ def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded
 def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
     seen = {}
 
-    def spy(lm, requests, settings):
+    def spy(lm, requests, settings, passes):
         seen.update(requests=requests, settings=settings)
         return iter(())
 

@@ -8,6 +8,7 @@ from kvpress import KnormPress
 from reference import alone, generate_all, kvpress_kept, random_prompts, with_attention
 
 from kvhelpers.errors import InputError
+from kvhelpers.generation import batched_cache
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.requests import Request, Settings
@@ -102,6 +103,37 @@ def test_prompts_of_very_different_lengths_in_batches_of_any_size_have_the_same_
     assert others == [first, first]
 
 
+@pytest.mark.parametrize("drafts", (True, False))
+@pytest.mark.parametrize("size", (3, 4, 9))
+def test_rows_that_read_their_common_beginning_together_get_what_each_gets_alone(
+    tiny, monkeypatch, size, drafts
+):
+    draw, shared = torch.Generator().manual_seed(5), []
+    ending = lambda length: torch.randint(3, 300, (length,), generator=draw).tolist()  # noqa: E731
+    beginning = ending(90)
+    prompts = [beginning + ending(length) for length in (1, 40, 3, 17, 90, 5, 2, 60, 7)]
+    merged = batched_cache._merged
+    monkeypatch.setattr(batched_cache, "_merged", lambda *parts: shared.append(1) or merged(*parts))
+    runs = generate_all(tiny, prompts, PressSpec("none", 0.0), 20, size, drafts=drafts)
+    assert bool(shared) == (size >= batched_cache.SHARED_FROM)
+    for run, prompt in zip(runs, prompts, strict=True):
+        (single,) = generate_all(tiny, [prompt], PressSpec("none", 0.0), 20)
+        assert run.token_ids == alone(tiny, prompt, None, 0, 20) == single.token_ids
+        for signal, values in single.signals.items():
+            if not signal.endswith("_id"):
+                np.testing.assert_allclose(values, run.signals[signal], atol=1e-4, rtol=0)
+
+
+def test_rows_that_a_press_cuts_while_decoding_read_nothing_together(tiny):
+    beginning = random_prompts(1)[0][:60]
+    prompts = [beginning + prompt[:20] for prompt in random_prompts(5)]
+    base = {"base_press": {"name": "streaming_llm"}, "compression_interval": 4, "target_size": 70}
+    spec = PressSpec("DecodingPress", 0.0, kwargs=base)
+    for run, prompt in zip(generate_all(tiny, prompts, spec, 24, 5), prompts, strict=True):
+        assert run.compressions
+        assert run.token_ids == alone(tiny, prompt, spec.for_prompt(len(prompt)), run.index, 24)
+
+
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("name", ("none", "knorm", "snapkv", "observed_attention", "expected_attention"))
 def test_half_precision_on_the_cpu_runs(tiny, name, dtype):
@@ -109,7 +141,8 @@ def test_half_precision_on_the_cpu_runs(tiny, name, dtype):
     half = dataclasses.replace(
         with_attention(tiny, spec), model=copy.deepcopy(tiny.model).to(dtype), dtype=str(dtype)[6:]
     )
-    for result in generate_all(half, random_prompts(3), spec, 8):
+    beginning = random_prompts(1)[0][:40]
+    for result in generate_all(half, [beginning + prompt for prompt in random_prompts(4)], spec, 8):
         assert result.error is None and result.token_ids and np.isfinite(result.signals["entropy"]).all()
 
 

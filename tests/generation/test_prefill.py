@@ -1,9 +1,12 @@
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from reference import kvpress_cache, requests_for, tiny_llama, with_attention
 
 from kvhelpers.generation import prefill as module
-from kvhelpers.generation.passes import Passes
+from kvhelpers.generation.passes import Passes, Spill
 from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
@@ -158,8 +161,11 @@ def test_random_press_depends_on_the_seed_only(tiny):
 
 
 @pytest.mark.parametrize("prompts", (MANY, [p[::-1] for p in MANY]), ids=("common beginning", "none"))
-def test_presses_on_the_same_prompts_share_their_passes(tiny, prompts, monkeypatch):
-    passes, seen, forward = Passes(limit=10**9), [], tiny.model.forward
+def test_presses_on_the_same_prompts_share_their_passes(tiny, prompts, tmp_path, monkeypatch):
+    whole = Passes(limit=10**9)
+    Prefiller(tiny, prompts, passes=whole)(requests_for(prompts, SPECS[0]))
+    passes = Passes(limit=whole.held // 2, spill=Spill(tmp_path, 10**9))
+    seen, forward = [], tiny.model.forward
     monkeypatch.setattr(
         tiny.model,
         "forward",
@@ -175,6 +181,7 @@ def test_presses_on_the_same_prompts_share_their_passes(tiny, prompts, monkeypat
             assert torch.equal(ours.logits, alone.logits) and ours.report == alone.report
             for one, other in zip(ours.cache.layers, alone.cache.layers, strict=True):
                 assert torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
+    assert passes.held and passes.spill.held  # some in memory, some on the disk
     each = 2 if prompts is MANY else 1
     assert len(seen) == each * (len(posthoc) + 1) + each  # one round more than without sharing
 
@@ -195,3 +202,13 @@ def test_passes_stay_within_their_limit_and_with_their_beginning(tiny):
     others = [prompt[1:] for prompt in MANY]
     Prefiller(tiny, others, passes=roomy)(requests_for(others, spec))
     assert list(map(list, roomy.endings)) == others
+
+
+def test_a_full_disk_costs_passes_only(tiny, tmp_path, monkeypatch):
+    spec, small = PressSpec("knorm", 0.5), Passes(limit=1, spill=Spill(tmp_path, limit=1))
+    Prefiller(tiny, MANY, passes=small)(requests_for(MANY, spec))
+    assert not small.endings and small.held == small.spill.held == 0
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("wb"))
+    broken = Passes(limit=1, spill=Spill(tmp_path, limit=10**9))
+    caches = Prefiller(tiny, MANY, passes=broken)(requests_for(MANY, spec))
+    assert not broken.endings and len(caches) == 5 and not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from kvhelpers.analysis.analyse import analyse
 from kvhelpers.experiment.grid import Contrast, Experiment
 from kvhelpers.report.frames import log_frames, modes_frame, save_frames
 from kvhelpers.report.log import make_numbers
+from kvhelpers.scoring.summary import ENDINGS, RATES
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def frames():
 
 def test_conditions_have_a_row_for_each_rate(frames):
     rows = frames["conditions"].set_index(["condition", "outcome"])
-    assert len(rows) == 4 * 5
+    assert len(rows) == 4 * (len(RATES) + len(ENDINGS))
     assert rows.loc[("knorm 0.25", "accuracy"), ["count", "n", "rate"]].tolist() == [19, 20, 0.95]
     assert rows.loc[("knorm 0.5", "looping"), "rate"] == 1 and rows["valid"].all()
     assert rows.loc[("knorm 0.5", "looping"), "kept_tokens"] == 50
@@ -80,5 +81,5 @@ def test_a_lone_condition_has_its_tables():
     analysis = analyse(results)
     numbers = make_numbers(results, None, analysis)
     made = log_frames(results, analysis, numbers.comparisons, numbers.half_accuracies)
-    assert len(made["conditions"]) == 5
+    assert len(made["conditions"]) == len(RATES) + len(ENDINGS)
     assert not len(made["comparisons"]) and not len(made["alarms"]) and not len(made["half_accuracy"])

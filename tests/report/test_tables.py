@@ -47,7 +47,7 @@ def test_a_grid_has_a_row_for_each_press_and_marks_what_is_not_valid():
 def test_a_half_accuracy_point_that_is_not_reached_reads_as_a_bound():
     solved = [True] * 40
     results = [make_result("none", 0.0, solved), *(make_result("knorm", r, solved) for r in (0.25, 0.75))]
-    point = find_half_accuracy(results[0], curves(results)[0])
+    point = find_half_accuracy(curves(results)[0])
     assert tables.kept_text(point) == "< 25 [< 25, < 25]"
     assert tables.grid_table(results, [point])["Half-accuracy at"].tolist() == ["< 25 [< 25, < 25]"]
 

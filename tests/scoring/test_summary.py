@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
-from kvhelpers.records import Answer, CacheReport, Failures, Record
-from kvhelpers.scoring.summary import most_interesting, summarize
+from kvhelpers.records import Answer, CacheReport, Failures, Record, StopReason
+from kvhelpers.scoring.score import Ended, score
+from kvhelpers.scoring.summary import endings, most_interesting, summarize
 
 
 def record(looping=False, non_termination=False, onset=None, **changes):
@@ -49,3 +50,42 @@ def test_the_most_interesting_run_loops_late():
     long = record(non_termination=True, n_tokens=500)
     assert most_interesting([early, long, late]) is late
     assert most_interesting([record(), long]) is long
+
+
+def answered(strict, flexible, stop_reason="eos", reference="5", looping=False):
+    decided = "strict-match" if strict else "flexible-extract" if flexible else None
+    answer = Answer(strict=strict, flexible=flexible, decided_by=decided)
+    wrong = record().failures.model_copy(
+        update={"wrong_answer": answer.value != reference, "looping": looping}
+    )
+    return record(answer=answer, failures=wrong, stop_reason=stop_reason, reference=reference)
+
+
+def test_how_answers_end_is_counted_rule_by_rule():
+    records = [
+        answered("5", "5"),
+        answered(None, "5"),  # the format is lost, the answer is not
+        answered("5", "7"),  # a number after the answer
+        answered("4", "5"),  # right by the rule that does not decide
+        answered(None, "5", "max_new_tokens"),  # right, and never ended
+        answered(None, "4", "eos", looping=True),  # looped, and ended
+        answered(None, None, "error"),
+    ]
+    counts = {name: rate.count for name, rate in endings(records).items()}
+    assert counts == {"strict": 2, "flexible": 3, "format_lost": 1, "right_unended": 1, "loop_ended": 1}
+    assert {rate.n for rate in endings(records).values()} == {7}
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "correct", "wrong"),
+    [
+        (StopReason.EOS, True, False),
+        (StopReason.STOP_STRING, True, False),
+        (StopReason.MAX_NEW_TOKENS, False, False),
+        (StopReason.TIMEOUT, False, False),
+        (StopReason.ERROR, False, True),
+    ],
+)
+def test_a_right_answer_is_correct_where_the_run_ended(stop_reason, correct, wrong):
+    scored = score(Ended("#### 5", [1, 2], [5, 6], stop_reason), "5")
+    assert (scored.correct, scored.failures.wrong_answer) == (correct, wrong)

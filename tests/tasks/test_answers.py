@@ -1,6 +1,6 @@
 import pytest
 
-from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.answers import extract_answer, is_right
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_both_rules_are_recorded_and_one_decides(text, strict, flexible, decided
     ],
 )
 def test_numbers_are_compared_as_numbers(text, reference, correct):
-    assert is_correct(extract_answer(text), reference) is correct
+    assert is_right(extract_answer(text).value, reference) is correct
 
 
 def test_nothing_after_a_stop_string_counts():

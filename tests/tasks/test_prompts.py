@@ -4,9 +4,9 @@ from decimal import Decimal
 import pytest
 
 from kvhelpers.errors import InputError
-from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.answers import extract_answer, is_right
 from kvhelpers.tasks.load import data_fingerprint, load_problems
-from kvhelpers.tasks.prompts import Problem, build_prompts
+from kvhelpers.tasks.prompts import AFTER_EXAMPLES, Problem, build_prompts
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_onestep_is_decided_by_its_seed():
     assert problems[:10] == load_problems("onestep", 10, 4, seed=7)[0]
     assert len({p.question for p in problems + examples}) == 54
     for problem in problems + examples:
-        assert is_correct(extract_answer(problem.solution), problem.reference)
+        assert is_right(extract_answer(problem.solution).value, problem.reference)
 
 
 def test_gsm8k_ids_point_at_the_rows_and_examples_are_apart(gsm8k_file):
@@ -50,6 +50,43 @@ def test_multiturn_and_single_message_prompts(embedded, gsm8k_file):
         text = embedded.tokenizer.decode(prompt.token_ids)
         assert text.endswith("<|im_start|>assistant\n")
         assert all(problem.question in text for problem in problems + examples)
+
+
+@pytest.mark.parametrize("task", ("onestep", "gsm8k"))
+def test_another_draw_of_examples_leaves_the_problems(task, gsm8k_file):
+    path = str(gsm8k_file) if task == "gsm8k" else None
+    problems, examples = load_problems(task, 8, 2, 42, path)
+    draws = [examples]
+    for seed in (1, 2):
+        same, others = load_problems(task, 8, 2, 42, path, examples_seed=seed)
+        assert same == problems and len(others) == 2 and others not in draws
+        assert not {one.question for one in others} & {one.question for one in problems}
+        draws.append(others)
+
+
+@pytest.mark.parametrize("multiturn", (True, False))
+def test_the_question_can_stand_before_the_examples(embedded, multiturn):
+    (problem,), examples = load_problems("onestep", 1, 3, seed=5)
+    (last,) = build_prompts([problem], examples, embedded.tokenizer, multiturn)
+    (first,) = build_prompts([problem], examples, embedded.tokenizer, multiturn, "first")
+    assert [m["role"] for m in first.messages] == [m["role"] for m in last.messages]
+    texts = [embedded.tokenizer.decode(prompt.token_ids) for prompt in (last, first)]
+    places = [[text.index(one.question) for one in (*examples, problem)] for text in texts]
+    assert places[0] == sorted(places[0]) and places[1][:-1] == sorted(places[1][:-1])
+    assert places[1][-1] < min(places[1][:-1])
+    for text in texts:
+        assert text.count(problem.question) == 1
+        assert all(text.count(one.solution) == 1 for one in examples)
+    assert first.messages[-1]["content"].endswith(AFTER_EXAMPLES)
+
+
+def test_without_examples_the_question_stands_where_it_always_does(embedded):
+    (problem,), _ = load_problems("onestep", 1, 0, seed=5)
+    first, last = (
+        build_prompts([problem], [], embedded.tokenizer, question_position=position)
+        for position in ("first", "last")
+    )
+    assert first == last
 
 
 def test_fingerprint_follows_the_content(gsm8k_file):
@@ -191,7 +228,7 @@ def test_references_are_read_as_they_are_written(tmp_path, written, value):
     path = write_rows(tmp_path / "rows.jsonl", [("What?", f"It is so.\n#### {written}  ")])
     ((problem,), _) = load_problems("gsm8k", 1, 0, 0, path)
     assert Decimal(problem.reference) == Decimal(value)
-    assert is_correct(extract_answer(problem.solution), problem.reference)
+    assert is_right(extract_answer(problem.solution).value, problem.reference)
 
 
 HUB_ROWS = {

@@ -11,7 +11,6 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from kvhelpers.experiment.condition import kwargs_text
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.records import Record
 from kvhelpers.report.figures.labels import pieces, shortened
@@ -98,7 +97,7 @@ def _panels(results: Sequence[ConditionResult]) -> list[str]:
     """The panel of each condition: its press, and what its fields say beyond those of all and the target."""
     texts = []
     for result in results:
-        fields = pieces(kwargs_text(result.condition.press_kwargs))
+        fields = pieces(result.condition.fields)
         texts.append(", ".join(field for field in fields if not field.startswith(TARGET)))
     own = shortened(texts)[1]
     presses = [result.condition.press for result in results]

@@ -42,8 +42,7 @@ def outcomes(results: Sequence[ConditionResult]) -> Figure:
 
     A condition that is not valid has a dagger and open dots.
     """
-    baseline = find_baseline(results)
-    valid = [not is_invalid(result, baseline) for result in results]
+    valid = [not is_invalid(result, find_baseline(results, result)) for result in results]
     names = [
         f"{wrapped(marked(result.label, is_valid))}\n(n = {result.summary.n})"
         for result, is_valid in zip(results, valid, strict=True)

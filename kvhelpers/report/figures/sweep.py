@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
 from kvhelpers.analysis.half_accuracy import Curve
-from kvhelpers.experiment.results import ConditionResult, is_invalid
+from kvhelpers.experiment.results import is_invalid
 from kvhelpers.report.figures.labels import shortened
 from kvhelpers.report.figures.style import (
     MARKERS,
@@ -40,7 +40,7 @@ RATE_LOOK = {
 }
 
 
-def rates_by_kept(curves: Sequence[Curve], baseline: ConditionResult | None) -> Figure | None:
+def rates_by_kept(curves: Sequence[Curve]) -> Figure | None:
     """Rates against kept tokens with Wilson 95 % bands; None without a curve of two conditions.
 
     A press has a panel with all rates, and the legend for all such panels is above them. A press whose own
@@ -54,7 +54,7 @@ def rates_by_kept(curves: Sequence[Curve], baseline: ConditionResult | None) -> 
             by_press.setdefault(curve.press, []).append(curve)
     if not by_press:
         return None
-    frames = {press: _press_frame(members, baseline) for press, members in by_press.items()}
+    frames = {press: _press_frame(members) for press, members in by_press.items()}
     alone = [press for press, members in by_press.items() if len(members) == 1]
     several = [press for press, members in by_press.items() if len(members) > 1]
     heights = [rows for rows in (-(-len(alone) // COLUMNS), len(several)) if rows]
@@ -79,14 +79,14 @@ def _title(press: str, members: Sequence[Curve]) -> str:
     return wrapped(f"{name} (n = {members[0].results[0].summary.n})", 30)
 
 
-def _press_frame(members: Sequence[Curve], baseline: ConditionResult | None) -> pd.DataFrame:
+def _press_frame(members: Sequence[Curve]) -> pd.DataFrame:
     """A row per setting, condition and rate, falling in kept tokens, the baseline first: setting, kept, rate
     (its title), share, low, high, valid.
     """
     rows = []
     settings = shortened([curve.fields for curve in members])[1]
     for curve, setting in zip(members, settings, strict=True):
-        points = list(zip(curve.kept, curve.results, strict=True))
+        points, baseline = list(zip(curve.kept, curve.results, strict=True)), curve.baseline
         if baseline is not None:
             points.insert(0, (baseline.summary.prompt_tokens, baseline))
         for kept, result in points:
