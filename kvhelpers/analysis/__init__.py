@@ -6,6 +6,7 @@ made, and writes no sentence, picture or file.
 """
 
 from kvhelpers.analysis.analyse import Analysis, analyse
+from kvhelpers.analysis.claims import ClaimVerdict, JudgedClaim, judge_claims
 from kvhelpers.analysis.comparisons import Comparisons, Verdict, compare, compare_conditions
 from kvhelpers.analysis.discriminators import Gap, discriminate, run_features
 from kvhelpers.analysis.entropy_alarms import QUANTILE, Alarms, AlarmVerdict, Direction, judge_alarms
@@ -18,10 +19,12 @@ __all__ = [
     "AlarmVerdict",
     "Alarms",
     "Analysis",
+    "ClaimVerdict",
     "Comparisons",
     "Direction",
     "Gap",
     "HalfAccuracy",
+    "JudgedClaim",
     "Verdict",
     "align",
     "analyse",
@@ -33,6 +36,7 @@ __all__ = [
     "find_half_accuracy",
     "instructive_run",
     "judge_alarms",
+    "judge_claims",
     "onset_differences",
     "run_features",
     "run_signals",

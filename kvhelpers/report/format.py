@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from kvhelpers.analysis.claims import JudgedClaim
+from kvhelpers.experiment.grid import ClaimKind
 from kvhelpers.records import Rate
 from kvhelpers.stats import Comparison, Estimate
 
@@ -52,8 +54,23 @@ def share(value: Estimate | None) -> str:
 
 def points(comparison: Comparison) -> str:
     """``−45 [−60, −27]``: a difference of shares in percentage points, with its 95 % interval."""
-    values = (comparison.difference, comparison.low, comparison.high)
-    return "{} [{}, {}]".format(*(f"{100 * value:+.0f}".replace("-", "−") for value in values))
+    return _signed(comparison.difference, comparison.low, comparison.high)
+
+
+def _signed(*shares: float) -> str:
+    texts = (f"{100 * share:+.0f}".replace("-", "−") for share in shares)
+    return "{} [{}, {}]".format(*("0" if text in ("+0", "−0") else text for text in texts))
+
+
+def claim_measure(judged: JudgedClaim) -> str:
+    """``+2 points [−10, +14], n = 100``: what was measured of a claim, with its 95 % interval."""
+    if (found := judged.measure) is None:
+        return "nothing to measure"
+    is_share = judged.claim.kind in (ClaimKind.COLLAPSES, ClaimKind.MORE_ENTROPY)
+    if is_share:
+        return f"{percent(found.value)} [{100 * found.low:.0f}, {100 * found.high:.0f}], n = {found.n}"
+    value, interval = _signed(found.value, found.low, found.high).split(" ", 1)
+    return f"{value} points {interval}, n = {found.n}"
 
 
 def sentence(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from kvhelpers.analysis.analyse import FIRST, Analysis
+from kvhelpers.analysis.claims import JudgedClaim
 from kvhelpers.analysis.comparisons import Comparisons, Tested
 from kvhelpers.analysis.half_accuracy import HalfAccuracy
 from kvhelpers.analysis.runs import signal_means
@@ -29,6 +30,7 @@ def log_frames(
     results: Sequence[ConditionResult],
     analysis: Analysis,
     comparisons: Comparisons,
+    claims: Sequence[JudgedClaim],
     half_accuracies: Sequence[HalfAccuracy],
 ) -> dict[str, pd.DataFrame]:
     """All tables of an experiment by the name of their file."""
@@ -36,6 +38,7 @@ def log_frames(
         "conditions": conditions_frame(results),
         "comparisons": comparisons_frame(comparisons),
         "contrasts": contrasts_frame(comparisons),
+        "claims": claims_frame(claims),
         "looping_pairs": looping_pairs_frame(comparisons),
         "half_accuracy": half_accuracy_frame(half_accuracies),
         "signals": signals_frame(results),
@@ -134,6 +137,16 @@ def contrasts_frame(comparisons: Comparisons) -> pd.DataFrame:
         | _test(tested)
         for contrast in comparisons.contrasts
         for outcome, tested in (("looping", contrast.looping), ("accuracy", contrast.accuracy))
+    )
+
+
+def claims_frame(claims: Sequence[JudgedClaim]) -> pd.DataFrame:
+    """A row per claim of others: what they found, what was found here, the verdict."""
+    return pd.DataFrame(
+        judged.claim.model_dump(mode="json")
+        | (vars(judged.measure) if judged.measure else {})
+        | {"verdict": str(judged.verdict)}
+        for judged in claims
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kvhelpers.analysis.analyse import FIRST, Analysis, analyse
+from kvhelpers.analysis.claims import JudgedClaim, judge_claims
 from kvhelpers.analysis.comparisons import Comparisons, compare_conditions
 from kvhelpers.analysis.discriminators import WITHIN
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies
@@ -118,11 +119,12 @@ def _trace(results: Sequence[ConditionResult]) -> Figure | None:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is computed for a log beside the analysis: comparisons, half-accuracy points, and the tidy tables
-    of it all by name.
+    """What is computed for a log beside the analysis: comparisons, claims, half-accuracy points, and the tidy
+    tables of it all by name.
     """
 
     comparisons: Comparisons
+    claims: list[JudgedClaim]
     half_accuracies: list[HalfAccuracy]
     frames: dict[str, pd.DataFrame]
 
@@ -130,8 +132,10 @@ class Numbers:
 def make_numbers(results: Sequence[ConditionResult], spec: Experiment | None, analysis: Analysis) -> Numbers:
     """Compare an experiment's conditions."""
     comparisons = compare_conditions(results, spec.contrasts if spec else [])
+    claims = judge_claims(spec.claims if spec else [], results, analysis)
     half_accuracies = find_half_accuracies(results)
-    return Numbers(comparisons, half_accuracies, log_frames(results, analysis, comparisons, half_accuracies))
+    frames = log_frames(results, analysis, comparisons, claims, half_accuracies)
+    return Numbers(comparisons, claims, half_accuracies, frames)
 
 
 def log_text(
@@ -168,6 +172,7 @@ def log_text(
         baseline=baseline,
         weak=baseline is not None and baseline_is_weak(baseline.summary.accuracy.count),
         comparisons=numbers.comparisons,
+        claims=numbers.claims,
         half_accuracies=numbers.half_accuracies,
         folder=without_home(relative(first.path.parents[1])),
         analysis=analysis,

@@ -17,6 +17,7 @@ FILTERS = (
     "estimate",
     "share",
     "points",
+    "claim_measure",
     "sentence",
     "markdown_table",
     "model_output",

@@ -208,7 +208,7 @@ def test_a_full_disk_costs_passes_only(tiny, tmp_path, monkeypatch):
     spec, small = PressSpec("knorm", 0.5), Passes(limit=1, spill=Spill(tmp_path, limit=1))
     Prefiller(tiny, MANY, passes=small)(requests_for(MANY, spec))
     assert not small.endings and small.held == small.spill.held == 0
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("wb"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("wb"))  # noqa: SIM115
     broken = Passes(limit=1, spill=Spill(tmp_path, limit=10**9))
     caches = Prefiller(tiny, MANY, passes=broken)(requests_for(MANY, spec))
     assert not broken.endings and len(caches) == 5 and not list(tmp_path.iterdir())

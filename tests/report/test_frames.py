@@ -70,7 +70,8 @@ def test_modes_are_counted_by_condition():
 def test_only_tables_with_rows_are_files_and_old_ones_go(tmp_path, frames):
     (tmp_path / "contrasts.csv").write_text("old")
     saved = save_frames(frames | {"contrasts": pd.DataFrame()}, tmp_path)
-    assert {path.stem for path in saved} == set(frames) - {"contrasts", "onset"}  # no loop has a control
+    empty = {"contrasts", "claims", "onset"}  # no loop has a control
+    assert {path.stem for path in saved} == set(frames) - empty
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in saved}
     read = pd.read_csv(tmp_path / "comparisons.csv")
     pd.testing.assert_frame_equal(read, frames["comparisons"], atol=1e-6, check_dtype=False)
@@ -80,6 +81,6 @@ def test_a_lone_condition_has_its_tables():
     results = [make_result("knorm", 0.5, [True] * 3)]
     analysis = analyse(results)
     numbers = make_numbers(results, None, analysis)
-    made = log_frames(results, analysis, numbers.comparisons, numbers.half_accuracies)
+    made = log_frames(results, analysis, numbers.comparisons, [], numbers.half_accuracies)
     assert len(made["conditions"]) == len(RATES) + len(ENDINGS)
     assert not len(made["comparisons"]) and not len(made["alarms"]) and not len(made["half_accuracy"])

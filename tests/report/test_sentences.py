@@ -55,7 +55,7 @@ def test_conditions_share_a_sentence_for_each_verdict():
     higher, lower, same = verdicts(True, make_result("none", 0.0, RIGHT), *pressed)
     assert higher == "- Accuracy: higher than without compression in 0 of 7 conditions."
     assert "lower than without compression in 2 of 7 conditions: `knorm 0.6` (−100 [" in lower
-    assert "not distinguishable from without compression in 5 of 7 conditions: `knorm 0.1` (+0 [" in same
+    assert "not distinguishable from without compression in 5 of 7 conditions: `knorm 0.1` (0 [" in same
     assert verdicts(False, make_result("none", 0.0, RIGHT), *pressed)[1].endswith("in 2 of 7 conditions.")
     mixed = make_result("none", 0.0, [True] * 8 + [False] * 8)
     assert (
@@ -124,6 +124,7 @@ def abstract(*results):
         baseline=baseline,
         weak=weak,
         comparisons=compare_conditions(results),
+        claims=[],
         half_accuracies=find_half_accuracies(results),
         analysis=analysis,
         condition=results[0].condition,

@@ -78,7 +78,7 @@ def test_side_by_side_wraps_and_cuts():
 def test_numbers_read_as_people_write_them():
     assert rate(Rate(count=1, n=20, rate=0.05, low=0.0089, high=0.236)) == "5 % [1, 24]"
     assert points(compare_counts(20, 0, 50)) == "−40 [−53, −24]"
-    assert points(compare_counts(0, 0, 50)) == "+0 [−5, +5]"
+    assert points(compare_counts(0, 0, 50)) == "0 [−5, +5]"
     assert share(Estimate(0.714, None, None, 1, 1)) == "71 % [no interval]" and share(None) == "–"
 
 
