@@ -10,8 +10,9 @@ from tqdm import tqdm
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.experiment.run import judged
 from kvhelpers.records import Record
-from kvhelpers.scoring.score import Ended, score
+from kvhelpers.scoring.score import Ended
 from kvhelpers.scoring.summary import summarize
 
 JUDGED = ("prompt_index", "token_id", "char_end", "entropy", "top1_prob")  # columns that judging needs
@@ -46,5 +47,9 @@ def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ..
     for record in result.records:
         run = by_prompt.get(record.prompt_index, signals[:0])
         ended = Ended(record.text, run["token_id"].tolist(), run["char_end"].tolist(), record.stop_reason)
-        records.append(record.model_copy(update=vars(score(ended, record.reference))))
+        records.append(
+            record.model_copy(
+                update=vars(judged(result.condition, record.prompt_id, record.reference, ended))
+            )
+        )
     return tuple(records)

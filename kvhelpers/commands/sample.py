@@ -24,7 +24,7 @@ from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.paths import definition_path, samples_dir, temporary_beside, write_atomic
 from kvhelpers.records import CHANGE, LISTS
 from kvhelpers.scoring.failure_modes import failure_mode
-from kvhelpers.tasks.load import OWN_TASKS
+from kvhelpers.tasks.load import texts_may_be_shared
 
 LEFT_OUT = (*LISTS, CHANGE)
 
@@ -77,7 +77,7 @@ def _write_signals(result: ConditionResult, path: Path) -> None:
 
 
 def _without_texts(result: ConditionResult) -> ConditionResult:
-    if result.condition.task in OWN_TASKS:
+    if texts_may_be_shared(result.condition.task):
         return result
     records = tuple(
         record.model_copy(update={"question": None, "mode": failure_mode(record, result.examples)})

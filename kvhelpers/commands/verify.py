@@ -15,11 +15,12 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import find_experiment
 from kvhelpers.experiment.identity import SCHEMA_VERSION, hash_of
 from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, refuse_mixed, result_paths
+from kvhelpers.experiment.run import problems_of
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
 from kvhelpers.paths import relative
 from kvhelpers.scoring.summary import summarize
-from kvhelpers.tasks.load import OWN_TASKS, load_problems
+from kvhelpers.tasks.load import texts_may_be_shared
 
 NAMED = 5
 
@@ -121,11 +122,9 @@ def _about_the_condition(result: ConditionResult) -> Iterator[str]:
 def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
     if len({record.prompt_id for record in result.records}) < len(result.records):
         yield "two records are of the same prompt"
-    if result.condition.task in OWN_TASKS:
+    if texts_may_be_shared(result.condition.task):
         condition = result.condition
-        problems, _ = load_problems(
-            condition.task, condition.n_prompts, condition.n_fewshot, condition.seed, condition.data_file
-        )
+        problems, _ = problems_of(condition)
         for record, problem in zip(result.records, problems, strict=True):
             told = (record.prompt_id, record.question, record.reference)
             if told != (problem.id, problem.question, problem.reference):

@@ -25,8 +25,8 @@ from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.tasks.load import TASKS, data_fingerprint
-from kvhelpers.tasks.prompts import POSITIONS
+from kvhelpers.tasks.load import check_task, data_fingerprint
+from kvhelpers.tasks.prompts import POSITIONS, check_position
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LONGEST_NAME = 160  # characters of an experiment's name: files are called after it, with up to 95 bytes more
@@ -62,6 +62,7 @@ class Condition(BaseModel):
     experiment: str = Field(default=SCRATCH, pattern=EXPERIMENT_NAME)
     model: str = Field(default="smollm2-135m", min_length=1)
     task: str = "onestep"
+    task_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
     data_file: str | None = Field(default=None, min_length=1)
     press: str = "streaming_llm"
     ratio: float | None = Field(default=None, ge=0, lt=1)
@@ -224,7 +225,8 @@ def make_condition(values: dict[str, Any]) -> Condition:
             "'auto'"
         )
     condition = build_condition(values)
-    check_plain(condition.press_kwargs, "press_kwargs")  # it may have come as JSON text
+    for name in ("press_kwargs", "task_kwargs"):  # they may have come as JSON text
+        check_plain(getattr(condition, name), name)
     condition.press_spec.check()
     needed = condition.press_spec.attention()
     if needed == "eager" and condition.attn not in ("auto", needed):
@@ -232,12 +234,8 @@ def make_condition(values: dict[str, Any]) -> Condition:
             f"attn {condition.attn!r} does not fit {condition.press!r}, which reads attention weights: "
             "use 'eager'"
         )
-    if condition.task not in TASKS:
-        raise unknown_name("task", condition.task, TASKS)
-    if condition.task != "gsm8k" and condition.data_file:
-        raise InputError(
-            f"data_file {condition.data_file!r} is only for task 'gsm8k', not for {condition.task!r}"
-        )
+    check_task(condition.task, condition.data_file, condition.task_kwargs)
+    check_position(condition.question_position, condition.multiturn)
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
         if (value := getattr(condition, name)) not in ("auto", *allowed):
             raise unknown_name(name, value, ("auto", *allowed))

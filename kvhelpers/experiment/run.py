@@ -24,10 +24,10 @@ from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
 from kvhelpers.records import Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
-from kvhelpers.scoring.score import Ended, score
+from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
-from kvhelpers.tasks.load import load_problems
-from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt, build_prompts
+from kvhelpers.tasks.load import load_problems, verifier
+from kvhelpers.tasks.prompts import STOP_STRINGS, Problem, Prompt, build_prompts
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -37,11 +37,12 @@ def load_for(condition: Condition) -> LanguageModel:
 
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
     """The condition's prompts."""
-    problems, examples = _problems(condition)
+    problems, examples = problems_of(condition)
     return build_prompts(problems, examples, lm.tokenizer, condition.multiturn, condition.question_position)
 
 
-def _problems(condition: Condition) -> tuple[list, list]:
+def problems_of(condition: Condition) -> tuple[list[Problem], list[Problem]]:
+    """The condition's problems and worked examples."""
     return load_problems(
         condition.task,
         condition.n_prompts,
@@ -49,6 +50,7 @@ def _problems(condition: Condition) -> tuple[list, list]:
         condition.seed,
         condition.data_file,
         condition.examples_seed,
+        condition.task_kwargs,
     )
 
 
@@ -157,7 +159,7 @@ def _result(
     condition: Condition, records: list[Record], tables: list[pa.Table], command: str | None
 ) -> ConditionResult:
     signals = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
-    _, examples = _problems(condition)
+    _, examples = problems_of(condition)
     return ConditionResult(
         label=condition.label(),
         condition=condition,
@@ -221,6 +223,11 @@ def uncompressed_answer(condition: Condition, prompt_index: int) -> str:
     return answer_text(run.token_ids, lm)
 
 
+def judged(condition: Condition, prompt_id: str, reference: str, run: Ended) -> Score:
+    """A run of a condition, judged as its task says."""
+    return score(run, reference, verifier(condition.task, condition.task_kwargs, prompt_id, reference))
+
+
 def press_seed(seed: int, prompt_id: str) -> int:
     """Seed of random numbers a press may draw for a prompt, the same in every batch, process and order."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
@@ -252,7 +259,9 @@ class _Recorder:
     def record(self, index: int, prompt: Prompt, run: Generation) -> tuple[Record, dict[str, Sequence]]:
         """A run's record and its per-token columns."""
         text, ends = answer_text(run.token_ids, self.lm), char_ends(run.token_ids, self.lm)
-        scored = score(Ended(text, run.token_ids, ends, run.stop_reason), prompt.reference)
+        scored = judged(
+            self.condition, prompt.id, prompt.reference, Ended(text, run.token_ids, ends, run.stop_reason)
+        )
         record = Record(
             prompt_index=index,
             prompt_id=prompt.id,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvhelpers.records import Answer, Failures, StopReason
 from kvhelpers.scoring.failures import find_failures
-from kvhelpers.tasks.answers import extract_answer, is_right
+from kvhelpers.tasks.answers import extract_answer, is_number, is_right
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
 
@@ -33,14 +33,18 @@ class Score:
     loop_onset_char: int | None
 
 
-def score(run: Ended, reference: str) -> Score:
-    """Judge a run against the right answer.
+def score(run: Ended, reference: str, verify: Callable[[str], bool] | None = None) -> Score:
+    """Judge a run against the right answer; ``verify`` says whether an extracted one is right, where that
+    takes more than to be equal.
 
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
-    answer = extract_answer(run.text, STOP_STRINGS)
-    right = run.stop_reason != StopReason.ERROR and is_right(answer.value, reference)
+    answer = extract_answer(run.text, STOP_STRINGS, is_number(reference))
+    right = is_right(answer.value, reference)
+    if verify is not None and answer.value is not None:
+        right = verify(answer.value)
+    right = right and run.stop_reason != StopReason.ERROR
     failures = find_failures(list(run.token_ids), run.stop_reason, right)
     onset = failures.loop_onset
     onset_char = None if onset is None else [0, *map(int, run.char_ends)][onset]

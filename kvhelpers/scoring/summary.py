@@ -34,7 +34,9 @@ ENDINGS: dict[str, Callable[[Record], bool]] = {
 
 
 def _ended_right(record: Record, value: str | None) -> bool:
-    return record.stop_reason.ended and is_right(value, record.reference)
+    decided = value is not None and value == record.answer.value
+    right = not record.failures.wrong_answer if decided else is_right(value, record.reference)
+    return record.stop_reason.ended and right
 
 
 def endings(records: Sequence[Record]) -> dict[str, Rate]:

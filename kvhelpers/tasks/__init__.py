@@ -5,11 +5,10 @@ tokenizer is handed in), a press, or how an answer came about.
 """
 
 from kvhelpers.tasks.answers import extract_answer, is_right
-from kvhelpers.tasks.load import OWN_TASKS, TASKS, data_fingerprint, load_problems
+from kvhelpers.tasks.load import TASKS, data_fingerprint, load_problems
 from kvhelpers.tasks.prompts import STOP_STRINGS, Problem, Prompt, build_prompts
 
 __all__ = [
-    "OWN_TASKS",
     "STOP_STRINGS",
     "TASKS",
     "Problem",

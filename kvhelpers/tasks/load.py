@@ -1,19 +1,35 @@
-"""The tasks by name: choose their problems, and say which data these are."""
+"""The tasks by name: choose their problems, say which data these are, and how their answers are checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.tasks.answers import is_number
 from kvhelpers.tasks.gsm8k import gsm8k_fingerprint, gsm8k_problems
 from kvhelpers.tasks.onestep import onestep_problems
 from kvhelpers.tasks.prompts import Problem
+from kvhelpers.tasks.reasoning_gym import (
+    PREFIX,
+    is_right_by_its_verifier,
+    reasoning_gym_fingerprint,
+    reasoning_gym_problems,
+)
 
-TASKS: dict[str, Callable[..., tuple[list[Problem], list[Problem]]]] = {
-    "onestep": onestep_problems,
-    "gsm8k": gsm8k_problems,
-}
-OWN_TASKS = ("onestep",)  # whose texts are generated here
+TASKS = ("onestep", "gsm8k", f"{PREFIX}<name>")
+
+
+def check_task(task: str, data_file: str | None, task_kwargs: Mapping[str, Any]) -> None:
+    """Raise InputError for an unknown task, or for a data file or kwargs that it does not take."""
+    is_gym = task.startswith(PREFIX)
+    if not is_gym and task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    if task != "gsm8k" and data_file:
+        raise InputError(f"data_file {data_file!r} is only for task 'gsm8k', not for {task!r}")
+    if not is_gym and task_kwargs:
+        raise InputError(f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…', not for {task!r}")
 
 
 def load_problems(
@@ -23,35 +39,58 @@ def load_problems(
     seed: int,
     data_file: str | None = None,
     examples_seed: int | None = None,
+    task_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
     """Choose ``n_prompts`` problems and ``n_fewshot`` worked examples, disjoint, by seed.
 
     Parameters
     ----------
-    task : ``onestep`` (generated here) or ``gsm8k`` (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+    task : ``onestep`` (generated here), ``gsm8k`` (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168), or
+        ``reasoning_gym:<name>`` (`tasks.reasoning_gym`).
     data_file : for gsm8k, a local JSONL with ``question`` and ``answer``, its path as seen from the
         repository or from here; examples then come from it too. None loads ``openai/gsm8k`` by `datasets`,
         problems from its test split and examples from its train split.
     examples_seed : draws other examples for the same problems; None: those of ``seed``.
+    task_kwargs : settings of a data set of reasoning-gym.
 
     Raises
     ------
     InputError : unknown task, unreadable file, a row without question or answer, fewer rows than asked for.
     """
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
+    check_task(task, data_file, task_kwargs or {})
     if n_prompts < 1 or n_fewshot < 0:
         raise InputError(f"n_prompts {n_prompts} must be at least 1 and n_fewshot {n_fewshot} at least 0")
-    if task != "gsm8k" and data_file:
-        raise InputError(f"data_file {data_file!r} is only for task 'gsm8k', not for {task!r}")
-    return TASKS[task](n_prompts, n_fewshot, seed, data_file, examples_seed)
+    if task == "onestep":
+        return onestep_problems(n_prompts, n_fewshot, seed, examples_seed)
+    if task == "gsm8k":
+        return gsm8k_problems(n_prompts, n_fewshot, seed, data_file, examples_seed)
+    return reasoning_gym_problems(task, n_prompts, n_fewshot, seed, examples_seed, task_kwargs or {})
 
 
 def data_fingerprint(task: str, data_file: str | None) -> str:
-    """What identifies a task's data: a local file's SHA-256, the data set's name, or ``generated``.
+    """What identifies a task's data: a local file's SHA-256, the data set's name, the version of what
+    generates it, or ``generated``.
 
     Raises
     ------
     InputError : the file cannot be read.
     """
-    return "generated" if task in OWN_TASKS else gsm8k_fingerprint(data_file)
+    if task == "gsm8k":
+        return gsm8k_fingerprint(data_file)
+    return "generated" if task == "onestep" else reasoning_gym_fingerprint()
+
+
+def texts_may_be_shared(task: str) -> bool:
+    """Whether a task's questions are generated, so that results may carry them."""
+    return task != "gsm8k"
+
+
+def verifier(
+    task: str, task_kwargs: Mapping[str, Any], prompt_id: str, reference: str
+) -> Callable[[str], bool] | None:
+    """What checks an answer to a problem, where that takes more than to equal the right one: the data set's
+    own verifier, for answers of reasoning-gym that are no numbers.
+    """
+    if not task.startswith(PREFIX) or is_number(reference):
+        return None
+    return partial(is_right_by_its_verifier, task, task_kwargs, prompt_id)

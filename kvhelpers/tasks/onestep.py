@@ -52,13 +52,10 @@ def onestep_problems(
     n_prompts: int,
     n_fewshot: int,
     seed: int,
-    data_file: None = None,
     examples_seed: int | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
     """Make problems and worked examples, all different; a larger number begins with the same ones. With an
     ``examples_seed`` the problems stay, with other examples.
-
-    ``data_file`` is not used.
 
     Raises
     ------

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")  # an answer ends where one of them begins
 ASKED = "Question: {}\nAnswer:"
 POSITIONS = ("last", "first")  # where the question stands: after the worked examples, or before them
-BEFORE_EXAMPLES = "{}\n\nDo not answer yet. First see how other questions are answered."
-AFTER_EXAMPLES = "Now answer the question above that has no answer yet, the first one.\nAnswer:"
+BEFORE_EXAMPLES = (
+    "Answer this question:\n\n{}\n\n"
+    "These are other questions with their answers, to show the form of an answer:"
+)
+AFTER_EXAMPLES = "Now answer the question at the top.\nAnswer:"
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,28 @@ def build_prompts(
 
     Raises
     ------
-    InputError : a text has one of the model's control tokens in it, with which it could end its turn and
-        begin another one.
+    InputError : the question first in chat turns, after which models say that they were asked nothing; a text
+        has one of the model's control tokens in it, with which it could end its turn and begin another one.
     """
+    check_position(question_position, multiturn)
     for problem in (*examples, *problems):
         _check_text(problem, tokenizer)
     prompts = []
     for problem in problems:
-        messages = _messages(problem, examples, multiturn, question_position == "first")
+        question_first = question_position == "first"
+        messages = _turns(problem, examples) if multiturn else _one_message(problem, examples, question_first)
         token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids))
     return prompts
+
+
+def check_position(question_position: str, multiturn: bool) -> None:
+    """Raise InputError for a question before examples that are turns of a chat."""
+    if question_position == "first" and multiturn:
+        raise InputError(
+            "question_position 'first' needs multiturn false: with the examples as chat turns behind the "
+            "question, models say that they were asked nothing"
+        )
 
 
 def _check_text(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -97,22 +111,19 @@ def _control_token(text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None
 
 
-def _messages(
-    problem: Problem, examples: Sequence[Problem], multiturn: bool, question_first: bool
-) -> list[dict[str, str]]:
-    parts = [(example.asked, example.solution) for example in examples]
-    if not multiturn:
-        parts = [(f"{ASKED.format(one.question)} {one.solution}", None) for one in examples]
-    last = problem.asked if multiturn else ASKED.format(problem.question)
+def _turns(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
+    messages = []
+    for example in examples:
+        messages.append({"role": "user", "content": example.asked})
+        messages.append({"role": "assistant", "content": example.solution})
+    return [*messages, {"role": "user", "content": problem.asked}]
+
+
+def _one_message(problem: Problem, examples: Sequence[Problem], question_first: bool) -> list[dict[str, str]]:
+    parts = [f"{ASKED.format(example.question)} {example.solution}" for example in examples]
     if question_first and examples:
         before = BEFORE_EXAMPLES.format(f"Question: {problem.question}")
-        parts[0] = (f"{before}\n\n{parts[0][0]}", parts[0][1])
-        last = AFTER_EXAMPLES
-    if not multiturn:
-        return [{"role": "user", "content": "\n\n".join([*(asked for asked, _ in parts), last])}]
-    turns = [
-        {"role": role, "content": content}
-        for asked, solution in parts
-        for role, content in (("user", asked), ("assistant", solution))
-    ]
-    return [*turns, {"role": "user", "content": last}]
+        parts = [before, *parts, AFTER_EXAMPLES]
+    else:
+        parts = [*parts, ASKED.format(problem.question)]
+    return [{"role": "user", "content": "\n\n".join(parts)}]

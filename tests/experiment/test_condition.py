@@ -252,7 +252,8 @@ def test_names_and_numbers_are_checked_without_torch():
 
 
 def test_settings_that_older_results_do_not_name_leave_their_identity(tmp_path):
-    usual, first = make_condition({}), make_condition({"question_position": "first", "examples_seed": 7})
+    usual = make_condition({"multiturn": False})
+    first = make_condition({"multiturn": False, "question_position": "first", "examples_seed": 7})
     assert not {"question_position", "examples_seed"} & set(identity(usual))
     assert identity(first) == identity(usual) | {"question_position": "first", "examples_seed": 7}
     assert first.label() == "streaming_llm 0.875 (question first, examples 7)"
@@ -266,3 +267,5 @@ def test_where_the_question_stands_is_checked():
         make_condition({"question_position": "middle"})
     with pytest.raises(InputError, match="examples_seed -1 is not allowed"):
         make_condition({"examples_seed": -1})
+    with pytest.raises(InputError, match="question_position 'first' needs multiturn false"):
+        make_condition({"question_position": "first"})

@@ -64,12 +64,12 @@ def test_another_draw_of_examples_leaves_the_problems(task, gsm8k_file):
         draws.append(others)
 
 
-@pytest.mark.parametrize("multiturn", (True, False))
-def test_the_question_can_stand_before_the_examples(embedded, multiturn):
+def test_the_question_can_stand_before_the_examples(embedded):
     (problem,), examples = load_problems("onestep", 1, 3, seed=5)
-    (last,) = build_prompts([problem], examples, embedded.tokenizer, multiturn)
-    (first,) = build_prompts([problem], examples, embedded.tokenizer, multiturn, "first")
-    assert [m["role"] for m in first.messages] == [m["role"] for m in last.messages]
+    last, first = (
+        build_prompts([problem], examples, embedded.tokenizer, False, position)[0]
+        for position in ("last", "first")
+    )
     texts = [embedded.tokenizer.decode(prompt.token_ids) for prompt in (last, first)]
     places = [[text.index(one.question) for one in (*examples, problem)] for text in texts]
     assert places[0] == sorted(places[0]) and places[1][:-1] == sorted(places[1][:-1])
@@ -78,13 +78,14 @@ def test_the_question_can_stand_before_the_examples(embedded, multiturn):
         assert text.count(problem.question) == 1
         assert all(text.count(one.solution) == 1 for one in examples)
     assert first.messages[-1]["content"].endswith(AFTER_EXAMPLES)
+    with pytest.raises(InputError, match="question_position 'first' needs multiturn false"):
+        build_prompts([problem], examples, embedded.tokenizer, True, "first")
 
 
 def test_without_examples_the_question_stands_where_it_always_does(embedded):
     (problem,), _ = load_problems("onestep", 1, 0, seed=5)
     first, last = (
-        build_prompts([problem], [], embedded.tokenizer, question_position=position)
-        for position in ("first", "last")
+        build_prompts([problem], [], embedded.tokenizer, False, position) for position in ("first", "last")
     )
     assert first == last
 
