@@ -20,7 +20,7 @@ from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import output_root
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.report.format import markdown_table
-from kvhelpers.tasks.load import TASKS, load_problems
+from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import build_prompts
 
 PRESSES = ("none", "streaming_llm:0.5", "streaming_llm:0.875", "snapkv:0.5", "snapkv:0.875", "knorm:0.5")
@@ -49,7 +49,9 @@ def main() -> None:
             f"{row[3]}/{len(prompts) * (len(args.press) if row[0] == 'all' else 1)}" for row in rows
         ],
     }
-    print(f"\n{markdown_table(pd.DataFrame(table))}\n\nkept: {shared.held / 2**20:.0f} MiB of memory")
+    disk = shared.spill.held if shared.spill else 0
+    print(f"\n{markdown_table(pd.DataFrame(table))}\n")
+    print(f"kept: {shared.held / 2**20:.0f} MiB of memory, {disk / 2**20:.0f} MiB of disk")
 
 
 def arguments() -> argparse.Namespace:
@@ -57,7 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--task", default="onestep", choices=TASKS)
+    parser.add_argument("--task", default="onestep", choices=FEWSHOT)
     parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
     parser.add_argument("--press", nargs="+", default=list(PRESSES), help="name or name:ratio")
     parser.add_argument("--n-prompts", type=int, default=32)

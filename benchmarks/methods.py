@@ -1,4 +1,4 @@
-"""Four ways to generate the same answers, each timed and weighed: what `throughput.py` compares."""
+"""Ways to generate the same answers, each timed and weighed: what `throughput.py` compares."""
 
 from __future__ import annotations
 
@@ -304,7 +304,8 @@ def measured(
     step = BatchedCache.step
 
     def counted(cache, model, fed, positions):
-        tokens = sum(map(sum, cache.lengths))
+        read_once = cache._read_together() * len(cache.layers)
+        tokens = sum(map(sum, cache.lengths)) - (len(cache.lengths) - 1) * read_once
         _, heads, _, dim = cache.layers[0].keys.shape
         measured.moved_bytes += weight_bytes + 2 * tokens * heads * dim * weights[0].element_size()
         measured.flops += 2 * weight_count * sum(map(len, fed))
@@ -322,9 +323,10 @@ def measured(
             for run in generate(lm, [requests[index] for index in indices], settings):
                 measured.tokens[indices[run.index]] = run.token_ids
                 measured.margins[indices[run.index]] = run.signals["margin"].tolist()
-                measured.passes += run.drafting.passes
-                measured.drafted += run.drafting.drafted
-                measured.accepted += run.drafting.accepted
+                if run.drafting is not None:  # it is None where memory ran out
+                    measured.passes += run.drafting.passes
+                    measured.drafted += run.drafting.drafted
+                    measured.accepted += run.drafting.accepted
         total = clock() - started
     return _filled(measured, total, seconds)
 

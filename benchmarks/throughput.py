@@ -1,6 +1,6 @@
 """Tokens per second of compressed generation with signals, side by side with what people use today.
 
-    python benchmarks/throughput.py --dtype float32                      # the table of docs/speed.md
+    python benchmarks/throughput.py --dtype float32                      # the methods side by side
     python benchmarks/throughput.py --dtype float32 --sweep              # the figure: tokens/s against size
     python benchmarks/throughput.py --products                           # plain and packed weights
 
@@ -33,7 +33,7 @@ from kvhelpers.models.packed import pack, using
 from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.report.format import markdown_table
-from kvhelpers.tasks.load import TASKS, load_problems
+from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import build_prompts
 
 METHODS = {
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--task", nargs="+", default=["onestep"], choices=TASKS)
+    parser.add_argument("--task", nargs="+", default=["onestep"], choices=FEWSHOT)
     parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
     parser.add_argument(
         "--press", nargs="+", default=["none", "streaming_llm:0.5"], help="name or name:ratio"

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import papermill
@@ -41,6 +40,7 @@ from kvhelpers.report.log import write_log
 NOTEBOOK = "01_reproduce"
 UNMANNED_S = 180  # seconds without a worker, after which none is expected to come back
 POLL_S = 1
+_KEPT: dict[tuple[str, ...], tuple[LanguageModel, Passes]] = {}  # of this worker process
 # kernels started at once race for TCP ports
 KERNEL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})
 
@@ -226,11 +226,15 @@ def _condition_here(values: dict, place: tuple[str, str]) -> Condition:
     return condition
 
 
-@lru_cache(maxsize=1)
-def _tools(model: str, device: str, dtype: str) -> tuple[LanguageModel, Passes]:
-    """What a worker keeps from one condition to the next: the model, loaded once, and its passes."""
-    lm = load_model(model, device, dtype)
-    return lm, Passes.of_several_conditions(lm.device, output_root())
+def _tools(*model: str) -> tuple[LanguageModel, Passes]:
+    """What a worker keeps from one condition to the next: the model, loaded once, and its passes. Those of
+    another model go first: both may not fit into memory.
+    """
+    if model not in _KEPT:
+        _KEPT.clear()
+        lm = load_model(*model)
+        _KEPT[model] = lm, Passes.of_several_conditions(lm.device, output_root())
+    return _KEPT[model]
 
 
 def _as_on_workers(client: Client, conditions: Sequence[Condition]) -> list[Condition]:

@@ -102,7 +102,7 @@ def run_prompts(
     wanted = range(len(prompts)) if indices is None else indices
     missing = [index for index in wanted if index not in finished]
     asked = [prompts[index] for index in missing]
-    runs = generate_prompts(condition, lm, asked, rows_together(condition, lm, prompts), passes)
+    runs = generate_prompts(condition, lm, asked, rows_together(condition, lm, prompts, passes), passes)
     since = time.monotonic()
     for run in runs:
         index, now = missing[run.index], time.monotonic()
@@ -175,13 +175,15 @@ def _result(
     )
 
 
-def rows_together(condition: Condition, lm: LanguageModel, prompts: list[Prompt]) -> int:
-    """The condition's batch size, or what fits into memory."""
+def rows_together(
+    condition: Condition, lm: LanguageModel, prompts: list[Prompt], passes: Passes | None = None
+) -> int:
+    """The condition's batch size, or what fits into memory beside the passes that may be kept."""
     if condition.batch_size != "auto":
         return condition.batch_size
     longest = max(len(prompt.token_ids) for prompt in prompts)
     held = 2 * longest if condition.canary_tokens else longest  # the full cache stays for a while
-    return auto_batch_size(lm, held, condition.max_new_tokens)
+    return auto_batch_size(lm, held, condition.max_new_tokens, passes.unused if passes else 0)
 
 
 def generate_prompts(

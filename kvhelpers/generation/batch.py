@@ -81,13 +81,15 @@ class Batch:
         return [row.finish(self.slots) for row in (*ended, *self._leave())]
 
     def _recover(self, reason: str) -> list[Generation]:
-        """Halve the slots and begin the current prompts again; a prompt that does not fit alone fails."""
+        """Give up kept passes, halve the slots and begin the current prompts again; a prompt that does not
+        fit alone fails.
+        """
+        had_passes = self.prefiller.passes.give_up()
         again, failed = list(dict.fromkeys([*(row.index for row in self.rows), *self.joining])), []
-        if self.slots == 1:
+        if self.slots == 1 and not had_passes:
             error = f"out of memory: {reason}"
             failed = [Generation(again.pop(), [], StopReason.ERROR, None, 0.0, self.slots, error=error)]
         self.waiting.extendleft(reversed(again))
-        self.prefiller.passes.forget()
         self._clear(max(1, min(self.slots, len(again)) // 2))
         return failed
 
@@ -146,7 +148,7 @@ class Batch:
             self.choose([row for row, _ in alive], logits)
         for row, prefilled in alive:
             if row.stop_reason is None:
-                self.cache.join(prefilled.cache, prefilled.masked_keys, prefilled.common)
+                self.cache.join(prefilled.cache, prefilled.masked_keys, prefilled.shared)
                 self.rows.append(row)
                 if prefilled.full is not None:
                     self.full_caches.join(row.index, prefilled.full)

@@ -27,7 +27,7 @@ from kvhelpers.generation.cuda_graphs import Recorder
 from kvhelpers.models.packed import PackedLinears, using
 
 BATCHED_ATTENTION = "kvhelpers_batched"
-SHARED_FROM = 4  # rows, from which reading their common beginning once pays
+SHARED_FROM = 4  # rows, from which reading the tokens that they share once pays
 MOST_PADDED = 1.5  # places of a pass for each of its tokens, beyond which rows attend one by one
 RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so that a record serves many steps
 
@@ -36,7 +36,7 @@ RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so tha
 class Feed:
     """The tokens of a pass, those of a row side by side: ids and true positions ``[1, T]``, each token's row
     and its place among its row's ``[T]``, and how many tokens each row has; None where each has one.
-    ``shared`` is how many cached tokens, from the first on, all rows have in common.
+    ``shared`` is how many cached tokens, from the first on, all rows share.
     """
 
     tokens: torch.Tensor
@@ -66,7 +66,8 @@ class Feed:
         """Token at each place of each row ``[rows, deepest]``, a row's last one where it has no more; None
         where rows differ so much that the padding would cost more than going through the rows.
         """
-        if len(self.counts) * self.deepest > MOST_PADDED * sum(self.counts):
+        on_cpu = self.row.device.type == "cpu"  # elsewhere many small calls cost more than padding
+        if on_cpu and len(self.counts) * self.deepest > MOST_PADDED * sum(self.counts):
             return None
         place = torch.arange(self.deepest, device=self.row.device)
         starts, counts = torch.tensor([self.starts, self.counts], device=self.row.device)[:, :, None]
@@ -296,7 +297,7 @@ class BatchedLayer(CacheLayerMixin):
 
 class BatchedCache(Cache):
     """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes passes of one token per
-    row replayable, or is None, and so is ``packed``, the linear weights that such passes multiply with.
+    row replayable, or is None; so is ``packed``, the linear weights that passes multiply with.
     """
 
     def __init__(
@@ -308,7 +309,7 @@ class BatchedCache(Cache):
     ):
         windows = sliding_windows(model)
         super().__init__(layers=[BatchedLayer(self, index, window) for index, window in enumerate(windows)])
-        self.commons: list[int] = []  # per row: how many tokens of the common beginning it holds
+        self.shared: list[int] = []  # per row: how many of its first tokens are the others' too
         self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
         self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)
         tokens, positions, places = torch.zeros(3, 1, slots, dtype=torch.long, device=model.device)
@@ -317,21 +318,21 @@ class BatchedCache(Cache):
         self.recorder, self.recorded, self.packed = recorder, {}, packed
 
     @torch.inference_mode()
-    def join(self, prefilled: DynamicCache, masked_keys: list[torch.Tensor | None], common: int = 0) -> None:
-        """Add a prefilled row (batch size one) as the last one; its first ``common`` tokens are those of all
-        other rows that have any in common.
+    def join(self, prefilled: DynamicCache, masked_keys: list[torch.Tensor | None], shared: int = 0) -> None:
+        """Add a prefilled row (batch size one) as the last one; its first ``shared`` tokens are those of all
+        other rows that share any.
         """
         slot = len(self.lengths)
         for layer, held, masked in zip(self.layers, prefilled.layers, masked_keys, strict=True):
             layer.put(slot, held.keys, held.values, masked)
         self.lengths.append([layer.keys.shape[2] for layer in prefilled.layers])
-        self.commons.append(common)
+        self.shared.append(shared)
 
     @torch.inference_mode()
     def replace(self, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Give a row other keys and values ``[1, G, K, D]`` in one layer."""
         self.layers[layer].put(slot, keys, values, None)
-        self.lengths[slot][layer], self.commons[slot] = keys.shape[2], 0
+        self.lengths[slot][layer], self.shared[slot] = keys.shape[2], 0
 
     @torch.inference_mode()
     def leave(self, slot: int) -> None:
@@ -342,7 +343,7 @@ class BatchedCache(Cache):
                 layer.move(last, slot)
             self.held[:, slot] = self.held[:, last]
         self.held[:, last] = 0
-        for rows in (self.lengths, self.commons):
+        for rows in (self.lengths, self.shared):
             rows[slot] = rows[last]
             rows.pop()
 
@@ -361,7 +362,7 @@ class BatchedCache(Cache):
             ):
                 static[0, : len(fed)] = torch.tensor(now, device=static.device)
             return self._run(model, len(fed))[: len(fed)]
-        feed = feed_of(fed, positions, self.held.device, self._shared())
+        feed = feed_of(fed, positions, self.held.device, self._read_together())
         return self._forward(model, len(fed), self._plan(1, feed.deepest), feed)
 
     @torch.inference_mode()
@@ -370,14 +371,14 @@ class BatchedCache(Cache):
         self.held[:, : len(counts)] += torch.tensor(counts, device=self.held.device)
         self.lengths = [[n + count for n in row] for row, count in zip(self.lengths, counts, strict=True)]
 
-    def _shared(self) -> int:
+    def _read_together(self) -> int:
         """How many tokens, from the first on, the rows of a pass read together."""
-        pays = len(self.commons) >= SHARED_FROM and self.held.device.type == "cpu"
-        return min(self.commons) if pays else 0
+        pays = len(self.shared) >= SHARED_FROM and self.held.device.type == "cpu"
+        return min(self.shared) if pays else 0
 
     def _run(self, model: PreTrainedModel, rows: int) -> torch.Tensor:
         if self.recorder is None:
-            return self._forward(model, rows, self._plan(1), self.fixed.first(rows, self._shared()))
+            return self._forward(model, rows, self._plan(1), self.fixed.first(rows, self._read_together()))
         # empty slots hold nothing and are computed in vain
         rows = min(self.held.shape[1], 1 << (rows - 1).bit_length())
         plan, feed = self._plan(RECORDED_WIDTH), self.fixed.first(rows, shared=0)

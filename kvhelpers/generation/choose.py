@@ -104,8 +104,8 @@ class Chooser:
         self.penalty = None
         if settings.repetition_penalty != 1.0:
             self.penalty = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)
-        lengths = (len(lm.tokenizer.encode(text, add_special_tokens=False)) for text in settings.stop_strings)
-        self.longest = max(lengths, default=0)
+        # tokens that a stop string may take at most, one a byte
+        self.longest = max((len(text.encode()) for text in settings.stop_strings), default=0)
 
     @torch.inference_mode()
     def __call__(
@@ -174,6 +174,5 @@ class Chooser:
         return None
 
     def _ends_in_stop_string(self, tokens: list[int]) -> bool:
-        # twice the string's own tokens: the model may spell it in smaller pieces
-        tail = self.lm.tokenizer.decode(tokens[-2 * self.longest - 2 :])
+        tail = self.lm.tokenizer.decode(tokens[-self.longest :])
         return any(string in tail for string in self.settings.stop_strings)

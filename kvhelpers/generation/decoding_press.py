@@ -1,7 +1,9 @@
-"""Compress rows' caches while they decode, each exactly as kvpress's `DecodingPress` does with one sequence.
+"""Compress rows' caches while they decode, each as kvpress's `DecodingPress` does with one sequence.
 
 After every ``compression_interval`` new tokens a row's cache is cut to ``target_size`` tokens by the base
-press, which sees the hidden states of the tokens since. The rows of a batch have their own rhythms.
+press, which sees the hidden states of the tokens since. The rows of a batch have their own rhythms. Random
+scores are drawn anew for each cut from the run's seed, so that they do not depend on the batch; kvpress draws
+them one after the other.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation.batched_cache import sliding_windows
+from kvhelpers.generation.drafts import PASS_TOKENS
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.kinds import phases
@@ -19,6 +20,7 @@ ENOUGH = {"cpu": 64, "mps": 64, "cuda": 256}  # rows beyond which a step's time 
 USED = 0.7  # share of free memory that the rows may take; the rest is for the prefill and for other programs
 GROWTH = 1.5  # the cache's buffers grow by half when full
 LOGITS_COPIES = 6  # logits and what the signals make of them, float32
+LOGITS_OF_DRAFTS = 2  # the same of drafted tokens, whose signals are computed in parts
 
 
 def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_tokens: int) -> None:
@@ -74,11 +76,17 @@ def row_bytes(lm: LanguageModel, n_tokens: int) -> int:
     return int(GROWTH * cache) + 4 * LOGITS_COPIES * config.vocab_size
 
 
-def auto_batch_size(lm: LanguageModel, longest_prompt: int, max_new_tokens: int) -> int:
-    """Rows to decode together, at least one.
+def pass_bytes(lm: LanguageModel) -> int:
+    """Memory in bytes of the logits of a pass with as many drafts as one may have."""
+    return 4 * LOGITS_OF_DRAFTS * lm.model.config.get_text_config().vocab_size * PASS_TOKENS[lm.device]
+
+
+def auto_batch_size(lm: LanguageModel, longest_prompt: int, max_new_tokens: int, reserved: int = 0) -> int:
+    """Rows to decode together, at least one; ``reserved`` bytes of the free memory are for something else.
 
     The estimate takes prompts as uncompressed, as long as the longest one, and answers as long as allowed.
     When it is wrong all the same, `batch.Batch` halves the rows.
     """
-    fits = USED * free_bytes(lm.device) / row_bytes(lm, longest_prompt + max_new_tokens)
+    free = free_bytes(lm.device) - reserved - pass_bytes(lm)
+    fits = USED * free / row_bytes(lm, longest_prompt + max_new_tokens)
     return max(1, min(ENOUGH[lm.device], int(fits)))

@@ -40,15 +40,15 @@ class Prefilled:
     """What is left of a prompt.
 
     Next-token logits ``[V]`` (float32, from full attention), the compressed cache, which of its keys are
-    masked (``[G, K]`` by layer, or None), a report, how many of its tokens, from the first on, it has in
-    common with the other prompts of the call, and the full cache where it was to be kept.
+    masked (``[G, K]`` by layer, or None), a report, how many of its tokens, from the first on, it shares
+    with the other prompts of the call, and the full cache where it was to be kept.
     """
 
     logits: torch.Tensor
     cache: DynamicCache
     masked_keys: list[torch.Tensor | None]
     report: CacheReport
-    common: int = 0
+    shared: int = 0
     full: DynamicCache | None = None
 
 
@@ -68,8 +68,15 @@ class Prefiller:
         self.lm, self.modules, self.keep_full = lm, attention_modules(lm.model), keep_full
         self.plain_layers = plain_layers(lm.model)
         self.passes = passes or Passes()
+        self.beginning = self._beginning_of(prompts)
+
+    def _beginning_of(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """The beginning whose pass serves all prompts: the one that is kept, or the longest in common."""
+        kept = list(self.passes.beginning)
+        if kept and all(len(prompt) > len(kept) and prompt[: len(kept)] == kept for prompt in prompts):
+            return kept
         common = _common_beginning(prompts) if len(prompts) > 1 else []
-        self.beginning = common if len(common) >= SHARED_AT_LEAST else []
+        return common if len(common) >= SHARED_AT_LEAST else []
 
     def group_size(self, prompts: Sequence[Sequence[int]], press: kvpress.BasePress | None) -> int:
         """How many of ``prompts``, the first of which has ``press``, should be prefilled in one call."""
@@ -107,7 +114,7 @@ class Prefiller:
         """What a pass leaves of each prompt's ending; prompts whose endings are kept need none."""
         passes, skip = self.passes, len(self.beginning)
         passes.begin(self.lm.attn, self.beginning)
-        watch = passes.limit > 0 or any(request.press is not None for request in requests)
+        watch = passes.keeps or any(request.press is not None for request in requests)
         if skip and (passes.beginning_part is None or (watch and not passes.beginning_part.inputs)):
             (passes.beginning_part,) = self._run([self.beginning], None, watch)
         prompts = [request.token_ids for request in requests]
@@ -153,16 +160,19 @@ class Prefiller:
             ]
             noted = [whole[own, :length].clone() for whole in inputs]
             cut = rotary[0] and tuple(part[:1, :length] for part in rotary[0])
-            parts.append(Part(layers, noted, cut, out.logits[row, lengths.index(length)].float()))
+            parts.append(
+                Part(layers, noted, cut, out.logits[row, lengths.index(length)].to(torch.float32, copy=True))
+            )
         return parts
 
     def _compress(self, ending: Part, request: Request) -> Prefilled:
         """Make one prompt's cache of its beginning and ending and apply its press to it."""
-        whole, n_tokens = joined(self.passes.beginning_part, ending), len(request.token_ids)
+        n_tokens, pressed = len(request.token_ids), request.press is not None
+        whole = joined(self.passes.beginning_part, ending, with_inputs=pressed)
         cache = self._cache_of(whole.layers)
         full = self._cache_of(whole.layers) if self.keep_full else None
         sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
-        if request.press is not None:
+        if pressed:
             with (
                 seeded(request.seed, self.lm.device),
                 request.press(self.lm.model),
@@ -177,8 +187,8 @@ class Prefiller:
                     )
         unmasked = [None] * len(cache.layers)
         report = measure(n_tokens, cache, unmasked, sinks, request.press)
-        common = len(self.beginning) if request.press is None else 0
-        return Prefilled(whole.logits, cache, unmasked, report, common, full)
+        shared = 0 if pressed else len(self.beginning)
+        return Prefilled(whole.logits, cache, unmasked, report, shared, full)
 
     def _cache_of(self, parts: Sequence[Sequence[torch.Tensor]]) -> DynamicCache:
         """A cache of these keys and values by layer."""

@@ -38,8 +38,8 @@ class Settings:
         (`full_cache`). Costs the full cache's memory while it lasts. The first new token comes from the full
         cache anyway.
     drafts : whether runs guess their next tokens from their own past, which is faster and gives the same
-        tokens (`drafts`). It is never done under a press that compresses while decoding or with a repetition
-        penalty.
+        tokens (`drafts`) as long as keys and values are finite, which those of a refused guess may not be in
+        float16. It is never done under a press that compresses while decoding or with a repetition penalty.
 
     Raises
     ------

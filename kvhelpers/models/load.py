@@ -98,25 +98,27 @@ def load_tokenizer(name: str, here: bool = False) -> PreTrainedTokenizerBase:
     ------
     InputError : as `load_model`.
     """
-    where = _folder_or_id(name, model_source(name))
+    where = _folder_or_id(name, model_source(name), here)
     try:
         return AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=here)
     except Exception as error:
         raise InputError(f"tokenizer of model {name!r} cannot be loaded: {error}") from error
 
 
-def _folder_or_id(name: str, source: str) -> str:
-    """What transformers loads for a model of this source: a folder, or an id of the hub."""
+def _folder_or_id(name: str, source: str, here: bool = False) -> str:
+    """What transformers loads for a model of this source: a folder, or an id of the hub; with ``here``
+    nothing is downloaded.
+    """
     kind, _, where = source.partition(":")
     if kind == "gguf":
-        return str(converted(_gguf_file(name), where))
+        return str(converted(_gguf_file(name, here), where))
     return where.rpartition("#")[0] if kind == "folder" else where
 
 
-def _gguf_file(name: str) -> Path:
+def _gguf_file(name: str, here: bool) -> Path:
     if name in EMBEDDED:
         return find_wheel_file(EMBEDDED[name])
-    return find_hub_file(HUB_FILES[name]) if name in HUB_FILES else user_path("model", name)
+    return find_hub_file(HUB_FILES[name], here) if name in HUB_FILES else user_path("model", name)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -157,9 +157,10 @@ def find_wheel_file(embedded: EmbeddedModel) -> Path | None:
     return path if path.is_file() else None
 
 
-def find_hub_file(known: HubFile) -> Path:
+def find_hub_file(known: HubFile, here: bool = False) -> Path:
     """Path of a known model's GGUF file: in the folder ``gguf`` of the cache folder, or downloaded from the
-    hub. Its contents are pinned by their hash, which is checked where it is converted.
+    hub, unless it has to be ``here``. Its contents are pinned by their hash, which is checked where it is
+    converted.
 
     Raises
     ------
@@ -171,7 +172,7 @@ def find_hub_file(known: HubFile) -> Path:
     from huggingface_hub import hf_hub_download  # takes a while to load
 
     try:
-        return Path(hf_hub_download(known.hub_id, known.file))
+        return Path(hf_hub_download(known.hub_id, known.file, local_files_only=here))
     except Exception as error:  # a hub that is not reached fails in many ways
         reason = (str(error) or repr(error)).splitlines()[0]
         raise InputError(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psutil
@@ -23,6 +24,7 @@ from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.identity import identity_hash
 from kvhelpers.experiment.results import find_finished, result_path
 from kvhelpers.experiment.run import run_condition
+from kvhelpers.generation.prefill import Prefiller
 
 VALUES = {
     "n_fewshot": 1,
@@ -104,6 +106,29 @@ def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated
     run_condition(condition, embedded)
     run_shard(condition.model_dump(), [0, 1], (str(output), identity_hash(condition)))
     assert not list(output.rglob("*.partial"))
+
+
+def test_a_worker_keeps_a_model_and_its_passes_from_one_condition_to_the_next(output, embedded, monkeypatch):
+    loaded, seen, prefill = [], [], Prefiller._run
+    monkeypatch.setattr(runner, "_KEPT", {})
+
+    def load(name, device, dtype):
+        loaded.append(name)
+        return replace(embedded, dtype=embedded.dtype if dtype == "auto" else dtype)
+
+    monkeypatch.setattr(runner, "load_model", load)
+    monkeypatch.setattr(
+        Prefiller, "_run", lambda self, *args: seen.append(len(args[0])) or prefill(self, *args)
+    )
+    few = VALUES | {"n_prompts": 3, "max_new_tokens": 4, "batch_size": 3}
+    for values in ({"press": "none", "ratio": 0.0}, {}, {"press": "observed_attention"}, {"press": "knorm"}):
+        condition = make_condition(few | values)
+        run_shard(condition.model_dump(), [0, 1, 2], (str(output), identity_hash(condition)))
+    assert len(loaded) == 1 and seen == [1, 3]  # the common beginning, then three endings, once
+    assert len(Checkpoint(condition).finished()) == 3
+    other = make_condition(few | {"dtype": "bfloat16"})
+    run_shard(other.model_copy(update={"n_prompts": 3}).model_dump(), [], (str(output), identity_hash(other)))
+    assert len(loaded) == 2 and len(runner._KEPT) == 1
 
 
 def test_a_worker_of_another_version_or_place_is_refused(output):

@@ -39,7 +39,7 @@ def test_drafts_are_long_where_rows_loop_or_are_few():
     assert draft_lengths([0] * 64, "cpu") == [0] * 64
     assert draft_lengths([SURE - 1, SURE, 2000] + [0] * 13, "cpu") == [0, SURE // 2, 15] + [0] * 13
     assert draft_lengths([0, 0], "cpu") == [CHEAP_TOKENS["cpu"] // 2 - 1] * 2
-    assert draft_lengths([0, 2000], "cuda") == [MOST, MOST]
+    assert draft_lengths([0, 2000], "cuda") == [CHEAP_TOKENS["cuda"] // 2 - 1, MOST]
     assert sum(draft_lengths([2000] * 64, "cpu")) + 64 <= PASS_TOKENS["cpu"]
     assert draft_lengths([2000] * 2000, "cuda") == [0] * 2000
 
@@ -107,6 +107,23 @@ def test_runs_are_the_same_with_and_without_drafts(tiny, known, spec, batch_size
         assert 1 + made.passes <= len(run.token_ids) <= 1 + made.passes + made.accepted
     assert 0 < sum(run.drafting.accepted for run in drafted) < sum(run.drafting.drafted for run in drafted)
     assert all(run.drafting.drafted == 0 for run in plain)
+
+
+@pytest.mark.parametrize("most_padded", (0, 1.5, 1e9))
+@pytest.mark.parametrize("canary_tokens", (0, 6))
+def test_rows_that_draft_and_read_a_common_beginning_together_are_the_same(
+    tiny, known, monkeypatch, most_padded, canary_tokens
+):
+    shared, merged = [], batched_cache._merged
+    monkeypatch.setattr(batched_cache, "MOST_PADDED", most_padded)
+    monkeypatch.setattr(batched_cache, "_merged", lambda *parts: shared.append(1) or merged(*parts))
+    beginning = random_prompts(1)[0]
+    prompts = [beginning + prompt for prompt in random_prompts(8)]
+    plain, drafted = known(SPECS[0], prompts, 40, 8, canary_tokens=canary_tokens)
+    assert_alike(plain, drafted)
+    for run, prompt in zip(drafted, prompts, strict=True):
+        assert run.token_ids == alone(tiny, prompt, None, run.index, 40)
+    assert shared and sum(run.drafting.accepted for run in drafted) > 40
 
 
 def test_a_run_stops_inside_a_pass_where_it_stops_alone(tiny, known):

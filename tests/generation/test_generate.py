@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from kvpress import KnormPress
-from reference import alone, generate_all, kvpress_kept, random_prompts, with_attention
+from reference import alone, generate_all, kvpress_kept, random_prompts, requests_for, with_attention
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation import batched_cache
 from kvhelpers.generation.batched_cache import BatchedCache
+from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.generate import generate
+from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Request, Settings
 from kvhelpers.presses.registry import ENTRIES, PRESSES
 from kvhelpers.presses.spec import PressSpec
@@ -103,18 +105,15 @@ def test_prompts_of_very_different_lengths_in_batches_of_any_size_have_the_same_
     assert others == [first, first]
 
 
-@pytest.mark.parametrize("drafts", (True, False))
 @pytest.mark.parametrize("size", (3, 4, 9))
-def test_rows_that_read_their_common_beginning_together_get_what_each_gets_alone(
-    tiny, monkeypatch, size, drafts
-):
+def test_rows_that_read_their_common_beginning_together_get_what_each_gets_alone(tiny, monkeypatch, size):
     draw, shared = torch.Generator().manual_seed(5), []
     ending = lambda length: torch.randint(3, 300, (length,), generator=draw).tolist()  # noqa: E731
     beginning = ending(90)
     prompts = [beginning + ending(length) for length in (1, 40, 3, 17, 90, 5, 2, 60, 7)]
     merged = batched_cache._merged
     monkeypatch.setattr(batched_cache, "_merged", lambda *parts: shared.append(1) or merged(*parts))
-    runs = generate_all(tiny, prompts, PressSpec("none", 0.0), 20, size, drafts=drafts)
+    runs = generate_all(tiny, prompts, PressSpec("none", 0.0), 20, size, drafts=False)
     assert bool(shared) == (size >= batched_cache.SHARED_FROM)
     for run, prompt in zip(runs, prompts, strict=True):
         (single,) = generate_all(tiny, [prompt], PressSpec("none", 0.0), 20)
@@ -168,6 +167,13 @@ def test_stop_string_ends_the_run_as_in_generate(embedded):
     )
 
 
+def test_a_stop_string_in_the_smallest_pieces_ends_the_run(tiny):
+    spelt = [tiny.tokenizer.convert_tokens_to_ids(letter) for letter in "Quest"]
+    chooser = Chooser(tiny, Settings(9, 1, stop_strings=("Quest",)))
+    assert len(spelt) == 5 and tiny.tokenizer.decode(spelt) == "Quest"
+    assert [chooser._ends_in_stop_string(spelt[:n]) for n in range(1, 6)] == [False] * 4 + [True]
+
+
 def test_stop_reasons_are_kept_apart(tiny):
     prompts = random_prompts(2)
     (first, _) = generate_all(tiny, prompts, PressSpec("none", 0.0), 5)
@@ -207,6 +213,22 @@ def test_out_of_memory_halves_the_batch(tiny, monkeypatch):
     assert [run.token_ids for run in runs] == expected
     assert max(sizes) == 5 and sizes[-1] <= 2
     assert {run.batch_size for run in runs} == {2}  # what was used, not what was asked for
+
+
+def test_kept_passes_go_before_a_prompt_fails_for_want_of_memory(tiny, monkeypatch):
+    prompts, spec = random_prompts(8), PressSpec("knorm", 0.5)
+    expected = [run.token_ids for run in generate_all(tiny, prompts, spec, 10)]
+    passes, step = Passes(limit=10**9), BatchedCache.step
+
+    def limited(self, model, tokens, positions):
+        if len(passes.endings) > 2 or len(tokens) > 1:
+            raise torch.OutOfMemoryError("no memory beside so many passes")
+        return step(self, model, tokens, positions)
+
+    monkeypatch.setattr(BatchedCache, "step", limited)
+    runs = generate(tiny, requests_for(prompts, spec), Settings(10, 4), passes)
+    assert [run.token_ids for run in sorted(runs, key=lambda run: run.index)] == expected
+    assert not passes.keeps and not passes.endings
 
 
 def test_each_run_says_how_many_rows_could_decode_beside_it(tiny, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_row_is_not_estimated_below_what_it_takes(tiny):
     assert held <= row_bytes(tiny, 180) <= 2 * held
 
 
-@pytest.mark.parametrize(("free", "expected"), ((0, 1), (2e6, 2), (1e15, 64)))
+@pytest.mark.parametrize(("free", "expected"), ((0, 1), (2e6 + 8 * 300 * 256, 2), (1e15, 64)))
 def test_batch_size_follows_free_memory(tiny, monkeypatch, free, expected):
     monkeypatch.setattr(limits, "free_bytes", lambda device: free)
     assert auto_batch_size(tiny, 300, 200) == expected

@@ -1,6 +1,7 @@
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from reference import kvpress_cache, requests_for, tiny_llama, with_attention
@@ -191,7 +192,7 @@ def test_passes_stay_within_their_limit_and_with_their_beginning(tiny):
     requests = requests_for(MANY, spec)
     roomy = Passes(limit=10**9)
     Prefiller(tiny, MANY, passes=roomy)(requests)
-    assert len(roomy.endings) == 5 and roomy.held == sum(part.nbytes for part in roomy.endings.values())
+    assert len(roomy.endings) == 5 and roomy.held == sum(roomy.ending(p).nbytes for p in MANY)
     tight = Passes(limit=roomy.held - 1)
     Prefiller(tiny, MANY, passes=tight)(requests)
     assert len(tight.endings) == 4 and tight.held <= tight.limit
@@ -204,6 +205,26 @@ def test_passes_stay_within_their_limit_and_with_their_beginning(tiny):
     assert list(map(list, roomy.endings)) == others
 
 
+def test_what_is_kept_holds_neither_the_group_s_logits_nor_a_file_for_each_prompt(tiny, tmp_path):
+    many = [PROMPT[:70] + [200 + i] * (5 + i) for i in range(12)]
+    requests, before = requests_for(many, PressSpec("knorm", 0.5)), psutil.Process().num_fds()
+    passes = Passes(spill=Spill(tmp_path, 10**9))
+    Prefiller(tiny, many, passes=passes)(requests)
+    assert len(passes.endings) == 12 and psutil.Process().num_fds() - before <= 2
+    for prompt in many:
+        logits = passes.ending(prompt).logits
+        assert logits.untyped_storage().nbytes() == logits.nbytes
+
+
+def test_one_prompt_left_finds_the_kept_beginning(tiny):
+    spec, passes = PressSpec("knorm", 0.5), Passes(limit=10**9)
+    Prefiller(tiny, MANY, passes=passes)(requests_for(MANY, spec))
+    lone = Prefiller(tiny, MANY[3:4], passes=passes)
+    assert lone.beginning == list(passes.beginning) and len(lone.beginning) == 70
+    lone(requests_for(MANY[3:4], spec))
+    assert len(passes.endings) == 5
+
+
 def test_a_full_disk_costs_passes_only(tiny, tmp_path, monkeypatch):
     spec, small = PressSpec("knorm", 0.5), Passes(limit=1, spill=Spill(tmp_path, limit=1))
     Prefiller(tiny, MANY, passes=small)(requests_for(MANY, spec))
@@ -211,4 +232,4 @@ def test_a_full_disk_costs_passes_only(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("wb"))  # noqa: SIM115
     broken = Passes(limit=1, spill=Spill(tmp_path, limit=10**9))
     caches = Prefiller(tiny, MANY, passes=broken)(requests_for(MANY, spec))
-    assert not broken.endings and len(caches) == 5 and not list(tmp_path.iterdir())
+    assert not broken.endings and len(caches) == 5
