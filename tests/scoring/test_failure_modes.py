@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from factories import make_result
+from sklearn.metrics import cohen_kappa_score
 
-from kvhelpers.paths import REPOSITORY
+from kvhelpers.experiment.results import read_experiment
+from kvhelpers.paths import REPOSITORY, labels_dir, samples_dir
 from kvhelpers.records import FailureMode
 from kvhelpers.report.format import rate
 from kvhelpers.scoring.failure_modes import failure_mode, is_amnesia
@@ -79,3 +81,30 @@ def test_the_rule_agrees_with_readers_as_the_data_s_readme_says():
 
 def share(count, n):
     return f"{count}/{n} = {rate(wilson(count, n))}"
+
+
+def test_the_rule_agrees_with_two_blind_readings_as_the_labels_readme_says():
+    labels = pd.read_csv(labels_dir() / "blind-gsm8k.csv")
+    assert cohen_kappa_score(labels["reader_a"], labels["reader_b"]) == pytest.approx(0.99, abs=0.005)
+    agreed = labels[labels["reader_a"] == labels["reader_b"]]
+    right = ((agreed["rule"] == "yes") & (agreed["reader_a"] == "yes")).sum()
+    named, amnesia = (agreed["rule"] == "yes").sum(), (agreed["reader_a"] == "yes").sum()
+    assert (len(labels), len(agreed), right, named, amnesia) == (150, 149, 52, 59, 56)
+    readme = (labels_dir() / "README.md").read_text(encoding="utf-8")
+    for count, n in ((right, named), (right, amnesia)):
+        assert f"{count}/{n} = {rate(wilson(count, n))}" in readme
+
+
+@pytest.mark.parametrize("experiment", ("006-capable-model", "007-question-position"))
+def test_blind_labels_are_of_committed_runs_and_name_the_rule_s_word(experiment):
+    """The rule needs the question, which is not committed: a sample's record carries its mode."""
+    modes = {
+        (result.label, record.prompt_id): record.mode
+        for result in read_experiment(experiment, samples_dir())
+        for record in result.records
+    }
+    labels = pd.read_csv(labels_dir() / "blind-gsm8k.csv")
+    labels = labels[labels["experiment"] == experiment]
+    assert len(labels) >= 60
+    for row in labels.itertuples():
+        assert (modes[row.condition, row.prompt] == FailureMode.AMNESIA) == (row.rule == "yes")
