@@ -21,7 +21,7 @@ from kvhelpers.records import StopReason
 from kvhelpers.report.format import markdown_table, model_output
 from kvhelpers.scoring.failure_modes import COMMON, is_amnesia
 from kvhelpers.scoring.failures import REPEATS, WINDOW, find_failures, find_periodic_loop, find_window_loop
-from kvhelpers.tasks.answers import extract_answer, is_correct
+from kvhelpers.tasks.answers import extract_answer, is_right
 from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import STOP_STRINGS, Problem, build_prompts
 
@@ -91,7 +91,7 @@ def test_a_strict_answer_at_the_end_is_right_however_it_is_written(text, number)
         before = before.replace(stop, "")
     for written in (f"{number}", f"{number:,}", f"{number}.", f"{number}.00"):
         answer = extract_answer(f"{before}\n#### {written}", STOP_STRINGS)
-        assert is_correct(answer, str(number)) and not is_correct(answer, str(number + 1))
+        assert is_right(answer.value, str(number)) and not is_right(answer.value, str(number + 1))
 
 
 @FEW
@@ -411,9 +411,8 @@ def test_references_are_the_numbers_that_were_written(tmp_path_factory, number, 
     path = tmp_path_factory.getbasetemp() / "written.jsonl"
     path.write_text(json.dumps({"question": "a", "answer": f"so\n#### {number:{',' if commas else ''}}"}))
     (problem,), _ = load_problems("gsm8k", 1, 0, 0, str(path))
-    assert Decimal(problem.reference) == number and is_correct(
-        extract_answer(problem.solution), problem.reference
-    )
+    assert Decimal(problem.reference) == number
+    assert is_right(extract_answer(problem.solution).value, problem.reference)
 
 
 @FEW

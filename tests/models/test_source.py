@@ -173,15 +173,21 @@ def test_a_known_model_of_the_hub_is_its_file_by_hash(gguf):
 
 def test_a_known_model_s_file_is_taken_from_the_cache_folder_or_downloaded(gguf, monkeypatch):
     known, asked = source.HUB_FILES["qwen2.5-coder-1.5b"], []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args: asked.append(args) or str(gguf))
-    assert source.find_hub_file(known) == gguf and asked == [(known.hub_id, known.file)]
+
+    def download(*args, local_files_only):
+        asked.append((*args, local_files_only))
+        return str(gguf)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert source.find_hub_file(known) == gguf == source.find_hub_file(known, here=True)
+    assert asked == [(known.hub_id, known.file, False), (known.hub_id, known.file, True)]
     (source.cache_dir() / "gguf").mkdir(parents=True)
     (source.cache_dir() / "gguf" / known.file).touch()
-    assert source.find_hub_file(known) == source.cache_dir() / "gguf" / known.file and len(asked) == 1
+    assert source.find_hub_file(known) == source.cache_dir() / "gguf" / known.file and len(asked) == 2
 
 
 def test_a_known_model_that_cannot_be_downloaded_says_where_to_put_it(gguf, monkeypatch):
-    def offline(*args):
+    def offline(*args, **kwargs):
         raise ConnectionError("no hub")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
