@@ -122,6 +122,7 @@ def abstract(*results):
         "lines",
         results=results,
         baseline=baseline,
+        baselines=[result for result in results if result.condition.is_baseline],
         weak=weak,
         comparisons=compare_conditions(results),
         claims=[],
@@ -151,6 +152,18 @@ def test_the_abstract_turns_around():
     assert many[1] == "- **Loops:** no compressed run loops."
     assert abstract(make_result("none", 0.0, [True] * 5), none)[0].startswith("- **Accuracy cannot tell:**")
     assert "no drop can be stated" in abstract(*knorm)[0]
+
+
+def test_the_abstract_names_every_uncompressed_condition():
+    settings = {"multiturn": False}, {"multiturn": False, "question_position": "first"}
+    results = [
+        made
+        for fields, right in zip(settings, (RIGHT, [True, *RIGHT[1:-1], False]), strict=True)
+        for made in (make_result("none", 0.0, right, **fields), make_result("knorm", 0.5, WRONG, **fields))
+    ]
+    first = abstract(*results)[0]
+    assert "100 % [76, 100] with `none`, 92 % [65, 99] with `none (question first)`;" in first
+    assert "detectably lower (q < .05) in 2 of 2 compressed conditions, each beside" in first
 
 
 def test_alarms_say_what_is_missing():
