@@ -170,7 +170,6 @@ def log_text(
         flagged=_flagged(results),
         suspect=[result.label for result in results if result.is_invalid],
         baseline=baseline,
-        baselines=[result for result in results if result.condition.is_baseline],
         weak=baseline is not None and baseline_is_weak(baseline.summary.accuracy.count),
         comparisons=numbers.comparisons,
         claims=numbers.claims,

@@ -122,7 +122,6 @@ def abstract(*results):
         "lines",
         results=results,
         baseline=baseline,
-        baselines=[result for result in results if result.condition.is_baseline],
         weak=weak,
         comparisons=compare_conditions(results),
         claims=[],
