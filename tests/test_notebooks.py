@@ -118,7 +118,7 @@ def test_runs_from_the_notebooks_folder_beside_the_conditions_it_belongs_to(outp
             "experiment 'nothing' has no finished condition in data/results/nothing; run it first",
         ),
         (("experimnet", "x"), "parameter 'experimnet' is unknown; did you mean 'experiment'?"),
-        (("quantile", "1.5"), "quantile 1.5 is not allowed"),
+        (("quantiles", "1.5"), "quantiles 1.5 is not allowed"),
     ],
 )
 def test_signals_notebook_fails_with_one_sentence(output, parameter, sentence):

@@ -9,13 +9,20 @@ from kvhelpers.analysis.analyse import Analysis, analyse
 from kvhelpers.analysis.claims import ClaimVerdict, JudgedClaim, judge_claims
 from kvhelpers.analysis.comparisons import Comparisons, Verdict, compare, compare_conditions
 from kvhelpers.analysis.discriminators import Gap, discriminate, run_features
-from kvhelpers.analysis.entropy_alarms import QUANTILE, Alarms, AlarmVerdict, Direction, judge_alarms
+from kvhelpers.analysis.entropy_alarms import (
+    QUANTILES,
+    Alarms,
+    AlarmVerdict,
+    Direction,
+    judge_alarms,
+    most_telling,
+)
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies, find_half_accuracy
 from kvhelpers.analysis.onset_alignment import align, onset_differences
 from kvhelpers.analysis.runs import instructive_run, run_signals, run_tokens, runs_table, signal_arrays
 
 __all__ = [
-    "QUANTILE",
+    "QUANTILES",
     "AlarmVerdict",
     "Alarms",
     "Analysis",
@@ -37,6 +44,7 @@ __all__ = [
     "instructive_run",
     "judge_alarms",
     "judge_claims",
+    "most_telling",
     "onset_differences",
     "run_features",
     "run_signals",

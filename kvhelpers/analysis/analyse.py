@@ -15,7 +15,7 @@ from kvhelpers.analysis.discriminators import (
     discriminate,
     run_features,
 )
-from kvhelpers.analysis.entropy_alarms import QUANTILE, Alarms, Direction, judge_alarms
+from kvhelpers.analysis.entropy_alarms import QUANTILES, Alarms, Direction, judge_alarms, most_telling
 from kvhelpers.analysis.onset_alignment import OnsetDifference, align, onset_differences
 from kvhelpers.analysis.runs import runs_table, signal_arrays
 from kvhelpers.errors import InputError
@@ -29,7 +29,7 @@ FIRST = 16  # tokens of the early discriminators
 class Analysis:
     """The runs (`runs.runs_table`), their signals (`runs.signal_arrays`), and what they show.
 
-    ``aligned`` by signal (`onset_alignment.align`), ``alarms`` of high and low entropy
+    ``aligned`` by signal (`onset_alignment.align`), ``thresholds`` on high and low entropy
     (`entropy_alarms.judge_alarms`), ``discriminators`` of whole runs and, as ``early``, of their first 16
     tokens (`discriminators.discriminate`). Conditions whose flags take away their meaning take part in the
     runs only, not in what is shown; ``left_out`` names them.
@@ -39,7 +39,7 @@ class Analysis:
     signals: Mapping[str, np.ndarray]
     left_out: list[str]
     aligned: Mapping[str, pd.DataFrame]
-    alarms: Mapping[Direction, Alarms | None]
+    thresholds: Sequence[Alarms]
     discriminators: pd.DataFrame
     early: pd.DataFrame
 
@@ -49,23 +49,28 @@ class Analysis:
         return onset_differences(self.aligned)
 
     @property
+    def alarms(self) -> dict[Direction, Alarms | None]:
+        """The most telling threshold on each side."""
+        return {direction: most_telling(self.thresholds, direction) for direction in Direction}
+
+    @property
     def best_numbers(self) -> list[BestNumbers]:
         """What tells each outcome best."""
         return best_numbers(self.discriminators, self.early)
 
 
-def analyse(results: Sequence[ConditionResult], quantile: float = QUANTILE) -> Analysis:
+def analyse(results: Sequence[ConditionResult], quantiles: Sequence[float] = QUANTILES) -> Analysis:
     """Analyse an experiment's conditions.
 
     Raises
     ------
-    InputError : ``quantile`` outside (0.5, 1), or a signals file that cannot be read or does not fit its
-        results.
+    InputError : no ``quantiles``, or one outside (0.5, 1), or a signals file that cannot be read or does not
+        fit its results.
     """
-    if isinstance(quantile, bool) or not isinstance(quantile, int | float) or not 0.5 < quantile < 1:
+    if not isinstance(quantiles, list | tuple) or not quantiles or not all(map(_is_upper_share, quantiles)):
         raise InputError(
-            f"quantile {quantile!r} is not allowed; it is a share of the uncompressed tokens, above 0.5 and "
-            "below 1"
+            f"quantiles {quantiles!r} is not allowed; it is a list of shares of the uncompressed tokens, "
+            "each above 0.5 and below 1"
         )
     runs = runs_table(results)
     signals = signal_arrays(results, SIGNALS)
@@ -77,9 +82,11 @@ def analyse(results: Sequence[ConditionResult], quantile: float = QUANTILE) -> A
         signals=signals,
         left_out=list(dict.fromkeys(runs.loc[~runs["valid"], "condition"])),
         aligned={name: align(valid, arrays[name]) for name in ALIGNED},
-        alarms={
-            direction: judge_alarms(valid, arrays["entropy"], direction, quantile) for direction in Direction
-        },
+        thresholds=judge_alarms(valid, arrays["entropy"], quantiles),
         discriminators=discriminate(valid, run_features(valid, arrays)),
         early=discriminate(valid, run_features(valid, arrays, FIRST), by_press=False),
     )
+
+
+def _is_upper_share(value: object) -> bool:
+    return isinstance(value, float) and 0.5 < value < 1

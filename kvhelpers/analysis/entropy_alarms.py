@@ -1,18 +1,22 @@
 """Does a signal cross a threshold before the loop begins, how early, and how often in runs where nothing goes
 wrong?
 
-The threshold is a quantile of the tokens of *uncompressed* runs, so nothing about failures was used to choose
-it. Crossings count from new token 1: token 0 comes from full attention. A loop with its onset at token 0 or 1
-has no token that could warn of it and is counted apart.
+Thresholds are quantiles of the tokens of *uncompressed* runs, so nothing about failures was used to choose
+them. Several are tried on both sides. The interval of each one's excess holds for all of them together, so
+that trying many does not make a verdict. Crossings count from new token 1: token 0 comes from full attention.
+A loop with its onset at token 0 or 1 has no token that could warn of it and is counted apart.
 
 How many looping runs cross before their onset says little by itself, since a long enough run crosses
 sometime. Each looping run is therefore compared with the runs of its condition that at its onset are still
 going and have not begun to loop (incidence density sampling: Miettinen 1976,
-https://doi.org/10.1093/oxfordjournals.aje.a112220): which share of them has crossed by then?
+https://doi.org/10.1093/oxfordjournals.aje.a112220): which share of them has crossed by then? Where fewer than
+10 prompts loop no interval is given: the bootstrap's would be too narrow (Cameron, Gelbach and Miller 2008,
+https://doi.org/10.1162/rest.90.3.414).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,9 +25,10 @@ import pandas as pd
 
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN
-from kvhelpers.stats import Estimate, estimate, mean, proportion
+from kvhelpers.stats import Estimate, estimate, intervals, mean, proportion, simultaneous_intervals, widened
 
-QUANTILE = 0.99
+QUANTILES = (0.9, 0.95, 0.99, 0.995)
+ENOUGH_PROMPTS = 10
 
 
 class Direction(StrEnum):
@@ -34,8 +39,8 @@ class Direction(StrEnum):
 
 
 class AlarmVerdict(StrEnum):
-    """Whether alarms come more often before loops than in comparable runs, by the 95 % interval of the
-    excess; TOO_FEW: prompts for an interval; NOTHING_TO_COMPARE: no onset has a comparable run.
+    """Whether alarms come more often before loops than in comparable runs, by the interval of the excess;
+    TOO_FEW: fewer than 10 prompts loop; NOTHING_TO_COMPARE: no onset has a comparable run.
     """
 
     WARNS = "warns"
@@ -55,7 +60,7 @@ class Alarms:
         tokens, of those.
     matched : the same share among looping runs that have comparable runs, ``by_chance`` the share of these
         that have crossed by the same token, ``excess`` the difference; None where no looping run has a
-        comparable one.
+        comparable one. The 95 % interval of ``excess`` holds for all ``tried`` thresholds together.
     false_alarms : share of healthy runs that cross; ``alarms_per_run`` their mean number of separate
         crossings. Healthy runs end with the right answer; they are compressed ones where there are any
         (``healthy_compressed``), so that the threshold has not seen them.
@@ -72,6 +77,7 @@ class Alarms:
     matched: Estimate | None
     by_chance: Estimate | None
     excess: Estimate | None
+    tried: int
     false_alarms: Estimate | None
     alarms_per_run: Estimate | None
     healthy_compressed: bool
@@ -93,58 +99,87 @@ class Alarms:
 
 
 def judge_alarms(
-    runs: pd.DataFrame, signal: np.ndarray, direction: Direction, quantile: float = QUANTILE
-) -> Alarms | None:
-    """Judge a threshold on a signal; None if there is no uncompressed token to set it on.
+    runs: pd.DataFrame, signal: np.ndarray, quantiles: Sequence[float] = QUANTILES
+) -> list[Alarms]:
+    """Judge thresholds on a signal, high ones first; empty if there is no uncompressed token to set them on.
 
     Parameters
     ----------
     runs : from `runs.runs_table`.
     signal : ``[runs, tokens]``, from `runs.signal_arrays`.
-    direction : above the quantile, or below one minus the quantile.
-    quantile : of the tokens of the uncompressed runs.
+    quantiles : of the tokens of the uncompressed runs; an alarm is a value above one of them, or below one
+        minus one of them.
     """
     signal = signal[:, FIRST_COMPRESSED_TOKEN:]
     uncompressed = signal[(runs["press"] == NONE).to_numpy()]
     uncompressed = uncompressed[np.isfinite(uncompressed)]
     if not len(uncompressed):
-        return None
-    high = direction == Direction.HIGH
-    threshold = float(np.quantile(uncompressed, quantile if high else 1 - quantile))
-    crossed = signal > threshold if high else signal < threshold
+        return []
+    rules = [(direction, quantile) for direction in Direction for quantile in quantiles]
+    thresholds = [
+        float(np.quantile(uncompressed, quantile if direction == Direction.HIGH else 1 - quantile))
+        for direction, quantile in rules
+    ]
+    crossed = np.stack(
+        [
+            signal > threshold if direction == Direction.HIGH else signal < threshold
+            for threshold, (direction, _) in zip(thresholds, rules, strict=True)
+        ]
+    )
+    first = np.where(crossed.any(2), crossed.argmax(2) + FIRST_COMPRESSED_TOKEN, np.iinfo(np.int64).max)
     prompts = runs["prompt"].to_numpy()
-    never = np.iinfo(np.int64).max
-    first = np.where(crossed.any(1), crossed.argmax(1) + FIRST_COMPRESSED_TOKEN, never)
     onset = runs["onset"].to_numpy(float, na_value=np.inf)
     loops = np.flatnonzero(np.isfinite(onset) & (onset > FIRST_COMPRESSED_TOKEN))
-    before = first[loops] < onset[loops]
+    before = first[:, loops] < onset[loops]  # [thresholds, loops]
     healthy = (~runs["catastrophic"] & ~runs["errored"]).to_numpy()
     compressed = healthy & (runs["press"] != NONE).to_numpy()
     healthy = compressed if compressed.any() else healthy
-    starts = crossed[healthy] & ~np.pad(crossed[healthy], ((0, 0), (1, 0)))[:, :-1]
-    matched, by_chance, excess = _matched(runs, first, onset, loops)
-    return Alarms(
-        direction=direction,
-        threshold=threshold,
-        quantile=quantile,
-        threshold_tokens=len(uncompressed),
-        loops=len(loops),
-        immediate=int((onset <= FIRST_COMPRESSED_TOKEN).sum()),
-        caught=proportion(before, prompts[loops]),
-        lead=(onset[loops] - first[loops])[before].astype(int),
-        matched=matched,
-        by_chance=by_chance,
-        excess=excess,
-        false_alarms=proportion(crossed[healthy].any(1), prompts[healthy]),
-        alarms_per_run=estimate(mean(starts.sum(1)), prompts[healthy]),
-        healthy_compressed=bool(compressed.any()),
-    )
+    calm = crossed[:, healthy]
+    starts = calm & ~np.pad(calm, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+    matched = _matched(runs, first, onset, loops)
+    return [
+        Alarms(
+            direction=direction,
+            threshold=thresholds[i],
+            quantile=quantile,
+            threshold_tokens=len(uncompressed),
+            loops=len(loops),
+            immediate=int((onset <= FIRST_COMPRESSED_TOKEN).sum()),
+            caught=proportion(before[i], prompts[loops]),
+            lead=(onset[loops] - first[i, loops])[before[i]].astype(int),
+            matched=matched[i][0],
+            by_chance=matched[i][1],
+            excess=matched[i][2],
+            tried=len(rules),
+            false_alarms=proportion(calm[i].any(1), prompts[healthy]),
+            alarms_per_run=estimate(mean(starts[i].sum(1)), prompts[healthy]),
+            healthy_compressed=bool(compressed.any()),
+        )
+        for i, (direction, quantile) in enumerate(rules)
+    ]
+
+
+def most_telling(alarms: Sequence[Alarms], direction: Direction) -> Alarms | None:
+    """The threshold of a direction whose excess lies the furthest from zero, in units of its interval, which
+    allows for this choice. Where none has an interval it is the first; None if nothing was judged.
+    """
+    return max((a for a in alarms if a.direction == direction), key=_distance, default=None)
+
+
+def _distance(alarms: Alarms) -> float:
+    excess = alarms.excess
+    if excess is None or excess.low is None or not excess.value:
+        return 0.0
+    width = excess.high - excess.low
+    return abs(excess.value) / width if width else np.inf
 
 
 def _matched(
     runs: pd.DataFrame, first: np.ndarray, onset: np.ndarray, loops: np.ndarray
-) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-    """Looping runs against the runs of their condition that are at risk at their onset."""
+) -> list[tuple[Estimate | None, Estimate | None, Estimate | None]]:
+    """For each threshold, looping runs against the runs of their condition that are at risk at their onset;
+    ``first`` is ``[thresholds, runs]``.
+    """
     condition_of = pd.factorize(runs["condition"])[0]
     prompts, tokens = runs["prompt"].to_numpy(), runs["tokens"].to_numpy()
     at = onset[loops][:, None]
@@ -153,22 +188,42 @@ def _matched(
     usable = at_risk.any(1)
     loops, at, at_risk = loops[usable], at[usable], at_risk[usable].astype(float)
     if not len(loops):
-        return None, None, None
-    early = at_risk * (first < at)
-    before = first[loops] < onset[loops]
+        return [(None, None, None)] * len(first)
 
-    def of_loops(weights: np.ndarray) -> np.ndarray:
-        share = weights[:, loops] * (weights @ at_risk.T > 0)
-        return share @ before / share.sum(1)
-
-    def of_others(weights: np.ndarray) -> np.ndarray:
+    def shares(weights: np.ndarray) -> np.ndarray:
+        """What share of the loops and of the others has crossed, and the difference, one after the other for
+        all thresholds: ``[draws, 3 * thresholds]``.
+        """
         others = weights @ at_risk.T
         share = weights[:, loops] * (others > 0)
-        return (share * np.nan_to_num(weights @ early.T / others)).sum(1) / share.sum(1)
+        crossed = [
+            np.stack(
+                [
+                    share @ (row[loops] < at[:, 0]),
+                    (share * np.nan_to_num(weights @ (at_risk * (row < at)).T / others)).sum(1),
+                ]
+            )
+            for row in first
+        ]
+        of_loops, of_others = np.stack(crossed, axis=-1) / share.sum(1)[:, None]
+        return np.concatenate([of_loops, of_others, of_loops - of_others], axis=1)
 
-    def excess(weights: np.ndarray) -> np.ndarray:
-        return of_loops(weights) - of_others(weights)
-
-    n, n_prompts = len(loops), len(set(prompts[loops]))
-    estimates = [estimate(statistic, prompts) for statistic in (of_loops, of_others, excess)]
-    return tuple(e and Estimate(e.value, e.low, e.high, n, n_prompts) for e in estimates)
+    values, low, high = intervals(shares, prompts)
+    differences = slice(2 * len(first), None)
+    low[differences], high[differences] = simultaneous_intervals(
+        lambda weights: shares(weights)[:, differences], prompts
+    )[1:]
+    n_prompts = len(set(prompts[loops]))
+    if n_prompts < ENOUGH_PROMPTS:
+        low[differences] = np.nan
+    made = [
+        Estimate(
+            float(value), *((None, None) if np.isnan(ends[0]) else map(float, ends)), len(loops), n_prompts
+        )
+        for value, *ends in zip(values, low, high, strict=True)
+    ]
+    of_loops, of_others, excess = (made[i : i + len(first)] for i in range(0, len(made), len(first)))
+    return [
+        (widened(mine), widened(theirs), difference)
+        for mine, theirs, difference in zip(of_loops, of_others, excess, strict=True)
+    ]

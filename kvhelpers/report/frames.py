@@ -190,10 +190,12 @@ def onset_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def alarms_frame(analysis: Analysis) -> pd.DataFrame:
-    """A row per direction: the threshold in nats, and the shares with their intervals."""
+    """A row per threshold: in nats, and the shares with their intervals; the interval of ``excess`` holds for
+    all rows together.
+    """
     rows = []
-    for alarms in filter(None, analysis.alarms.values()):
-        row = {"direction": str(alarms.direction), "threshold": alarms.threshold, "quantile": alarms.quantile}
+    for alarms in analysis.thresholds:
+        row = {"direction": str(alarms.direction), "quantile": alarms.quantile, "threshold": alarms.threshold}
         row |= {"threshold_tokens": alarms.threshold_tokens, "loops": alarms.loops}
         row |= {"immediate": alarms.immediate, "verdict": str(alarms.verdict)}
         for name in ("caught", "matched", "by_chance", "excess", "false_alarms", "alarms_per_run"):

@@ -5,7 +5,17 @@ files, of what an outcome is, or of how a number is written.
 """
 
 from kvhelpers.stats.auroc import auroc, pair_counts
-from kvhelpers.stats.bootstrap import RESAMPLES, Estimate, draws, estimate, intervals, mean, proportion
+from kvhelpers.stats.bootstrap import (
+    RESAMPLES,
+    Estimate,
+    draws,
+    estimate,
+    intervals,
+    mean,
+    proportion,
+    simultaneous_intervals,
+    widened,
+)
 from kvhelpers.stats.paired import (
     POWER,
     SIGNIFICANCE,
@@ -38,6 +48,8 @@ __all__ = [
     "pair_counts",
     "proportion",
     "reliability",
+    "simultaneous_intervals",
     "token_metrics",
+    "widened",
     "wilson",
 ]

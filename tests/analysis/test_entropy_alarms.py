@@ -7,7 +7,7 @@ import pytest
 from factories import make_result
 
 from kvhelpers.analysis.analyse import analyse
-from kvhelpers.analysis.entropy_alarms import AlarmVerdict, Direction, judge_alarms
+from kvhelpers.analysis.entropy_alarms import AlarmVerdict, Direction, judge_alarms, most_telling
 from kvhelpers.analysis.runs import runs_table, signal_arrays
 
 N, LENGTH, ONSET = 40, 60, 30
@@ -27,9 +27,12 @@ def conditions_with(looping, healthy):
     return [none, make_result("knorm", 0.5, [i not in onsets for i in range(N)], onsets, entropy=entropy)]
 
 
-def alarms_of(results, direction=Direction.HIGH, quantile=0.99):
-    entropy = signal_arrays(results, ["entropy"])["entropy"]
-    return judge_alarms(runs_table(results), entropy, direction, quantile)
+def thresholds_of(results, *quantiles):
+    return judge_alarms(runs_table(results), signal_arrays(results, ["entropy"])["entropy"], quantiles)
+
+
+def alarms_of(results, direction=Direction.HIGH):
+    return next(alarms for alarms in thresholds_of(results, 0.99) if alarms.direction == direction)
 
 
 def test_spikes_after_onsets_do_not_warn():
@@ -97,7 +100,9 @@ def test_immediate_loops_and_missing_comparisons_are_told_apart():
     quiet = alarms_of([none, make_result("knorm", 0.5, [True] * 3)])
     assert (quiet.immediate, quiet.loops, quiet.caught) == (0, 0, None)
     assert quiet.verdict == AlarmVerdict.NOTHING_TO_COMPARE
-    assert alarms_of([make_result("knorm", 0.5, [False] * 3, {0: 12})]) is None  # no uncompressed token
+    assert (
+        thresholds_of([make_result("knorm", 0.5, [False] * 3, {0: 12})], 0.99) == []
+    )  # no uncompressed token
 
 
 def test_a_single_prompt_has_no_interval_and_too_few_prompts_no_verdict():
@@ -114,3 +119,55 @@ def test_healthy_runs_are_compressed_ones_where_there_are_any():
     assert alarms_of([none, make_result("knorm", 0.5, [True, True, False, False])]).false_alarms.n == 2
     threshold_s_own = alarms_of([none, make_result("knorm", 0.5, [False] * 4, {0: 12})])
     assert threshold_s_own.false_alarms.n == 4 and not threshold_s_own.healthy_compressed
+
+
+def test_fewer_than_ten_looping_prompts_give_no_verdict():
+    for loops, verdict in ((9, AlarmVerdict.TOO_FEW), (10, AlarmVerdict.WARNS)):
+        onsets = {i: ONSET for i in range(loops)}
+        entropy = {i: spiked(20) if i in onsets else spiked() for i in range(N)}
+        none = make_result("none", 0.0, [True] * N, entropy={i: spiked() for i in range(N)})
+        looping = make_result("knorm", 0.5, [i not in onsets for i in range(N)], onsets, entropy=entropy)
+        assert alarms_of([none, looping]).verdict == verdict
+
+
+def noisy(seed, loops_are_alike):
+    """Spikes of random size and place; ``loops_are_alike`` gives every looping run one before its onset."""
+    generator = np.random.default_rng(seed)
+    entropy = generator.exponential(size=(N, LENGTH))
+    if loops_are_alike:
+        entropy[: N // 2, 20] = 20
+    onsets = {i: ONSET for i in range(N // 2)}
+    rows = dict(enumerate(entropy))
+    none = make_result(
+        "none", 0.0, [True] * N, entropy=dict(enumerate(generator.exponential(size=(N, LENGTH))))
+    )
+    return [none, make_result("knorm", 0.5, [i not in onsets for i in range(N)], onsets, entropy=rows)]
+
+
+def test_trying_more_thresholds_widens_every_interval():
+    results = noisy(0, False)
+    [alone, _] = thresholds_of(results, 0.99)
+    together = thresholds_of(results, 0.9, 0.95, 0.99, 0.995)
+    [same] = [a for a in together if (a.direction, a.quantile) == (Direction.HIGH, 0.99)]
+    assert (alone.tried, same.tried) == (2, 8)
+    assert same.excess.value == alone.excess.value
+    assert same.excess.low < alone.excess.low and same.excess.high > alone.excess.high
+
+
+def test_noise_is_rarely_called_a_warning_whichever_threshold_is_the_most_telling():
+    called = 0
+    for seed in range(40):
+        thresholds = thresholds_of(noisy(seed, False), 0.9, 0.95, 0.99, 0.995)
+        called += any(
+            alarms.verdict in (AlarmVerdict.WARNS, AlarmVerdict.COMES_LESS_OFTEN) for alarms in thresholds
+        )
+    assert called <= 6  # 2 expected at 5 %; more than 6 of 40 has a chance below 1 %
+
+
+def test_the_most_telling_threshold_is_the_one_named():
+    results = noisy(1, True)
+    thresholds = thresholds_of(results, 0.6, 0.99)
+    named = most_telling(thresholds, Direction.HIGH)
+    assert (named.quantile, named.verdict) == (0.99, AlarmVerdict.WARNS)
+    assert analyse(results, [0.6, 0.99]).alarms[Direction.HIGH].threshold == named.threshold
+    assert most_telling([], Direction.HIGH) is None

@@ -65,12 +65,12 @@ def test_a_run_s_pieces_are_its_text():
     assert "".join(tokens["piece"]) == "Eva has 5." and tokens["step"].tolist() == list(range(20))
 
 
-@pytest.mark.parametrize("quantile", [0.5, 1, 1.5, "high", True, None])
-def test_a_quantile_that_is_none_is_refused(quantile):
+@pytest.mark.parametrize("quantiles", [[0.5], [0.9, 1], [1.5], "high", 0.99, [True], [], None])
+def test_quantiles_that_are_none_are_refused(quantiles):
     with pytest.raises(
-        InputError, match=r"quantile .* is not allowed; it is a share of the uncompressed tokens"
+        InputError, match=r"quantiles .* is not allowed; it is a list of shares of the uncompressed tokens"
     ):
-        analyse([make_result("none", 0.0, [True])], quantile)
+        analyse([make_result("none", 0.0, [True])], quantiles)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "", 5, None])

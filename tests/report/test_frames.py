@@ -50,7 +50,7 @@ def test_signals_modes_and_discriminators_have_their_n(frames):
     entropy = frames["signals"].set_index(["condition", "signal"]).loc[("none", "mean entropy")]
     assert entropy["mean"] == pytest.approx(0.5) and entropy["n"] == 20
     assert set(frames["discriminators"]["tokens"]) == {"whole run", "first 16"}
-    assert frames["alarms"]["direction"].tolist() == ["high", "low"]
+    assert frames["alarms"]["direction"].tolist() == ["high"] * 4 + ["low"] * 4
 
 
 def test_signals_around_the_onset_have_a_row_for_each_token():

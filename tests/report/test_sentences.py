@@ -167,10 +167,11 @@ def test_the_abstract_names_every_uncompressed_condition():
 
 def test_alarms_say_what_is_missing():
     none = make_result("none", 0.0, [True] * 3)
-    first, high, low = alarm_sentences(
+    first, tried, high, low = alarm_sentences(
         analyse([none, make_result("knorm", 0.5, [False] * 3, {0: 0, 1: 1, 2: 12})])
     ).split("\n")
     assert first.startswith("2 looping runs begin to loop at token 0 or 1")
+    assert "the most telling of the 4 thresholds on its side" in tried and "all 8 thresholds" in tried
     assert "of 1 looping runs" in high and "**no verdict**" in high and "**no verdict**" in low
     quiet = alarm_sentences(analyse([none, make_result("knorm", 0.5, [True] * 3)]))
     assert quiet == "No run loops later than that, so nothing can be said about prediction."

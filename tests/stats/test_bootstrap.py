@@ -5,7 +5,16 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from kvhelpers.stats import RESAMPLES, auroc, draws, estimate, intervals, mean, proportion
+from kvhelpers.stats import (
+    RESAMPLES,
+    auroc,
+    draws,
+    estimate,
+    intervals,
+    mean,
+    proportion,
+    simultaneous_intervals,
+)
 
 RNG = np.random.default_rng(3)
 PROMPTS = np.repeat([f"p/{i}" for i in range(30)], 4)
@@ -74,3 +83,28 @@ def test_units_that_all_agree_have_wilson_s_interval_over_prompts():
     expected = stats.binomtest(0, 30).proportion_ci(method="wilson")
     assert (none.value, none.low, none.high) == (0, pytest.approx(expected.low), pytest.approx(expected.high))
     assert some == estimate(mean(SCORES > 1), PROMPTS)
+
+
+def columns(values):
+    return lambda weights: weights @ values / weights.sum(1, keepdims=True)
+
+
+def test_simultaneous_intervals_of_independent_means_agree_with_sidak_and_of_one_mean_with_its_own():
+    generator, k, n = np.random.default_rng(5), 8, 400
+    values = generator.normal(size=(n, k))
+    prompts = [str(i) for i in range(n)]
+    mean_of, low, high = simultaneous_intervals(columns(values), prompts)
+    expected = stats.norm.ppf(1 - (1 - 0.95 ** (1 / k)) / 2) * values.std(0) / np.sqrt(n)
+    assert mean_of == pytest.approx(values.mean(0))
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+    alike = np.repeat(values[:, :1], k, axis=1)
+    _, low, high = simultaneous_intervals(columns(alike), prompts)
+    assert (high - low) / 2 == pytest.approx(np.full(k, 1.96 * alike.std(0)[0] / np.sqrt(n)), rel=0.1)
+
+
+def test_simultaneous_intervals_of_constants_have_no_width_and_of_one_prompt_do_not_exist():
+    constant = columns(np.ones((5, 2)))
+    _, low, high = simultaneous_intervals(constant, list("abcde"))
+    assert (low == 1).all() and (high == 1).all()
+    _, low, high = simultaneous_intervals(constant, ["a"] * 5)
+    assert np.isnan(low).all() and np.isnan(high).all()
