@@ -185,8 +185,8 @@ def first_difference(first: list[int], second: list[int]) -> int | None:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def machine(args: argparse.Namespace) -> str:
-    """What is measured on."""
+def machine(args: argparse.Namespace, dtype: str | None = None) -> str:
+    """What is measured on; ``dtype`` if it is not the arguments' own."""
     device = resolve_device(args.device)
     if device == "cuda":
         name = torch.cuda.get_device_name()
@@ -201,7 +201,7 @@ def machine(args: argparse.Namespace) -> str:
         ]
         processor = model_name[1] if model_name else platform.processor()
         name = f"{processor} ({', '.join(units[:2])}), {torch.get_num_threads()} threads"
-    dtype = resolve_dtype(args.dtype, device)
+    dtype = dtype or resolve_dtype(args.dtype, device)
     return f"{name}; {args.model}, {dtype}; torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
 
 

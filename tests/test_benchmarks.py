@@ -4,6 +4,8 @@ done.
 
 import gpu
 import methods
+import noise_floor
+import numpy as np
 import pytest
 import throughput
 import torch
@@ -111,3 +113,27 @@ def test_the_gpu_benchmark_runs_on_the_cpu_at_toy_size(capsys):
     out, _ = capsys.readouterr()
     assert out.count("4/4 prompts have the tokens of generate alone") == len(gpu.WAYS)
     assert out.count("| 4 |") == len(gpu.WAYS) and "| generate |" in out
+
+
+def test_the_noise_floor_counts_what_moves():
+    first = noise_floor.Runs([[1, 2, 3], [4, 5], [6]], np.array([1, 0, 1], bool), np.array([0, 0, 0], bool))
+    second = noise_floor.Runs(
+        [[1, 9, 3, 7], [4, 5], [6]], np.array([0, 1, 1], bool), np.array([1, 0, 0], bool)
+    )
+    assert noise_floor.moved(first, second) == {
+        "runs that differ": "1 of 3",
+        "tokens that differ": "2 of 7",
+        "first at token, median": "1",
+        "right": "2 and 2; +1 −1",
+        "loops": "0 and 1; +1 −0",
+    }
+    assert noise_floor.moved(first, first)["runs that differ"] == "0 of 3"
+
+
+@pytest.mark.slow
+def test_float32_has_no_noise_floor(capsys, monkeypatch):
+    command = "noise_floor.py --press streaming_llm:0.5 --n-prompts 6 --max-new-tokens 40 --batch-size 1 6"
+    monkeypatch.setattr("sys.argv", command.split())
+    noise_floor.main()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "float32, batches" in line]
+    assert "0 of 6" in row

@@ -1,12 +1,12 @@
-"""Where a press falls off: the ratio, and the kept tokens, at which accuracy is half of the uncompressed
-accuracy.
+"""Between which two conditions a press falls off: how many kept tokens leave more than half of the
+uncompressed accuracy, and how many leave half of it or less.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -38,28 +38,21 @@ class Curve:
         return [result.summary.kept_tokens for result in self.results]
 
 
-class Interval(NamedTuple):
-    """A value with its 95 % interval; NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class HalfAccuracy:
-    """A curve's half-accuracy point as ``removed`` share of the prompt's cache and as ``kept`` tokens.
+    """The two neighbours on a curve between which accuracy falls to half, as kept tokens.
 
-    A share above ``last_removed`` or a count below ``last_kept``, the curve's end, means that the curve does
-    not fall so far. ``suspect``: the condition below the crossing has a flag that takes away its meaning.
-    ``n`` prompts.
+    With ``most`` kept tokens more than half of the uncompressed accuracy is left, with ``fewest`` half or
+    less; ``fewest`` is 0 where no condition falls so far. In 95 % of the draws of prompts the two lie within
+    the conditions with ``low`` and ``high``; NaN where there is no interval. ``suspect``: the condition with
+    ``fewest`` has a flag that takes away its meaning. ``n`` prompts.
     """
 
     curve: Curve
-    removed: Interval
-    kept: Interval
-    last_removed: float
-    last_kept: float
+    fewest: float
+    most: float
+    low: float
+    high: float
     n: int
     suspect: bool
 
@@ -84,16 +77,16 @@ def find_half_accuracies(results: Sequence[ConditionResult]) -> list[HalfAccurac
     """
     steady = [result for result in results if not result.cuts_while_decoding]
     points = [find_half_accuracy(curve) for curve in curves(steady)]
-    return sorted(filter(None, points), key=lambda point: point.kept.value)
+    return sorted(filter(None, points), key=lambda point: (point.most, point.fewest))
 
 
 def find_half_accuracy(curve: Curve) -> HalfAccuracy | None:
-    """The first point, going down the curve from no compression, where accuracy is half of the uncompressed
-    one.
+    """Where, going down the curve from no compression, the first condition has half of the uncompressed
+    accuracy or less.
 
-    Accuracy between two conditions is interpolated linearly. Intervals by bootstrap over prompts; all
-    conditions of a draw have the same prompts. None without a baseline and two compressed conditions on the
-    same prompts, or where the uncompressed model solves too few.
+    Intervals by bootstrap over prompts; all conditions of a draw have the same prompts. None without a
+    baseline and two compressed conditions on the same prompts, or where the uncompressed model solves too
+    few.
     """
     if curve.baseline is None:
         return None
@@ -103,36 +96,22 @@ def find_half_accuracy(curve: Curve) -> HalfAccuracy | None:
     if len(curve.results) < 2 or not prompts or baseline_is_weak(sum(right[0][prompt] for prompt in prompts)):
         return None
     correct = np.array([[of_point[prompt] for of_point in right] for prompt in prompts], dtype=float)
-    whole = curve.baseline.summary.prompt_tokens
-    kept = np.array([whole, *curve.kept])
+    kept = np.array([curve.baseline.summary.prompt_tokens, *curve.kept, 0], dtype=float)
 
-    def crossing(weights: np.ndarray) -> np.ndarray:
-        at = np.array([_crossing(row, kept) for row in weights @ correct / weights.sum(1, keepdims=True)])
-        return np.stack([1 - at / whole, at], axis=1)
+    def neighbours(weights: np.ndarray) -> np.ndarray:
+        """Places on the curve before and after the fall, ``[draws, 2]``; NaN where a draw solves nothing."""
+        accuracy = weights @ correct / weights.sum(1, keepdims=True)
+        fallen = np.pad(accuracy <= SHARE * accuracy[:, :1], ((0, 0), (0, 1)), constant_values=True)
+        after = np.where(fallen[:, 0], np.nan, fallen.argmax(1))
+        return np.stack([after - 1, after], axis=1)
 
-    removed, in_tokens = (Interval(*map(float, x)) for x in zip(*intervals(crossing, prompts), strict=True))
-    below = np.flatnonzero(correct.mean(0) <= SHARE * correct[:, 0].mean())
+    (before, after), (first, _), (_, last) = intervals(neighbours, prompts)
     return HalfAccuracy(
         curve=curve,
-        removed=removed,
-        kept=in_tokens,
-        last_removed=float(1 - kept[-1] / whole),
-        last_kept=float(kept[-1]),
+        fewest=float(kept[int(after)]),
+        most=float(kept[int(before)]),
+        low=math.nan if math.isnan(last) else float(kept[math.ceil(last)]),
+        high=math.nan if math.isnan(first) else float(kept[math.floor(first)]),
         n=len(prompts),
-        suspect=bool(len(below)) and points[below[0]].is_invalid,
+        suspect=bool(after < len(points)) and points[int(after)].is_invalid,
     )
-
-
-def _crossing(accuracy: np.ndarray, kept: np.ndarray) -> float:
-    """Kept tokens at the first crossing of half the first accuracy; 0 if there is none, NaN if nothing is
-    solved.
-    """
-    half = SHARE * accuracy[0]
-    below = np.flatnonzero(accuracy <= half)
-    if half == 0:
-        return np.nan
-    if not len(below):
-        return 0.0
-    after = below[0]
-    share = (accuracy[after - 1] - half) / (accuracy[after - 1] - accuracy[after])
-    return kept[after - 1] + share * (kept[after] - kept[after - 1])

@@ -161,16 +161,12 @@ def looping_pairs_frame(comparisons: Comparisons) -> pd.DataFrame:
 
 
 def half_accuracy_frame(half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
-    """A row per press and settings. A value beyond ``last`` means that accuracy does not fall so far."""
+    """A row per press and settings, in kept tokens. ``fewest`` is 0 where accuracy does not fall to half."""
     return pd.DataFrame(
-        {"press": point.curve.press, "settings": point.curve.fields, "measure": measure}
-        | interval._asdict()
-        | {"last": last, "n": point.n, "below_is_valid": not point.suspect}
+        {"press": point.curve.press, "settings": point.curve.fields}
+        | {name: getattr(point, name) for name in ("fewest", "most", "low", "high", "n")}
+        | {"prompt_tokens": point.curve.baseline.summary.prompt_tokens, "fewest_is_valid": not point.suspect}
         for point in half_accuracies
-        for measure, interval, last in (
-            ("removed share", point.removed, point.last_removed),
-            ("kept tokens", point.kept, point.last_kept),
-        )
     )
 
 

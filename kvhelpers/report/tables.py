@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from kvhelpers.analysis.discriminators import POOLED, WITHIN, auroc_of
-from kvhelpers.analysis.half_accuracy import HalfAccuracy, Interval
+from kvhelpers.analysis.half_accuracy import HalfAccuracy
 from kvhelpers.analysis.runs import signal_means
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
 from kvhelpers.presses.registry import DECODING
@@ -135,14 +135,15 @@ def _amount(result: ConditionResult) -> str:
 
 
 def kept_text(point: HalfAccuracy) -> str:
-    """``92 [< 40, 118]``."""
-    last = point.last_kept
-    return _interval(point.kept, lambda x: f"< {last:.0f}" if x < last else f"{x:.0f}")
+    """``79 to 98 [39, 98]``, or ``< 39 [< 39, 79]`` where accuracy does not fall to half."""
+    ends = "no interval" if math.isnan(point.low) else f"{_at_least(point.low, point)}, {point.high:.0f}"
+    between = f"{point.fewest:.0f} to {point.most:.0f}" if point.fewest else _at_least(0, point)
+    return f"{between} [{ends}]"
 
 
-def _interval(of: Interval, text: Callable[[float], str]) -> str:
-    ends = "no interval" if math.isnan(of.low) else f"{text(of.low)}, {text(of.high)}"
-    return f"{text(of.value)} [{ends}]"
+def _at_least(kept: float, point: HalfAccuracy) -> str:
+    fewest_tried = point.curve.kept[-1]
+    return f"< {fewest_tried:.0f}" if kept < fewest_tried else f"{kept:.0f}"
 
 
 def press_table(table: pd.DataFrame, outcome: str = "looping") -> pd.DataFrame:

@@ -1,4 +1,3 @@
-import pytest
 from factories import make_result
 
 from kvhelpers.analysis.half_accuracy import curves, find_half_accuracies, find_half_accuracy
@@ -23,22 +22,28 @@ def half_accuracy_of(*counts, base=40, **made):
     return find_half_accuracy(curve)
 
 
-def test_the_point_is_interpolated_where_accuracy_is_half():
+def between(point):
+    return point.fewest, point.most
+
+
+def test_the_two_conditions_around_the_fall_are_named():
     point = half_accuracy_of(40, 30, 10)
-    assert point.removed.value == pytest.approx(0.625) and point.kept.value == pytest.approx(37.5)
-    assert point.removed.low < 0.625 < point.removed.high and point.n == 40
-    assert point.kept.value >= point.last_kept and not point.suspect
-    assert half_accuracy_of(10, 0, 0).removed.value == pytest.approx(0.25 * 20 / 30)
-    assert half_accuracy_of(20, 40, 40).removed.value == pytest.approx(0.25)  # the first crossing counts
+    assert between(point) == (25, 50) and point.n == 40 and not point.suspect
+    assert (point.low, point.high) == (25, 50)  # 30 of 40 is half of 40 or less in one of 1000 draws
+    assert between(half_accuracy_of(10, 0, 0)) == (75, 100)
+    assert between(half_accuracy_of(20, 40, 40)) == (75, 100)  # the first fall counts, and half is fallen
+
+
+def test_the_interval_holds_neighbours_that_could_be_the_ones():
+    point = half_accuracy_of(40, 21, 10)
+    assert between(point) == (25, 50) and (point.low, point.high) == (25, 75)
 
 
 def test_a_curve_that_does_not_fall_says_so():
     point = half_accuracy_of(40, 40, 39)
-    assert point.kept.value < point.last_kept
-    assert point.removed.low > point.last_removed == pytest.approx(0.75)
-    assert point.kept.high < point.last_kept == pytest.approx(25)
+    assert between(point) == (0, 25) and (point.low, point.high) == (0, 25)
     barely = half_accuracy_of(40, 40, 21)
-    assert barely.kept.value < barely.last_kept and barely.removed.low <= 0.75 < barely.removed.high
+    assert between(barely) == (0, 25) and (barely.low, barely.high) == (0, 50)
 
 
 def test_a_point_above_a_condition_that_means_nothing_is_suspect():

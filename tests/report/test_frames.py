@@ -37,10 +37,9 @@ def test_tests_name_both_sides(frames):
     assert (pair["first"], pair["second"], pair["difference"]) == ("knorm 0.5", "tova 0.5", -1)
 
 
-def test_half_accuracy_is_given_in_both_measures(frames):
-    rows = frames["half_accuracy"].set_index(["press", "measure"])["value"]
-    kept = rows["knorm", "kept tokens"]
-    assert rows["knorm", "removed share"] == pytest.approx(1 - kept / 100) and 50 < kept < 75
+def test_half_accuracy_is_given_in_kept_tokens(frames):
+    row = frames["half_accuracy"].set_index("press").loc["knorm"]
+    assert (row["fewest"], row["most"], row["prompt_tokens"]) == (50, 75, 100)
 
 
 def test_signals_modes_and_discriminators_have_their_n(frames):

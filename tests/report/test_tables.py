@@ -48,8 +48,10 @@ def test_a_half_accuracy_point_that_is_not_reached_reads_as_a_bound():
     solved = [True] * 40
     results = [make_result("none", 0.0, solved), *(make_result("knorm", r, solved) for r in (0.25, 0.75))]
     point = find_half_accuracy(curves(results)[0])
-    assert tables.kept_text(point) == "< 25 [< 25, < 25]"
-    assert tables.grid_table(results, [point])["Half-accuracy at"].tolist() == ["< 25 [< 25, < 25]"]
+    assert tables.kept_text(point) == "< 25 [< 25, 25]"
+    assert tables.grid_table(results, [point])["Half-accuracy at"].tolist() == ["< 25 [< 25, 25]"]
+    fallen = [*results[:2], make_result("knorm", 0.75, [False] * 40)]
+    assert tables.kept_text(find_half_accuracy(curves(fallen)[0])) == "25 to 75 [25, 75]"
 
 
 def test_settings_have_rows_and_cuts_while_decoding_a_column():
