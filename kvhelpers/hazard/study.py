@@ -216,9 +216,10 @@ class Study(Shape):
     otherwise.
 
     ``methods`` and ``alarms`` are by predictor, ``above`` by baseline: the differences of the proposed
-    predictor's AUROC and the baseline's, over the same draws of prompts. ``learning`` is by share of the
-    training prompts; ``control`` has one entry per shuffle of the outcomes. ``reliability``, ``traces`` and
-    ``missed`` are about the proposed predictor's out-of-fold scores; ``model`` is trained on all prompts.
+    predictor's AUROC and the baseline's within condition and token, over the same draws of prompts.
+    ``learning`` is by share of the training prompts; ``control`` has one entry per shuffle of the outcomes.
+    ``reliability``, ``traces`` and ``missed`` are about the proposed predictor's out-of-fold scores;
+    ``model`` is trained on all prompts.
     """
 
     provenance: StudyProvenance
@@ -277,7 +278,8 @@ class Evaluation:
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """Tokens of the same number and the same fold, ``[N]``.
+        """Tokens of the same condition, the same number and the same fold, ``[N]``: neither the condition nor
+        the position tells them apart.
 
         Of the same fold, since one with more failures than the others is scored by a predictor that has seen
         fewer: over all folds even a constant looks as if it knew something, the wrong way round.
@@ -285,7 +287,9 @@ class Evaluation:
         fold = np.zeros(len(self.risk.runs), dtype=int)
         for index, split in enumerate(self.splits):
             fold[split.test] = index
-        return fold[self.risk.run] * (self.risk.step.max(initial=0) + 1) + self.risk.step
+        runs = self.risk.runs
+        group = runs.assign(fold=fold).groupby(["experiment", "condition", "fold"]).ngroup().to_numpy()
+        return group[self.risk.run] * (self.risk.step.max(initial=0) + 1) + self.risk.step
 
     def scores(self, predictor: Predictor) -> np.ndarray:
         """Each token's score by a predictor trained on other prompts, ``[N]``."""
@@ -387,7 +391,7 @@ def _methods(
     for name, predictor in baselines(risk, horizon).items():
         other = evaluation.scores(predictor)
         methods[name] = evaluation.metrics(other)
-        above[name] = auroc_difference(scores, other, evaluation.label, risk.prompts)
+        above[name] = auroc_difference(scores, other, evaluation.label, risk.prompts, evaluation.strata)
     return methods, above
 
 
@@ -430,14 +434,16 @@ def _ablations(evaluation: Evaluation, families: Sequence[str]) -> Ablations:
 
 
 def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
-    """Give each run the event and its time of a run drawn at random; a run keeps its tokens at risk up to its
-    new event.
+    """Give each run the event and its time of a run of its condition drawn at random; a run keeps its tokens
+    at risk up to its new event.
 
-    What a run's features say of its own outcome is gone. What is left: failures come at certain tokens, and a
-    run that is given a later event than its own has no tokens there.
+    What a run's features say of its own outcome is gone. What is left: its condition fails often or seldom,
+    failures come at certain tokens, and a run that is given a later event than its own has no tokens there.
     """
     rng, runs = np.random.default_rng(seed), risk.runs.copy()
-    order = rng.permutation(len(runs))
+    order = np.arange(len(runs))
+    for members in runs.groupby(["experiment", "condition"]).indices.values():
+        order[members] = rng.permutation(members)
     runs[["event", "time", "failed"]] = risk.runs[["event", "time", "failed"]].to_numpy()[order]
     runs = runs.astype({"time": int, "failed": bool})
     shuffled = RiskSet(runs, risk.run, risk.step, risk.features, risk.names)

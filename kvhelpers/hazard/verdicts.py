@@ -29,7 +29,9 @@ class Foreseen(StrEnum):
 
 
 class Beside(StrEnum):
-    """The proposed predictor's AUROC beside a baseline's, by the interval of their difference."""
+    """The proposed predictor's AUROC within condition and token beside a baseline's, by the interval of their
+    difference.
+    """
 
     ABOVE = "above"
     BELOW = "below"
@@ -56,7 +58,9 @@ class Control(StrEnum):
 
 @dataclass(frozen=True)
 class TokenFinding:
-    """The proposed predictor and a baseline on single tokens, with the difference of their AUROC."""
+    """The proposed predictor and a baseline on single tokens of the same condition and number, with the
+    difference of their AUROC.
+    """
 
     verdict: Beside
     proposed: Estimate
@@ -77,7 +81,7 @@ class RunFinding:
 
 @dataclass(frozen=True)
 class ControlFinding:
-    """AUROC over pairs at the same token with outcomes shuffled ``shuffles`` times: mean, its t interval over
+    """AUROC within condition and token with outcomes shuffled ``shuffles`` times: mean, its t interval over
     shuffles, least and most; and the mean AUROC over all pairs. NaN where there is nothing to tell apart.
     """
 
@@ -106,14 +110,13 @@ class Influences:
     """What the proposed predictor's AUROC hangs on; None where there is nothing to say.
 
     ``costliest`` is the family of features without which it loses most, beside the AUROC of all
-    (``features``) and that with share removed and press (``with_condition``); ``least_share`` is the smallest
+    (``features``); ``least_share`` is the smallest
     share of the training prompts and its AUROC; ``tasks`` were seen, ``presses`` were not; ``onsets`` are the
     quartiles of the failures' tokens.
     """
 
     features: Estimate | None
     costliest: tuple[str, Estimate] | None
-    with_condition: Estimate | None
     least_share: tuple[float, Estimate] | None
     tasks: Extremes | None
     presses: Extremes | None
@@ -136,14 +139,31 @@ def beside_baselines(study: Study) -> TokenFinding | None:
     differences = [name for name, difference in study.above.items() if difference]
     if not differences:
         return None
-    return _beside(study, max(differences, key=lambda name: study.methods[name].auroc.value))
+    return _beside(study, max(differences, key=lambda name: study.methods[name].auroc_within.value))
 
 
-def beside_condition(study: Study) -> TokenFinding | None:
-    """The proposed predictor against knowing only share removed and press; None if there is nothing to tell
-    apart.
+@dataclass(frozen=True)
+class ConditionShare:
+    """How much of the proposed predictor's AUROC over all pairs, ``pooled``, is left ``within`` condition and
+    token, beside ``by_condition``, the pooled AUROC of knowing share removed and press only.
+
+    ``share`` of what is above 0.5 goes when condition and token are held fixed; None where nothing is above.
     """
-    return _beside(study, CONDITION) if study.above.get(CONDITION) else None
+
+    pooled: Estimate
+    within: Estimate
+    by_condition: Estimate | None
+    share: float | None
+
+
+def condition_share(study: Study) -> ConditionShare | None:
+    """How much of the pooled AUROC is the condition; None if there is nothing to tell apart."""
+    proposed = study.methods[PROPOSED]
+    if not (proposed.auroc and proposed.auroc_within):
+        return None
+    known, left = proposed.auroc.value - 0.5, proposed.auroc_within.value - 0.5
+    share = (known - left) / known if known > 0 else None
+    return ConditionShare(proposed.auroc, proposed.auroc_within, study.methods[CONDITION].auroc, share)
 
 
 def _beside(study: Study, baseline: str) -> TokenFinding:
@@ -151,7 +171,7 @@ def _beside(study: Study, baseline: str) -> TokenFinding:
     verdict = Beside.NOT_DISTINGUISHABLE
     if difference.low is not None and not difference.low <= 0 <= difference.high:
         verdict = Beside.ABOVE if difference.value > 0 else Beside.BELOW
-    proposed, other = study.methods[PROPOSED].auroc, study.methods[baseline].auroc
+    proposed, other = study.methods[PROPOSED].auroc_within, study.methods[baseline].auroc_within
     return TokenFinding(verdict, proposed, baseline, other, difference)
 
 
@@ -181,14 +201,15 @@ def _compared(share: Estimate, other: Estimate) -> Caught:
 
 
 def influences(study: Study) -> Influences:
-    """What the AUROC hangs on: features, data, kinds of runs, how early failures come."""
+    """What the AUROC within condition and token hangs on: features, data, kinds of runs, how early failures
+    come.
+    """
     without = _aurocs(study.ablations.without)
     least = min(study.learning)
-    auroc = study.learning[least].auroc
+    auroc = study.learning[least].auroc_within
     return Influences(
-        features=study.methods[PROPOSED].auroc,
+        features=study.methods[PROPOSED].auroc_within,
         costliest=min(without.items(), key=lambda pair: pair[1].value, default=None),
-        with_condition=study.ablations.with_condition.auroc,
         least_share=None if auroc is None else (least, auroc),
         tasks=_extremes(_aurocs(study.elsewhere.by_seen_task)),
         presses=_extremes(_aurocs(study.elsewhere.by_unseen_press)),
@@ -197,7 +218,7 @@ def influences(study: Study) -> Influences:
 
 
 def _aurocs(metrics: Mapping[str, TokenMetrics]) -> dict[str, Estimate]:
-    return {name: value.auroc for name, value in metrics.items() if value.auroc}
+    return {name: value.auroc_within for name, value in metrics.items() if value.auroc_within}
 
 
 def _extremes(aurocs: Mapping[str, Estimate]) -> Extremes | None:
@@ -209,13 +230,20 @@ def _extremes(aurocs: Mapping[str, Estimate]) -> Extremes | None:
 
 def control(study: Study) -> ControlFinding:
     """What the proposed predictor knows when outcomes are shuffled between runs."""
-    same = [metrics.auroc_same_token.value for metrics in study.control if metrics.auroc_same_token]
+    within = [metrics.auroc_within.value for metrics in study.control if metrics.auroc_within]
     over_all = [metrics.auroc.value for metrics in study.control if metrics.auroc]
-    if len(same) < 2:
-        return ControlFinding(Control.NOTHING_TO_TELL, len(same), *[np.nan] * 6)
-    mean = float(np.mean(same))
-    half = float(t.ppf(0.975, len(same) - 1) * np.std(same, ddof=1) / np.sqrt(len(same)))
+    if len(within) < 2:
+        return ControlFinding(Control.NOTHING_TO_TELL, len(within), *[np.nan] * 6)
+    mean = float(np.mean(within))
+    half = float(t.ppf(0.975, len(within) - 1) * np.std(within, ddof=1) / np.sqrt(len(within)))
     verdict = Control.HOLDS if mean - half <= 0.5 <= mean + half else Control.DOES_NOT_HOLD
     return ControlFinding(
-        verdict, len(same), mean, mean - half, mean + half, min(same), max(same), float(np.mean(over_all))
+        verdict,
+        len(within),
+        mean,
+        mean - half,
+        mean + half,
+        min(within),
+        max(within),
+        float(np.mean(over_all)),
     )

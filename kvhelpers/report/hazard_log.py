@@ -117,6 +117,7 @@ def abstract(study: Study) -> str:
         verdict=verdicts.foreseen(study),
         tokens=verdicts.beside_baselines(study),
         runs=verdicts.runs_beside_baselines(study),
+        condition=verdicts.condition_share(study),
     )
 
 
@@ -126,7 +127,6 @@ def conclusions(study: Study) -> str:
         "hazard_sentences",
         "conclusions",
         study=study,
-        condition=verdicts.beside_condition(study),
         influences=verdicts.influences(study),
     )
 

@@ -15,6 +15,7 @@ from kvhelpers.report.format import GAP, estimate, percent, share
 from kvhelpers.stats import Estimate, TokenMetrics
 
 QUARTILES = (25, 50, 75)
+WITHIN, POOLED = "AUROC, same condition and token", "AUROC, all pairs"
 NUMBERS = {"estimate": float, "low": float, "high": float, "n": "Int64", "prompts": "Int64"}
 
 
@@ -28,8 +29,8 @@ def results_table(study: Study) -> pd.DataFrame:
         rows.append(
             {
                 "Predictor": name,
-                "AUROC": estimate(value.auroc),
-                "AUROC, same token": estimate(value.auroc_same_token),
+                WITHIN: estimate(value.auroc_within),
+                POOLED: estimate(value.auroc),
                 "AUPRC": estimate(value.auprc, 3),
                 "False alarms": share(alarms and alarms.false_alarms),
                 "Failures caught": share(alarms and alarms.caught),
@@ -51,8 +52,8 @@ def metrics_table(metrics: Mapping[object, TokenMetrics], title: str) -> pd.Data
     return pd.DataFrame(
         {
             title: name,
-            "AUROC": estimate(value.auroc),
-            "AUROC, same token": estimate(value.auroc_same_token),
+            WITHIN: estimate(value.auroc_within),
+            POOLED: estimate(value.auroc),
             "AUPRC": estimate(value.auprc, 3),
             "Base rate": GAP if value.base_rate is None else f"{value.base_rate:.3f}",
             "Brier": estimate(value.brier, 4),
@@ -142,7 +143,7 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
         "predictors": _metric_numbers(study.methods, "predictor"),
         "differences": _table(
             [
-                {"baseline": name, "metric": "auroc_difference"} | _number(value)
+                {"baseline": name, "metric": "auroc_within_difference"} | _number(value)
                 for name, value in study.above.items()
             ]
         ),
@@ -158,7 +159,7 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
 def _metric_numbers(metrics: Mapping[object, TokenMetrics], key: str) -> pd.DataFrame:
     rows = []
     for name, value in metrics.items():
-        for metric in ("auroc", "auroc_same_token", "auprc", "brier"):
+        for metric in ("auroc_within", "auroc", "auprc", "brier"):
             rows.append({key: name, "metric": metric} | _number(getattr(value, metric)))
         rows.append({key: name, "metric": "base_rate", "estimate": value.base_rate, "n": value.tokens})
     return _table(rows)

@@ -24,13 +24,13 @@ BINS = 10  # of the reliability curve, with equally many tokens each
 class TokenMetrics:
     """Scores against labels.
 
-    ``auroc`` over all pairs of tokens; ``auroc_same_token`` over pairs with the same number in their runs, so
-    that knowing the position gains nothing; ``auprc``, the average precision, to be compared with
-    ``base_rate``; ``brier``, the mean squared error of the probability. None where it is undefined.
+    ``auroc`` over all pairs of tokens; ``auroc_within`` over pairs of the same stratum, so that knowing the
+    stratum gains nothing; ``auprc``, the average precision, to be compared with ``base_rate``; ``brier``, the
+    mean squared error of the probability. None where it is undefined.
     """
 
     auroc: Estimate | None
-    auroc_same_token: Estimate | None
+    auroc_within: Estimate | None
     auprc: Estimate | None
     brier: Estimate | None
     base_rate: float | None
@@ -39,19 +39,19 @@ class TokenMetrics:
 
 
 def token_metrics(
-    score: np.ndarray, label: np.ndarray, prompts: Sequence[str], step: np.ndarray
+    score: np.ndarray, label: np.ndarray, prompts: Sequence[str], strata: np.ndarray
 ) -> TokenMetrics:
-    """Judge scores ``[N]`` (probabilities) against labels ``[N]``; tokens whose label or score is NaN are
-    left out.
+    """Judge scores ``[N]`` (probabilities) against labels ``[N]`` of tokens in ``strata`` ``[N]``; tokens
+    whose label or score is NaN are left out.
     """
     used = ~np.isnan(label) & ~np.isnan(score)
-    score, positive, step = score[used], label[used].astype(bool), step[used]
+    score, positive, strata = score[used], label[used].astype(bool), strata[used]
     codes, names = pd.factorize(np.asarray(prompts, dtype=object)[used])
     if not len(score):
         return TokenMetrics(None, None, None, None, None, 0, 0)
     return TokenMetrics(
         _pairwise(*pair_counts(score, positive, codes, len(names)), len(score)),
-        _pairwise(*pair_counts(score, positive, codes, len(names), step), len(score)),
+        _pairwise(*pair_counts(score, positive, codes, len(names), strata), len(score)),
         _average_precision(score, positive, codes, len(names)),
         _mean((score - positive) ** 2, codes, len(names)),
         float(positive.mean()),
@@ -61,13 +61,16 @@ def token_metrics(
 
 
 def auroc_difference(
-    first: np.ndarray, second: np.ndarray, label: np.ndarray, prompts: Sequence[str]
+    first: np.ndarray, second: np.ndarray, label: np.ndarray, prompts: Sequence[str], strata: np.ndarray
 ) -> Estimate | None:
-    """AUROC of the first scores minus that of the second on the same tokens, all draws shared."""
+    """AUROC within strata of the first scores minus that of the second on the same tokens, all draws
+    shared.
+    """
     used = ~np.isnan(label) & ~np.isnan(first) & ~np.isnan(second)
     positive, (codes, names) = label[used].astype(bool), pd.factorize(np.asarray(prompts, dtype=object)[used])
     won, pairs = zip(
-        *(pair_counts(score[used], positive, codes, len(names)) for score in (first, second)), strict=True
+        *(pair_counts(score[used], positive, codes, len(names), strata[used]) for score in (first, second)),
+        strict=True,
     )
     return _pairwise(won[0] - won[1], pairs[0], int(used.sum()))
 

@@ -129,30 +129,38 @@ def test_shuffled_outcomes_leave_nothing():
     for seed in range(6):  # one shuffle may miss 0.5 by chance
         evaluation = Evaluation(shuffle_outcomes(make_risk(24), seed), 10, 3)
         hazard = LogisticHazard(10, family_names("signals"))
-        values.append(evaluation.judge(hazard).auroc_same_token.value)
+        values.append(evaluation.judge(hazard).auroc_within.value)
     assert abs(np.mean(values) - 0.5) < 0.04
 
 
 def test_where_nothing_is_known_nothing_is_seen():
     evaluation = Evaluation(make_risk(10, known=False), 10, 2)
-    auroc = evaluation.judge(LogisticHazard(10, family_names(*MAIN))).auroc_same_token
+    auroc = evaluation.judge(LogisticHazard(10, family_names(*MAIN))).auroc_within
     assert auroc.low <= 0.5 <= auroc.high
 
 
-def test_pairs_at_the_same_token_are_of_the_same_fold():
+def test_pairs_are_of_the_same_fold():
     risk = make_risk(10)
     evaluation = Evaluation(risk, 10, 2)
     fold = np.zeros(len(risk.runs), dtype=int)
     for index, split in enumerate(evaluation.splits):
         fold[split.test] = index
     by_fold = fold[risk.run].astype(float)  # a score that knows the fold and nothing else
-    assert evaluation.metrics(by_fold).auroc_same_token.value == 0.5
+    assert evaluation.metrics(by_fold).auroc_within.value == 0.5
 
 
-def test_shuffling_moves_whole_outcomes():
+def test_knowing_the_condition_and_the_token_gains_nothing():
+    risk = make_risk(10)
+    failing = risk.runs.groupby("condition")["failed"].transform("mean").to_numpy()
+    scores = failing[risk.run] + risk.step / 1000
+    metrics = Evaluation(risk, 10, 2).metrics(scores)
+    assert metrics.auroc_within.value == 0.5 < metrics.auroc.value
+
+
+def test_shuffling_moves_whole_outcomes_within_conditions():
     risk = make_risk(6)
     shuffled = shuffle_outcomes(risk, 0)
-    outcome = ["event", "time", "failed"]
+    outcome = ["condition", "event", "time", "failed"]
     before, after = (sorted(map(tuple, part.runs[outcome].to_numpy())) for part in (risk, shuffled))
     assert before == after and (shuffled.runs["time"] != risk.runs["time"]).any()
     assert (shuffled.step < shuffled.runs["time"].to_numpy()[shuffled.run]).all()

@@ -12,7 +12,7 @@ from kvhelpers.hazard.verdicts import (
     Control,
     Foreseen,
     beside_baselines,
-    beside_condition,
+    condition_share,
     control,
     foreseen,
     influences,
@@ -71,11 +71,16 @@ def test_the_answer_is_of_tokens_and_of_runs(study, difference, rates, answer):
     assert foreseen(changed(study, above=above, alarms=alarms_at(study, *rates))) == answer
 
 
-def test_the_condition_is_compared_even_if_it_is_not_the_best(study):
-    methods = study.methods | {"entropy": metrics(0.9), CONDITION: metrics(0.6)}
-    finding = beside_condition(changed(study, methods=methods, above={"entropy": AROUND, CONDITION: ABOVE}))
-    assert (finding.verdict, finding.baseline) == (Beside.ABOVE, CONDITION)
-    assert beside_condition(changed(study, above={CONDITION: None})) is None
+def test_what_goes_when_the_condition_is_held_fixed(study):
+    def share(pooled, within):
+        proposed = replace(metrics(pooled), auroc_within=estimate(within))
+        methods = study.methods | {PROPOSED: proposed, CONDITION: metrics(0.6)}
+        return condition_share(changed(study, methods=methods))
+
+    assert share(0.76, 0.62).share == pytest.approx(0.14 / 0.26)
+    assert share(0.76, 0.62).by_condition == estimate(0.6)
+    assert share(0.5, 0.4).share is None
+    assert condition_share(changed(study, methods=study.methods | {PROPOSED: NOTHING})) is None
 
 
 @pytest.mark.parametrize(
@@ -135,13 +140,12 @@ def test_what_the_result_hangs_on(study):
                 study.ablations,
                 without=without,
                 alone={"signals": metrics(0.1)},
-                with_condition=metrics(0.95),
             ),
             learning={0.5: metrics(0.6), 0.25: metrics(0.4)},
             elsewhere=changed(study.elsewhere, **elsewhere),
         )
     )
-    assert (reasons.features, reasons.with_condition) == (estimate(0.9), estimate(0.95))
+    assert reasons.features == estimate(0.9)
     assert reasons.costliest == ("rolling", estimate(0.2))
     assert reasons.least_share == (0.25, estimate(0.4))
     assert (reasons.tasks.worst, reasons.tasks.best) == ("a", "b")

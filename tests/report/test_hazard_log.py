@@ -7,7 +7,7 @@ import pytest
 from factories_risk import make_looping_study
 
 from kvhelpers.__main__ import main
-from kvhelpers.hazard.baselines import CONDITION, PROPOSED
+from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.model import read_model
 from kvhelpers.hazard.study import LeftOut, read_study
 from kvhelpers.paths import log_path, model_path, results_dir, study_path
@@ -56,10 +56,10 @@ def test_the_log_holds_the_study_s_numbers(looping, output):
     study, results = looping
     text = write_hazard_log("made-hazard", study, results).read_text()
     proposed = study.methods[PROPOSED]
-    row = f"| {PROPOSED} | {estimate(proposed.auroc)} | {estimate(proposed.auroc_same_token)} |"
+    row = f"| {PROPOSED} | {estimate(proposed.auroc_within)} | {estimate(proposed.auroc)} |"
     assert text.count(row) == 2 and shown(text).count(row) == 1
     for name, value in (elsewhere_rows(study.elsewhere) | ablation_rows(study.ablations)).items():
-        assert f"| {name} | {estimate(value.auroc)} |" in text
+        assert f"| {name} | {estimate(value.auroc_within)} | {estimate(value.auroc)} |" in text
     assert "| onestep | knorm | 8 | 5 | 0 | 3 | 0 | 0 |" in text
     assert f"2 conditions; 16 runs of 8 prompts, {study.data.tokens} tokens at risk |" in text
     assert "- Condition" not in text
@@ -224,6 +224,8 @@ def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens
     assert f"they announce {runs}" in first
     assert "within the next 10 tokens is told with an AUROC of 0.90 [0.85, 0.95]" in single
     assert f"best baseline: 0.70 [0.65, 0.75], difference {estimate(difference)}." in single
+    assert "Over all pairs the AUROC is 0.90 [0.85, 0.95]; knowing only press and share removed" in single
+    assert "0 % of what is above 0.5 goes when condition and token are held fixed." in single
     assert "of 100 failures are announced" in whole and "best baseline: 40 % [35, 45]" in whole
 
 
@@ -237,13 +239,10 @@ def test_conclusions_turn_with_the_numbers(study):
         study,
         methods=study.methods | {PROPOSED: metrics(0.9)},
         learning={0.25: metrics(0.5)},
-        ablations=changed(study.ablations, without={"rolling": metrics(0.1)}, with_condition=metrics(0.95)),
+        ablations=changed(study.ablations, without={"rolling": metrics(0.1)}),
         elsewhere=changed(study.elsewhere, by_seen_task={"a": metrics(0.6), "b": metrics(0.7)}),
-        above={CONDITION: Estimate(0.2, 0.1, 0.3, 100, 10)},
     )
-    condition, features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
-    assert "say something that press and share removed do not (difference of AUROC 0.20 [0.10," in condition
-    assert condition.endswith("together they reach 0.95 [0.90, 1.00].")
+    features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
     assert features == (
         "Features: it loses most without the family *rolling*, 0.10 [0.05, 0.15] instead of "
         "0.90 [0.85, 0.95]."
@@ -251,10 +250,6 @@ def test_conclusions_turn_with_the_numbers(study):
     assert "from 25 % to all of the training prompts AUROC goes from 0.50 [0.45, 0.55] to 0.90" in data
     assert tasks == "Tasks, all seen: worst a (0.60 [0.55, 0.65]), best b (0.70 [0.65, 0.75])."
     assert "half of the failures begin by token 14 (quartiles 13 and 15)" in time
-    less = changed(known, above={CONDITION: Estimate(-0.2, -0.3, -0.1, 100, 10)})
-    assert "say less than press and share removed do" in conclusions(less)
-    same = changed(known, above={CONDITION: Estimate(0.0, -0.1, 0.1, 100, 10)})
-    assert "are not distinguishable from knowing press and share removed" in conclusions(same)
 
 
 def test_the_control_turns_with_the_numbers(study):

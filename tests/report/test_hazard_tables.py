@@ -6,6 +6,8 @@ from factories_risk import make_looping_study
 from kvhelpers.hazard.baselines import PROPOSED, TREES
 from kvhelpers.report.format import estimate, share
 from kvhelpers.report.hazard_tables import (
+    POOLED,
+    WITHIN,
     alarms_table,
     events_table,
     highest_rate,
@@ -28,7 +30,7 @@ def test_results_are_of_tokens_and_of_runs_at_the_highest_rate(study):
     assert list(rows.index) == list(study.methods)
     by_rate = study.alarms[PROPOSED]
     assert highest_rate(by_rate).wanted == max(alarms.wanted for alarms in by_rate) == 0.1
-    assert rows.loc[PROPOSED, "AUROC"] == estimate(study.methods[PROPOSED].auroc)
+    assert rows.loc[PROPOSED, WITHIN] == estimate(study.methods[PROPOSED].auroc_within)
     assert rows.loc[PROPOSED, "Failures caught"] == share(by_rate[-1].caught)
     assert set(rows.loc[TREES, ["False alarms", "Failures caught", "Lead, tokens"]]) == {"–"}
 
@@ -46,7 +48,7 @@ def test_tables_have_a_dash_where_there_is_no_number(study):
     (row,) = metrics_table({"x": NOTHING}, "Predictor").to_dict("records")
     assert row == {
         "Predictor": "x",
-        **dict.fromkeys(("AUROC", "AUROC, same token", "AUPRC", "Base rate", "Brier"), "–"),
+        **dict.fromkeys((WITHIN, POOLED, "AUPRC", "Base rate", "Brier"), "–"),
         "Tokens": 0,
         "of them positive": 0,
     }

@@ -68,7 +68,7 @@ def test_without_both_kinds_it_is_undefined():
         assert np.isnan(auroc(SCORES, np.ones(120, dtype=bool))(np.ones((1, 120))))
     won, pairs = pair_counts(SCORES, np.ones(120, dtype=bool), PROMPTS, 30)
     assert not won.any() and not pairs.any()
-    assert auroc_difference(SCORES, SCORES, np.ones(120), PROMPTS) is None
+    assert auroc_difference(SCORES, SCORES, np.ones(120), PROMPTS, np.zeros(120)) is None
 
 
 def test_infinite_scores_tie():

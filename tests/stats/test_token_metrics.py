@@ -29,7 +29,7 @@ def test_values_are_scikit_learn_s(data):
         high, low = score[(step == number) & (label == 1)], score[(step == number) & (label == 0)]
         within += (high[:, None] > low).sum() + 0.5 * (high[:, None] == low).sum()
         pairs += len(high) * len(low)
-    assert metrics.auroc_same_token.value == pytest.approx(within / pairs)
+    assert metrics.auroc_within.value == pytest.approx(within / pairs)
 
 
 def test_intervals_are_those_of_drawing_whole_prompts(data):
@@ -54,12 +54,16 @@ def test_intervals_are_those_of_drawing_whole_prompts(data):
 def test_a_difference_is_of_the_same_draws(data):
     score, label, prompts, _ = data
     other = np.random.default_rng(1).random(600)
-    metrics = auroc_difference(score, other, label, prompts)
+    metrics = auroc_difference(score, other, label, prompts, np.zeros(600))
     assert (
         metrics.value == pytest.approx(roc_auc_score(label, score) - roc_auc_score(label, other))
         and metrics.low > 0
     )
-    nothing = auroc_difference(score, score, label, prompts)
+    _, _, _, step = data
+    within = auroc_difference(score, other, label, prompts, step)
+    first, second = (token_metrics(s, label, prompts, step).auroc_within.value for s in (score, other))
+    assert within.value == pytest.approx(first - second)
+    nothing = auroc_difference(score, score, label, prompts, np.zeros(600))
     assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
 
 
@@ -68,7 +72,7 @@ def test_what_is_unknown_is_left_out_and_nothing_to_tell_apart_is_none(data):
     label[:100], score[100:150] = np.nan, np.nan
     assert token_metrics(score, label, prompts, step).tokens == 450
     nothing = token_metrics(score, np.zeros(600), prompts, step)
-    assert nothing.auroc is nothing.auroc_same_token is nothing.auprc is None and nothing.positive == 0
+    assert nothing.auroc is nothing.auroc_within is nothing.auprc is None and nothing.positive == 0
     assert token_metrics(score, np.full(600, np.nan), prompts, step).brier is None
 
 
