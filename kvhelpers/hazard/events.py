@@ -4,7 +4,8 @@ loop       the onset of a loop, its first token (`scoring.failures`)
 overrun    the answer is there (``#### 18``), but the run goes on for at least 20 tokens; the onset is the
            first token after the answer. This is the rule for non-termination: it does not look at the
            position, as a limit on tokens would
-end        the run ended by itself before any onset, whether the answer is right or not
+end        the run ended by itself before any onset; right and wrong answers are told apart by
+           `RiskSet.ended`
 censored   the limit on tokens or time was reached before any of these, or an error stopped the run: what
            would have come is unknown. A loop is known by its third cycle only, so a run that may have begun
            to loop in its last 64 tokens looks the same as one that has not: it counts as seen up to there

@@ -29,8 +29,8 @@ class RiskSet:
     """Tokens at risk and the runs they belong to.
 
     runs : one row per run: ``experiment, task, condition, press, removed, prompt, prompt_index, tokens,
-        event, time`` (the event's token, see `events.event_of`); ``failed``: the event is a loop or an
-        overrun.
+        correct, event, time`` (the event's token, see `events.event_of`); ``failed``: the event is a loop or
+        an overrun.
     run : index into ``runs`` of each token at risk, ``[N]``; ``step`` its number, ``[N]``.
     features : ``[N, F]`` float32, named by ``names``.
     """
@@ -57,6 +57,12 @@ class RiskSet:
     def has_event(self, event: Event) -> np.ndarray:
         """Whether each run ended with this event, ``[runs]``."""
         return (self.runs["event"] == event).to_numpy()
+
+    def ended(self, right: bool) -> np.ndarray:
+        """Whether each run ended by itself before any failure with a right answer, or a wrong one,
+        ``[runs]``.
+        """
+        return self.has_event(Event.END) & (self.runs["correct"] == right).to_numpy()
 
     def columns(self, names: Sequence[str], tokens: np.ndarray | None = None) -> np.ndarray:
         """Some features, ``[N, len(names)]``, of all tokens at risk or those in a mask. Raises InputError for
@@ -161,6 +167,7 @@ def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict
         "prompt": record.prompt_id,
         "prompt_index": record.prompt_index,
         "tokens": record.n_tokens,
+        "correct": record.correct,
         "event": event,
         "time": time,
         "failed": event.is_failure,

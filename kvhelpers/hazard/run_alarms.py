@@ -2,8 +2,8 @@
 how early.
 
 A run is warned of when its score first exceeds a threshold while it is at risk. The threshold is the one at
-which the wanted share of healthy *training* runs would be warned of, by scores that these runs' prompts had
-no part in.
+which the wanted share of *training* runs that end right would be warned of, by scores that these runs'
+prompts had no part in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.predictors import Predictor
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.hazard.splits import FOLDS, prompt_splits, scores_of
@@ -28,14 +27,15 @@ class RunAlarms(Shape):
 
     ``caught`` is the share of failures that are warned of before their onset, among those that have a token
     at risk; ``immediate`` counts those that have none. ``lead`` are the tokens from alarm to onset, of the
-    caught ones. ``false_alarms`` is the share of healthy runs (ended by themselves) that were warned of in
-    the test folds.
+    caught ones. ``false_alarms`` is the share that were warned of in the test folds, of the runs that ended
+    by themselves with the right answer; ``wrong_ends`` that of those with a wrong one.
     """
 
     wanted: float
     caught: Estimate | None
     lead: tuple[int, ...]
     false_alarms: Estimate | None
+    wrong_ends: Estimate | None
     immediate: int
 
 
@@ -52,7 +52,7 @@ def run_alarms(
         scores = scores_of(risk, predictor, prompt_splits(runs, inner, split.train))
         train = split.train[risk.run]
         highest = _by_run(np.maximum, risk.run[train], scores[train], n, -np.inf)
-        highest = highest[risk.has_event(Event.END) & split.train]
+        highest = highest[risk.ended(right=True) & split.train]
         test = risk.part(split.test[risk.run])
         scores = predictor.fit(risk, train).score(test)
         for which, rate in enumerate(rates):
@@ -71,13 +71,14 @@ def _by_run(combine: np.ufunc, run: np.ndarray, values: np.ndarray, n: int, star
 def _judge(risk: RiskSet, rate: float, alarm_at: np.ndarray) -> RunAlarms:
     runs, at_risk = risk.runs, np.bincount(risk.run, minlength=len(risk.runs)) > 0
     prompts, time, failed = runs["prompt"].to_numpy(), runs["time"].to_numpy(), runs["failed"].to_numpy()
-    healthy, alarm = risk.has_event(Event.END), np.isfinite(alarm_at)
+    right, wrong, alarm = risk.ended(right=True), risk.ended(right=False), np.isfinite(alarm_at)
     could_warn = failed & at_risk
     caught = could_warn & alarm
     return RunAlarms(
         wanted=rate,
         caught=proportion(alarm[could_warn], prompts[could_warn]),
         lead=tuple((time[caught] - alarm_at[caught]).astype(int).tolist()),
-        false_alarms=proportion(alarm[healthy], prompts[healthy]),
+        false_alarms=proportion(alarm[right], prompts[right]),
+        wrong_ends=proportion(alarm[wrong], prompts[wrong]),
         immediate=int((failed & ~at_risk).sum()),
     )

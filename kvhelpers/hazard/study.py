@@ -97,8 +97,8 @@ class StudySettings:
         rates = self.false_alarms
         if isinstance(rates, str) or not rates or not all(0 < rate < 1 for rate in rates):
             raise InputError(
-                f"false_alarms {rates!r} are not allowed; they are shares of healthy runs, above 0 and "
-                "below 1"
+                f"false_alarms {rates!r} are not allowed; they are shares of runs that end right, above 0 "
+                "and below 1"
             )
 
 

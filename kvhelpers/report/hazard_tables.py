@@ -33,6 +33,7 @@ def results_table(study: Study) -> pd.DataFrame:
                 POOLED: estimate(value.auroc),
                 "AUPRC": estimate(value.auprc, 3),
                 "False alarms": share(alarms and alarms.false_alarms),
+                "Wrong ends": share(alarms and alarms.wrong_ends),
                 "Failures caught": share(alarms and alarms.caught),
                 "Lead, tokens": _lead(alarms.lead if alarms else ()),
             }
@@ -73,6 +74,7 @@ def alarms_table(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
             "Predictor": name,
             "False alarms wanted": percent(value.wanted),
             "False alarms": share(value.false_alarms),
+            "Wrong ends": share(value.wrong_ends),
             "Failures caught": share(value.caught),
             "Lead, tokens": _lead(value.lead),
         }
@@ -171,6 +173,7 @@ def _alarm_numbers(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
         for value in by_rate:
             of = {"predictor": name, "false_alarms_wanted": value.wanted}
             rows.append(of | {"metric": "false_alarms"} | _number(value.false_alarms))
+            rows.append(of | {"metric": "wrong_ends"} | _number(value.wrong_ends))
             rows.append(of | {"metric": "caught"} | _number(value.caught))
             for percentile in QUARTILES:
                 lead = float(np.percentile(value.lead, percentile)) if value.lead else None

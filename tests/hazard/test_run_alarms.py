@@ -51,3 +51,14 @@ def test_noise_alarms_as_often_as_is_wanted(rate):
     alarms = run_alarms(make_risk(60, known=False), FirstFeature(), rates=[rate])[0]
     assert alarms.false_alarms.value == pytest.approx(rate, abs=0.06)
     assert 0 < alarms.caught.value < 2 * rate and np.min(alarms.lead) >= 1
+
+
+def test_right_and_wrong_ends_are_counted_apart_and_the_threshold_is_of_right_ones():
+    risk = make_risk(60, known=False)
+    healthy = np.flatnonzero(~risk.runs["failed"])
+    risk.runs.loc[healthy[::2], "correct"] = False
+    risk.features[risk.ended(right=False)[risk.run], 0] += 10  # wrong ends look like nothing else
+    alarms = run_alarms(risk, FirstFeature(), rates=[0.2])[0]
+    assert alarms.wrong_ends.value == 1 and alarms.wrong_ends.n == len(healthy[::2])
+    assert alarms.false_alarms.value == pytest.approx(0.2, abs=0.08)
+    assert alarms.false_alarms.n == len(healthy) - len(healthy[::2])

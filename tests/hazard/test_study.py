@@ -173,7 +173,10 @@ def test_shuffling_moves_whole_outcomes_within_conditions():
         ({"folds": True}, "folds True is not allowed; it is a whole number"),
         ({"horizon": 0}, "horizon 0 is below 1"),
         ({"families": ["signal"]}, "feature family 'signal' is unknown; did you mean 'signals'"),
-        ({"false_alarms": [5]}, r"false_alarms \[5\] are not allowed; they are shares of healthy runs"),
+        (
+            {"false_alarms": [5]},
+            r"false_alarms \[5\] are not allowed; they are shares of runs that end right",
+        ),
     ],
 )
 def test_parameters_that_are_none(parameters, sentence):
