@@ -25,7 +25,7 @@ class CusumOfEntropy(Predictor):
     training runs, or of all if there are none.
     """
 
-    def __init__(self, horizon: int):
+    def __init__(self, horizon: int | None):
         self.hazard = LogisticHazard(horizon, (CUSUM,))
 
     def fit(self, risk: RiskSet, train: np.ndarray) -> Self:
@@ -49,7 +49,7 @@ def press_names(risk: RiskSet) -> tuple[str, ...]:
     return tuple(name for name in risk.names if name.startswith("press_"))
 
 
-def baselines(risk: RiskSet, horizon: int) -> dict[str, Predictor]:
+def baselines(risk: RiskSet, horizon: int | None) -> dict[str, Predictor]:
     """The baselines by name, untrained."""
     condition = ("removed", *press_names(risk))
     return {
@@ -65,7 +65,7 @@ def baselines(risk: RiskSet, horizon: int) -> dict[str, Predictor]:
     }
 
 
-def proposed(horizon: int, families: Sequence[str] = MAIN) -> LogisticHazard:
+def proposed(horizon: int | None, families: Sequence[str] = MAIN) -> LogisticHazard:
     """The proposed predictor, untrained."""
     return LogisticHazard(horizon, family_names(*families))
 

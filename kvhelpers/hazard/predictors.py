@@ -44,13 +44,14 @@ class Predictor(ABC):
 
 
 class Learned(Predictor):
-    """A predictor of onsets within ``horizon`` tokens from the features ``names``.
+    """A predictor of onsets within ``horizon`` tokens from the features ``names``; without a horizon, of runs
+    that end wrong or not at all (`RiskSet.label`).
 
     Where the training tokens hold one kind of label only, nothing else can be learned than its rate, which is
     then the score of every token.
     """
 
-    def __init__(self, horizon: int, names: Sequence[str]):
+    def __init__(self, horizon: int | None, names: Sequence[str]):
         self.horizon, self.names = horizon, tuple(names)
         self.only_rate: float | None = None
 
@@ -108,7 +109,7 @@ class BaseRate(Predictor):
     look like knowledge, the wrong way round.
     """
 
-    def __init__(self, horizon: int):
+    def __init__(self, horizon: int | None):
         self.horizon = horizon
 
     def fit(self, risk: RiskSet, train: np.ndarray) -> Self:

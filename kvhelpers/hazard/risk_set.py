@@ -30,7 +30,7 @@ class RiskSet:
 
     runs : one row per run: ``experiment, task, condition, press, removed, prompt, prompt_index, tokens,
         correct, event, time`` (the event's token, see `events.event_of`); ``failed``: the event is a loop or
-        an overrun.
+        an overrun; ``task`` says the task and the model, ``gsm8k of smollm2-135m``.
     run : index into ``runs`` of each token at risk, ``[N]``; ``step`` its number, ``[N]``.
     features : ``[N, F]`` float32, named by ``names``.
     """
@@ -46,10 +46,12 @@ class RiskSet:
         """The prompt of each token at risk."""
         return self.runs["prompt"].to_numpy()[self.run]
 
-    def label(self, horizon: int) -> np.ndarray:
+    def label(self, horizon: int | None) -> np.ndarray:
         """Whether a failure begins within the next ``horizon`` tokens, ``[N]``: 1, 0, or NaN where censoring
-        hides it.
+        hides it. Without a horizon, whether the run does anything but end by itself with the right answer.
         """
+        if horizon is None:
+            return (~self.ended(right=True))[self.run].astype(float)
         time, failed = self.runs["time"].to_numpy()[self.run], self.runs["failed"].to_numpy()[self.run]
         unknown = self.has_event(Event.CENSORED)[self.run] & (self.step + horizon >= time)
         return np.where(unknown, np.nan, failed & (time - self.step <= horizon))
@@ -160,7 +162,7 @@ def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict
     event, time = event_of(record, char_ends)
     return {
         "experiment": result.condition.experiment,
-        "task": result.condition.task,
+        "task": f"{result.condition.task} of {result.condition.model}",
         "condition": result.label,
         "press": result.condition.press,
         "removed": record.removed,

@@ -1,5 +1,5 @@
-"""Which runs a predictor is trained on and which it is judged on: folds that share no prompt, and presses or
-tasks left out as well.
+"""Which runs a predictor is trained on and which it is judged on: folds that share no prompt, and presses,
+tasks or models left out as well.
 """
 
 from __future__ import annotations
@@ -50,26 +50,21 @@ def prompt_splits(runs: pd.DataFrame, folds: int = FOLDS, among: np.ndarray | No
 
 def press_splits(runs: pd.DataFrame, folds: int = FOLDS) -> list[Split]:
     """Each press left out, and the fold's prompts too; uncompressed runs are learned from only."""
-    presses = runs["press"].to_numpy()
-    without_press = [
-        Split(_mask(train, len(runs)), _mask(test, len(runs)))
-        for train, test in _leave_one_out(presses)
-        if presses[test[0]] != NONE
-    ]
+    return [split for split in _without("press", runs, folds) if (runs["press"][split.test] != NONE).all()]
+
+
+def task_splits(runs: pd.DataFrame, folds: int = FOLDS) -> list[Split]:
+    """Each task of a model left out, and the fold's prompts too. None where there is one only."""
+    return _without("task", runs, folds)
+
+
+def _without(column: str, runs: pd.DataFrame, folds: int) -> list[Split]:
     splits = [
-        Split(press.train & prompt.train, press.test & prompt.test)
-        for press in without_press
+        Split(_mask(train, len(runs)) & prompt.train, _mask(test, len(runs)) & prompt.test)
+        for train, test in _leave_one_out(runs[column].to_numpy())
         for prompt in prompt_splits(runs, folds)
     ]
     return [split for split in splits if split.test.any()]
-
-
-def task_splits(runs: pd.DataFrame) -> list[Split]:
-    """Each task left out; tasks share no prompt. None where there is one task only."""
-    return [
-        Split(_mask(train, len(runs)), _mask(test, len(runs)))
-        for train, test in _leave_one_out(runs["task"].to_numpy())
-    ]
 
 
 def with_share(split: Split, runs: pd.DataFrame, share: float) -> Split:

@@ -187,9 +187,9 @@ class Coefficient(Shape):
 
 
 class Elsewhere(Shape):
-    """The proposed predictor on presses and tasks that it has not seen, nor their prompts: all presses left
-    out in turn, and by the press or task left out. Beside it, where all were seen: by task, and without the
-    censored runs. By task there is nothing where there is one task only.
+    """The proposed predictor on presses and tasks (of a model) that it has not seen, nor their prompts: all
+    presses left out in turn, and by the press or task left out. Beside it, where all were seen: by task, and
+    without the censored runs. By task there is nothing where there is one task only.
     """
 
     unseen_presses: TokenMetrics
@@ -211,6 +211,15 @@ class Ablations(Shape):
     with_condition: TokenMetrics
 
 
+class WrongEnds(Shape):
+    """Whether a run will do anything but end by itself with the right answer, told at each of its tokens: by
+    predictor, and the proposed one by task (of a model).
+    """
+
+    methods: dict[str, TokenMetrics]
+    by_task: dict[str, TokenMetrics]
+
+
 class Study(Shape):
     """What is known about predictors at the horizon and with the families of ``settings``, unless said
     otherwise.
@@ -229,6 +238,7 @@ class Study(Shape):
     methods: dict[str, TokenMetrics]
     above: dict[str, Estimate | None]
     by_horizon: dict[int, TokenMetrics]
+    wrong_ends: WrongEnds
     elsewhere: Elsewhere
     ablations: Ablations
     control: tuple[TokenMetrics, ...]
@@ -260,10 +270,12 @@ def read_study(path: Path) -> Study:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How scores are judged: labels at a horizon, folds by prompt."""
+    """How scores are judged: labels at a horizon or, without one, of the whole run (`RiskSet.label`); folds
+    by prompt.
+    """
 
     risk: RiskSet
-    horizon: int
+    horizon: int | None
     folds: int
 
     @cached_property
@@ -325,7 +337,7 @@ def make_study(
     provenance, settings = study_provenance(command), settings or StudySettings()
     horizon, names = settings.horizon, family_names(*settings.families)
     evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
-    with tqdm(total=8, desc="hazard", unit="part", disable=not progress) as bar:
+    with tqdm(total=9, desc="hazard", unit="part", disable=not progress) as bar:
         scores = evaluation.scores(hazard)
         methods, above = _methods(evaluation, scores, names)
         bar.update()
@@ -334,6 +346,8 @@ def make_study(
             for other in HORIZONS
             if other != horizon
         }
+        bar.update()
+        wrong_ends = _wrong_ends(risk, settings)
         bar.update()
         elsewhere = _elsewhere(evaluation, hazard, scores)
         bar.update()
@@ -362,6 +376,7 @@ def make_study(
         methods=methods,
         above=above,
         by_horizon=dict(sorted(by_horizon.items())),
+        wrong_ends=wrong_ends,
         elsewhere=elsewhere,
         ablations=ablations,
         control=control,
@@ -395,6 +410,23 @@ def _methods(
     return methods, above
 
 
+def _wrong_ends(risk: RiskSet, settings: StudySettings) -> WrongEnds:
+    """The other question: not when a loop or an overrun begins, but whether the run ends right."""
+    evaluation = Evaluation(risk, None, settings.folds)
+    rivals = {name: predictor for name, predictor in baselines(risk, None).items() if name != BASE_RATE}
+    scores = {
+        name: evaluation.scores(predictor)
+        for name, predictor in ({PROPOSED: proposed(None, settings.families)} | rivals).items()
+    }
+    task = risk.runs["task"].to_numpy()[risk.run]
+    return WrongEnds(
+        methods={name: evaluation.metrics(values) for name, values in scores.items()},
+        by_task={
+            name: evaluation.metrics(scores[PROPOSED], task == name) for name in dict.fromkeys(task.tolist())
+        },
+    )
+
+
 def _elsewhere(evaluation: Evaluation, hazard: Predictor, seen: np.ndarray) -> Elsewhere:
     """The proposed predictor where a press or a task was left out; its scores where all were ``seen``, on
     parts of the runs.
@@ -403,7 +435,7 @@ def _elsewhere(evaluation: Evaluation, hazard: Predictor, seen: np.ndarray) -> E
     press, task = (risk.runs[name].to_numpy()[risk.run] for name in ("press", "task"))
     compressed, tasks = press != NONE, sorted(set(task))
     without_press = scores_of(risk, hazard, press_splits(risk.runs, evaluation.folds))
-    without_task = scores_of(risk, hazard, task_splits(risk.runs))
+    without_task = scores_of(risk, hazard, task_splits(risk.runs, evaluation.folds))
     several = tasks if len(tasks) > 1 else []
     return Elsewhere(
         unseen_presses=evaluation.metrics(without_press, compressed),

@@ -37,6 +37,7 @@ from kvhelpers.report.hazard_tables import (
     metrics_table,
     number_tables,
     results_table,
+    wrong_end_rows,
 )
 from kvhelpers.report.render import block, render
 
@@ -90,6 +91,7 @@ def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> s
             "events": events_table(study.data),
             "predictors": metrics_table(study.methods, "Predictor"),
             "horizons": metrics_table(study.by_horizon, "Horizon"),
+            "wrong_ends": metrics_table(wrong_end_rows(study), "Predictor"),
             "elsewhere": metrics_table(elsewhere_rows(study.elsewhere), "Tested on"),
             "alarms": alarms_table(study.alarms),
             "ablations": metrics_table(ablation_rows(study.ablations), "Features"),
@@ -127,6 +129,7 @@ def conclusions(study: Study) -> str:
         "hazard_sentences",
         "conclusions",
         study=study,
+        proposed=PROPOSED,
         influences=verdicts.influences(study),
     )
 

@@ -92,7 +92,7 @@ def _lead(lead: Sequence[int]) -> str:
 
 
 def events_table(data: Runs) -> pd.DataFrame:
-    """Runs by task and press: how they ended for a predictor."""
+    """Runs by task (of a model) and press: how they ended for a predictor."""
     return pd.DataFrame(
         {"Task": counts.task, "Press": counts.press, "Runs": counts.runs}
         | {str(event): counts.events[event] for event in Event}
@@ -110,6 +110,12 @@ def elsewhere_rows(elsewhere: Elsewhere) -> dict[str, TokenMetrics]:
         | {f"all seen, {name} only": value for name, value in elsewhere.by_seen_task.items()}
         | {"all seen, censored runs left out": elsewhere.uncensored}
     )
+
+
+def wrong_end_rows(study: Study) -> dict[str, TokenMetrics]:
+    """Whether a run will end wrong or not at all: predictors, and the proposed one by task."""
+    by_task = {f"{PROPOSED}, {name} only": value for name, value in study.wrong_ends.by_task.items()}
+    return study.wrong_ends.methods | by_task
 
 
 def ablation_rows(ablations: Ablations) -> dict[str, TokenMetrics]:
@@ -151,6 +157,7 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
         ),
         "alarms": _alarm_numbers(study.alarms),
         "horizons": _metric_numbers(study.by_horizon, "horizon"),
+        "wrong_ends": _metric_numbers(wrong_end_rows(study), "predictor"),
         "elsewhere": _metric_numbers(elsewhere_rows(study.elsewhere), "tested_on"),
         "ablations": _metric_numbers(ablation_rows(study.ablations), "features"),
         "learning": _metric_numbers(every, "share_of_training_prompts"),

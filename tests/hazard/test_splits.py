@@ -42,8 +42,15 @@ def test_a_press_left_out_shares_neither_prompt_nor_press(risk):
 def test_a_task_left_out_shares_neither_prompt_nor_task(risk):
     spy = Spy()
     assert np.isfinite(scores_of(risk, spy, task_splits(risk.runs))).all()
-    assert len(spy.seen) == 2 and spy.is_disjoint("prompt") and spy.is_disjoint("task")
+    assert len(spy.seen) == 10 and spy.is_disjoint("prompt") and spy.is_disjoint("task")
     assert task_splits(risk.runs[risk.runs["task"] == "task0"]) == []
+
+
+def test_two_models_on_the_same_prompts_share_none_of_them(risk):
+    runs = risk.runs.assign(task=np.where(risk.runs["condition"].str.endswith("0"), "a", "b"))
+    for split in task_splits(runs):
+        train, test = runs[split.train], runs[split.test]
+        assert not set(train["prompt"]) & set(test["prompt"]) and not set(train["task"]) & set(test["task"])
 
 
 @pytest.mark.parametrize(("share", "prompts"), [(0.25, 4), (0.01, 2)])

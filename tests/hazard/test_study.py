@@ -44,6 +44,22 @@ def test_what_is_there_is_seen(study):
     assert shipped == pytest.approx(study.model.coefficient)
 
 
+def test_whether_a_run_ends_right_is_another_question(study):
+    methods, by_task = study.wrong_ends.methods, study.wrong_ends.by_task
+    assert "base rate" not in methods and methods[PROPOSED].auroc.value > 0.6
+    assert methods[PROPOSED].auroc_within is None  # runs of a made condition end alike
+    assert list(by_task) == ["task0", "task1"]
+    assert sum(metrics.tokens for metrics in by_task.values()) == methods[PROPOSED].tokens
+    risk = make_risk(10)
+    risk.runs["condition"] = risk.runs["press"]  # half of whose runs fail
+    within = Evaluation(risk, None, 2).judge(LogisticHazard(None, family_names("signals"))).auroc_within
+    assert within.low > 0.5
+    label = risk.label(None)
+    assert label.tolist() == (risk.runs["failed"].to_numpy()[risk.run]).astype(float).tolist()
+    risk.runs["correct"] = False
+    assert risk.label(None).all()
+
+
 def test_what_it_learned_from_is_counted(study):
     data = study.data
     assert (data.runs, data.prompts, data.failed, data.left_out) == (60, 10, 20, ())

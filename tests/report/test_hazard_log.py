@@ -9,7 +9,7 @@ from factories_risk import make_looping_study
 from kvhelpers.__main__ import main
 from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.model import read_model
-from kvhelpers.hazard.study import LeftOut, read_study
+from kvhelpers.hazard.study import LeftOut, WrongEnds, read_study
 from kvhelpers.paths import log_path, model_path, results_dir, study_path
 from kvhelpers.report.figures.hazard import DRAWN
 from kvhelpers.report.format import estimate
@@ -60,7 +60,7 @@ def test_the_log_holds_the_study_s_numbers(looping, output):
     assert text.count(row) == 2 and shown(text).count(row) == 1
     for name, value in (elsewhere_rows(study.elsewhere) | ablation_rows(study.ablations)).items():
         assert f"| {name} | {estimate(value.auroc_within)} | {estimate(value.auroc)} |" in text
-    assert "| onestep | knorm | 8 | 5 | 0 | 3 | 0 | 0 |" in text
+    assert "| onestep of m | knorm | 8 | 5 | 0 | 3 | 0 | 0 |" in text
     assert f"2 conditions; 16 runs of 8 prompts, {study.data.tokens} tokens at risk |" in text
     assert "- Condition" not in text
     assert f"{1000 * study.cost.scoring:.2f} ms a token" in text
@@ -242,7 +242,13 @@ def test_conclusions_turn_with_the_numbers(study):
         ablations=changed(study.ablations, without={"rolling": metrics(0.1)}),
         elsewhere=changed(study.elsewhere, by_seen_task={"a": metrics(0.6), "b": metrics(0.7)}),
     )
-    features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
+    wrong, features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
+    assert wrong == "Wrong answers: all runs end alike, so nothing can be told."
+    told = WrongEnds(methods={PROPOSED: metrics(0.6)}, by_task={"a": metrics(0.7), "b": metrics(0.5)})
+    assert conclusions(changed(known, wrong_ends=told)).startswith(
+        "Wrong answers: whether a run will do anything but end with the right answer is told with an AUROC "
+        "of 0.60 [0.55, 0.65] within condition and token: 0.70 [0.65, 0.75] (a), 0.50 [0.45, 0.55] (b).\n"
+    )
     assert features == (
         "Features: it loses most without the family *rolling*, 0.10 [0.05, 0.15] instead of "
         "0.90 [0.85, 0.95]."
