@@ -1,4 +1,4 @@
-"""How much of a condition moves by chance: the same runs in batches of another size, and in bfloat16.
+"""How much of a condition moves by rounding: the same runs in batches of another size, and in bfloat16.
 
 python benchmarks/noise_floor.py
 python benchmarks/noise_floor.py --task gsm8k --data-file GSM8K.jsonl
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from throughput import FEWSHOT, machine, parse_press
+from throughput import FEWSHOT, first_difference, machine, parse_press
 
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.run import answer_text, char_ends, generate_prompts, judged, prompts_of
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, lm: LanguageModel, press: str, batch_size: int
 def moved(first: Runs, second: Runs) -> dict[str, str]:
     """What differs between two runs of a condition, as a row of the table."""
     pairs = list(zip(first.tokens, second.tokens, strict=True))
-    parting = [parts_at(*pair) for pair in pairs if pair[0] != pair[1]]
+    parting = [first_difference(*pair) for pair in pairs if pair[0] != pair[1]]
     tokens = sum(max(map(len, pair)) - common(*pair) for pair in pairs)
     whole = sum(max(map(len, pair)) for pair in pairs)
     return {
@@ -114,12 +114,6 @@ def moved(first: Runs, second: Runs) -> dict[str, str]:
         "right": changes(first.correct, second.correct),
         "loops": changes(first.looping, second.looping),
     }
-
-
-def parts_at(first: list[int], second: list[int]) -> int:
-    """The first token at which two runs differ."""
-    shared = min(len(first), len(second))
-    return next((at for at in range(shared) if first[at] != second[at]), shared)
 
 
 def common(first: list[int], second: list[int]) -> int:

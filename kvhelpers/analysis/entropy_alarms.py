@@ -10,24 +10,37 @@ How many looping runs cross before their onset says little by itself, since a lo
 sometime. Each looping run is therefore compared with the runs of its condition that at its onset are still
 going and have not begun to loop (incidence density sampling: Miettinen 1976,
 https://doi.org/10.1093/oxfordjournals.aje.a112220): which share of them has crossed by then? Where fewer than
-10 prompts loop no interval is given: the bootstrap's would be too narrow (Cameron, Gelbach and Miller 2008,
-https://doi.org/10.1162/rest.90.3.414).
+10 prompts loop the excess has no interval: a bootstrap over so few is too narrow (Cameron, Gelbach and Miller
+2008, https://doi.org/10.1162/rest.90.3.414).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN
-from kvhelpers.stats import Estimate, estimate, intervals, mean, proportion, simultaneous_intervals, widened
+from kvhelpers.stats import (
+    Estimate,
+    draw,
+    estimate,
+    mean,
+    percentile_ends,
+    proportion,
+    simultaneous_errors,
+    widened,
+    wilson,
+)
 
 QUANTILES = (0.9, 0.95, 0.99, 0.995)
+USUAL = 0.99  # the quantile that speaks where no excess has an interval
 ENOUGH_PROMPTS = 10
 
 
@@ -161,17 +174,21 @@ def judge_alarms(
 
 def most_telling(alarms: Sequence[Alarms], direction: Direction) -> Alarms | None:
     """The threshold of a direction whose excess lies the furthest from zero, in units of its interval, which
-    allows for this choice. Where none has an interval it is the first; None if nothing was judged.
+    allows for this choice. Where none has an interval it is the one nearest to the usual quantile, .99; None
+    if nothing was judged.
     """
-    return max((a for a in alarms if a.direction == direction), key=_distance, default=None)
+    return max(
+        (a for a in alarms if a.direction == direction),
+        key=lambda a: (_distance(a), -abs(a.quantile - USUAL)),
+        default=None,
+    )
 
 
 def _distance(alarms: Alarms) -> float:
     excess = alarms.excess
-    if excess is None or excess.low is None or not excess.value:
+    if excess is None or excess.low is None:
         return 0.0
-    width = excess.high - excess.low
-    return abs(excess.value) / width if width else np.inf
+    return abs(excess.value) / (excess.high - excess.low)
 
 
 def _matched(
@@ -208,22 +225,46 @@ def _matched(
         of_loops, of_others = np.stack(crossed, axis=-1) / share.sum(1)[:, None]
         return np.concatenate([of_loops, of_others, of_loops - of_others], axis=1)
 
-    values, low, high = intervals(shares, prompts)
-    differences = slice(2 * len(first), None)
-    low[differences], high[differences] = simultaneous_intervals(
-        lambda weights: shares(weights)[:, differences], prompts
-    )[1:]
-    n_prompts = len(set(prompts[loops]))
-    if n_prompts < ENOUGH_PROMPTS:
-        low[differences] = np.nan
+    k = len(first)
+    values, drawn = draw(shares, prompts)
+    low, high = percentile_ends(drawn)
     made = [
-        Estimate(
-            float(value), *((None, None) if np.isnan(ends[0]) else map(float, ends)), len(loops), n_prompts
-        )
-        for value, *ends in zip(values, low, high, strict=True)
+        Estimate(float(value), *_known(*ends), len(loops), len(set(prompts[loops])))
+        for value, *ends in zip(values[: 2 * k], low, high, strict=False)
     ]
-    of_loops, of_others, excess = (made[i : i + len(first)] for i in range(0, len(made), len(first)))
+    of_loops, of_others = made[:k], [replace(e, prompts=len(set(prompts[at_risk.any(0)]))) for e in made[k:]]
+    errors, critical = simultaneous_errors(drawn[:, 2 * k :])
+    if len(set(prompts[loops])) < ENOUGH_PROMPTS:
+        errors[:] = np.nan
     return [
-        (widened(mine), widened(theirs), difference)
-        for mine, theirs, difference in zip(of_loops, of_others, excess, strict=True)
+        (widened(mine), widened(theirs), _excess(mine, theirs, float(error), critical))
+        for mine, theirs, error in zip(of_loops, of_others, errors, strict=True)
     ]
+
+
+def _known(low: float, high: float) -> tuple[float | None, float | None]:
+    return (None, None) if np.isnan(low) else (float(low), float(high))
+
+
+def _excess(mine: Estimate, theirs: Estimate, error: float, critical: float) -> Estimate:
+    """The difference of two shares, ``critical`` standard errors wide.
+
+    A share of 0 or 1 is so in every draw, as if it were certain. Wilson's interval, at the level of
+    ``critical``, stands in for what the draws do not show; squares of distances add up (Zou and Donner 2008,
+    https://doi.org/10.1002/sim.3095).
+    """
+    value = mine.value - theirs.value
+    if np.isnan(error):
+        return replace(mine, value=value, low=None, high=None)
+    (down, up), (their_down, their_up) = (_unseen(share, critical) for share in (mine, theirs))
+    low = value - math.hypot(critical * error, down, their_up)
+    high = value + math.hypot(critical * error, up, their_down)
+    return replace(mine, value=value, low=max(-1.0, low), high=min(1.0, high))
+
+
+def _unseen(share: Estimate, critical: float) -> tuple[float, float]:
+    """How far a share of 0 or 1 may lie below and above what it is in every draw; nothing for others."""
+    if 0 < share.value < 1:
+        return 0.0, 0.0
+    rate = wilson(round(share.value * share.prompts), share.prompts, 2 * norm.cdf(critical) - 1)
+    return share.value - rate.low, rate.high - share.value

@@ -33,13 +33,16 @@ from kvhelpers.paths import (
 
 
 class Contrast(BaseModel):
-    """Two conditions of an experiment, by label, that its log compares under the words of ``about``."""
+    """Two conditions of an experiment, by label, that its log compares under the words of ``about``; not
+    ``planned`` if the comparison was thought of after the runs were seen.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     about: str
     first: str
     second: str
+    planned: bool = True
 
 
 class ClaimKind(StrEnum):

@@ -132,6 +132,7 @@ def contrasts_frame(comparisons: Comparisons) -> pd.DataFrame:
             "about": contrast.contrast.about,
             "compared": contrast.first.label,
             "with": contrast.second.label,
+            "planned": contrast.contrast.planned,
             "outcome": outcome,
         }
         | _test(tested)

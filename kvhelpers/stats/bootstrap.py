@@ -14,11 +14,13 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from kvhelpers.stats.wilson import wilson
 
 RESAMPLES = 1000
 CHUNKS = 10  # the draws are computed in so many parts, to save memory
+NORMAL_DRAWS = 100_000
 ENOUGH_DRAWS = 0.95  # share of the draws that must be defined; where it is less there is no interval
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -63,50 +65,55 @@ def intervals(
 
     ``statistic`` maps weights ``[draws, units]`` to ``[draws, K]``; all K are computed on the same draws.
     """
-    values, drawn = _draw(statistic, prompts, seed)
-    low, high = np.full((2, len(values)), np.nan)
-    enough = _enough(drawn, prompts)
-    if enough.any():
-        low[enough], high[enough] = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
-    return values, low, high
+    values, drawn = draw(statistic, prompts, seed)
+    return values, *percentile_ends(drawn)
 
 
-def simultaneous_intervals(
-    statistic: Statistic, prompts: Sequence[str], seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `intervals`, but in 95 % of experiments all K hold at once.
-
-    Each is the value plus and minus the same number of its standard errors: the .95 quantile, over the draws,
-    of the largest of the K studentised distances (Romano and Wolf 2005,
-    https://doi.org/10.1198/016214504000000539). It is wider than one interval alone, the less so the more the
-    K move together.
+def draw(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic's K values ``[K]``, and those of all draws ``[RESAMPLES, K]``; NaN with a single prompt, of
+    which nothing can be drawn.
     """
-    values, drawn = _draw(statistic, prompts, seed)
-    low, high = np.full((2, len(values)), np.nan)
-    enough = _enough(drawn, prompts)
-    if enough.any():
-        value, drawn = values[enough], drawn[:, enough]
-        error = np.nanstd(drawn, axis=0)
-        moves = error > 0
-        distance = np.abs(drawn[:, moves] - value[moves]) / error[moves]
-        largest = np.nanmax(distance, axis=1, initial=0.0)
-        spread = np.quantile(largest, 0.95) * error
-        low[enough], high[enough] = value - spread, value + spread
-    return values, low, high
-
-
-def _draw(statistic: Statistic, prompts: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A statistic's values ``[K]``, and those of all draws ``[RESAMPLES, K]``."""
     codes, names = pd.factorize(np.asarray(prompts, dtype=object))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = statistic(np.ones((1, len(codes))))[0]
+        if len(names) < 2:
+            return values, np.full((RESAMPLES, len(values)), np.nan)
         parts = np.split(draws(len(names), seed), CHUNKS)
         return values, np.concatenate([statistic(weights[:, codes]) for weights in parts])
 
 
-def _enough(drawn: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+def percentile_ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends ``[K]`` of each value's own 95 % interval, from its draws ``[draws, K]``."""
+    low, high = np.full((2, drawn.shape[1]), np.nan)
+    enough = _enough(drawn)
+    if enough.any():
+        low[enough], high[enough] = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
+    return low, high
+
+
+def simultaneous_errors(drawn: np.ndarray) -> tuple[np.ndarray, float]:
+    """Standard errors ``[K]`` of values from their draws ``[draws, K]``, and of how many errors the intervals
+    are that hold for all K at once in 95 % of experiments.
+
+    The number is the .95 quantile of the largest of K normal variables that are correlated as the draws are
+    (Hothorn, Bretz and Westfall 2008, https://doi.org/10.1002/bimj.200810425): 1.96 for one value, more for
+    several, the less so the more they move together.
+    """
+    errors = np.where(_enough(drawn), np.nanstd(drawn, axis=0), np.nan)
+    moving = drawn[:, np.nan_to_num(errors) > 0]
+    moving = moving[np.isfinite(moving).all(1)]
+    if not moving.shape[1]:
+        return errors, float(norm.ppf(0.975))
+    correlation = np.atleast_2d(np.corrcoef(moving, rowvar=False))
+    normal = np.random.default_rng(0).multivariate_normal(
+        np.zeros(len(correlation)), correlation, NORMAL_DRAWS, method="eigh"
+    )
+    return errors, float(np.quantile(np.abs(normal).max(1), 0.95))
+
+
+def _enough(drawn: np.ndarray) -> np.ndarray:
     """Which of the K values have enough draws for an interval, ``[K]``."""
-    return ((~np.isnan(drawn)).mean(0) >= ENOUGH_DRAWS) & (len(set(prompts)) > 1)
+    return (~np.isnan(drawn)).mean(0) >= ENOUGH_DRAWS
 
 
 @lru_cache(maxsize=16)

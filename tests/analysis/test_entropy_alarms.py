@@ -51,6 +51,7 @@ def test_spikes_before_onsets_warn_with_their_lead():
     assert alarms.lead.tolist() == [10] * 20 and alarms.lead_quartiles == (10, 10, 10)
     assert alarms.verdict == AlarmVerdict.WARNS
     assert (alarms.loops, alarms.excess.n, alarms.excess.prompts) == (20, 20, 20)
+    assert 0.5 < alarms.excess.low < 0.85 and alarms.excess.high == 1  # 20 of 20 is not certainty
 
 
 def test_spikes_that_every_run_has_do_not_warn_however_many_loops_they_precede():
@@ -58,6 +59,7 @@ def test_spikes_that_every_run_has_do_not_warn_however_many_loops_they_precede()
     assert alarms.caught.value == 1 and alarms.by_chance.value == 1 and alarms.excess.value == 0
     assert alarms.false_alarms.value == 1 and alarms.alarms_per_run.value == 2  # 20 and 21 are one alarm
     assert alarms.verdict == AlarmVerdict.NO_EVIDENCE
+    assert -0.3 < alarms.excess.low < -0.1 and 0.1 < alarms.excess.high < 0.3
 
 
 def test_alarms_that_are_rarer_before_loops_are_seen():
@@ -171,3 +173,7 @@ def test_the_most_telling_threshold_is_the_one_named():
     assert (named.quantile, named.verdict) == (0.99, AlarmVerdict.WARNS)
     assert analyse(results, [0.6, 0.99]).alarms[Direction.HIGH].threshold == named.threshold
     assert most_telling([], Direction.HIGH) is None
+    few = thresholds_of(
+        [make_result("none", 0.0, [True] * 3), make_result("knorm", 0.5, [False] * 3, {0: 12})], 0.9, 0.99
+    )
+    assert most_telling(few, Direction.LOW).quantile == 0.99  # no interval: the usual one

@@ -128,6 +128,17 @@ def test_what_is_missing_is_named():
     assert "## Results\n\nNot yet compared, since a condition is missing: `knorm 0.25`" in text
 
 
+def test_contrasts_thought_of_afterwards_are_marked():
+    results = [make_result("none", 0.0, [True] * 12), make_result("knorm", 0.5, [False] * 12)]
+    pair = {"first": "knorm 0.5", "second": "none"}
+    contrasts = [Contrast(about="A", **pair), Contrast(about="B", **pair, planned=False)]
+    spec = Experiment(name="made", objective="To see.", grid=[{"press": "none"}], contrasts=contrasts)
+    text = text_of(results, spec)
+    assert "| A | `knorm 0.5`" in text and "| B ‡ | `knorm 0.5`" in text
+    assert "‡: compared after the runs were seen." in text
+    assert "‡" not in text_of(results, spec.model_copy(update={"contrasts": contrasts[:1]}))
+
+
 def test_a_condition_without_prefill_and_without_tokens_has_a_log():
     stops = dict.fromkeys(range(3), "error")
     broken = make_result("knorm", 0.5, [False] * 3, stops=stops, entropy={index: [] for index in range(3)})

@@ -8,12 +8,13 @@ from sklearn.metrics import roc_auc_score
 from kvhelpers.stats import (
     RESAMPLES,
     auroc,
+    draw,
     draws,
     estimate,
     intervals,
     mean,
     proportion,
-    simultaneous_intervals,
+    simultaneous_errors,
 )
 
 RNG = np.random.default_rng(3)
@@ -89,22 +90,19 @@ def columns(values):
     return lambda weights: weights @ values / weights.sum(1, keepdims=True)
 
 
-def test_simultaneous_intervals_of_independent_means_agree_with_sidak_and_of_one_mean_with_its_own():
+def test_simultaneous_errors_of_independent_means_agree_with_sidak_and_of_one_mean_with_its_own():
     generator, k, n = np.random.default_rng(5), 8, 400
     values = generator.normal(size=(n, k))
     prompts = [str(i) for i in range(n)]
-    mean_of, low, high = simultaneous_intervals(columns(values), prompts)
-    expected = stats.norm.ppf(1 - (1 - 0.95 ** (1 / k)) / 2) * values.std(0) / np.sqrt(n)
-    assert mean_of == pytest.approx(values.mean(0))
-    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+    errors, critical = simultaneous_errors(draw(columns(values), prompts)[1])
+    assert errors == pytest.approx(values.std(0) / np.sqrt(n), rel=0.1)
+    assert critical == pytest.approx(stats.norm.ppf(1 - (1 - 0.95 ** (1 / k)) / 2), rel=0.02)
     alike = np.repeat(values[:, :1], k, axis=1)
-    _, low, high = simultaneous_intervals(columns(alike), prompts)
-    assert (high - low) / 2 == pytest.approx(np.full(k, 1.96 * alike.std(0)[0] / np.sqrt(n)), rel=0.1)
+    assert simultaneous_errors(draw(columns(alike), prompts)[1])[1] == pytest.approx(1.96, abs=0.02)
 
 
-def test_simultaneous_intervals_of_constants_have_no_width_and_of_one_prompt_do_not_exist():
+def test_simultaneous_errors_of_constants_are_none_and_of_one_prompt_do_not_exist():
     constant = columns(np.ones((5, 2)))
-    _, low, high = simultaneous_intervals(constant, list("abcde"))
-    assert (low == 1).all() and (high == 1).all()
-    _, low, high = simultaneous_intervals(constant, ["a"] * 5)
-    assert np.isnan(low).all() and np.isnan(high).all()
+    errors, critical = simultaneous_errors(draw(constant, list("abcde"))[1])
+    assert errors.tolist() == [0, 0] and critical == pytest.approx(1.96, abs=0.001)
+    assert np.isnan(simultaneous_errors(draw(constant, ["a"] * 5)[1])[0]).all()

@@ -110,7 +110,7 @@ def _line(result: ConditionResult) -> str:
     first, *fields = pieces(condition.label())
     amount = [] if condition.ratio == 0 else [first.removeprefix(condition.press).strip()]
     target = [field for field in fields if field.startswith(TARGET)]
-    return marked(", ".join([*amount, *target]) or "default fields", not result.is_invalid)
+    return marked(", ".join([*amount, *target]) or "usual", not result.is_invalid)
 
 
 def _sizes(result: ConditionResult) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def _press_frame(members: Sequence[Curve]) -> pd.DataFrame:
             for name, (title, *_) in RATES.items():
                 rate = getattr(result.summary, name)
                 valid = not is_invalid(result, None if name == "looping" else baseline)
-                row = (setting or "default fields", kept, title, rate.rate, rate.low, rate.high, valid)
+                row = (setting or "usual", kept, title, rate.rate, rate.low, rate.high, valid)
                 rows.append(row)
     return pd.DataFrame(rows, columns=["setting", "kept", "rate", "share", "low", "high", "valid"])
 

@@ -109,7 +109,7 @@ def test_default_fields_are_named():
     for fields in ({}, {"window_size": 8}):
         results += [make_result("snapkv", ratio, RIGHT, press_kwargs=fields) for ratio in (0.25, 0.5)]
     figure = figures.rates_by_kept(curves(results))
-    assert texts(figure.axes[3].get_legend()) == ["default fields", "window_size=8"]
+    assert texts(figure.axes[3].get_legend()) == ["usual", "window_size=8"]
 
 
 def test_open_markers_are_conditions_that_are_not_valid(assert_whole):
