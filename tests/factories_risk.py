@@ -29,12 +29,17 @@ def make_risk(n_prompts=24, known=True, tokens=30, seed=0):
                     {
                         "experiment": "made",
                         "task": f"task{prompt % 2}",
-                        "condition": f"{press} {copy}",
+                        "condition": press,
                         "press": press,
                         "removed": 0.5,
                     }
                     | {"prompt": f"p/{prompt}", "prompt_index": prompt, "tokens": tokens, "time": time}
-                    | {"event": Event.LOOP if failed else Event.END, "failed": failed, "correct": not failed}
+                    | {
+                        "event": Event.LOOP if failed else Event.END,
+                        "failed": failed,
+                        "correct": not failed,
+                        "stopped": False,
+                    }
                 )
                 steps = np.arange(1, time)
                 part = rng.normal(size=(len(steps), len(NAMES))).astype(np.float32)

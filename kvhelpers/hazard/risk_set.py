@@ -21,7 +21,7 @@ from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard.events import Event, event_of
 from kvhelpers.hazard.features import NAMES, READS, Feature, check_causal, run_features
 from kvhelpers.paths import find_results
-from kvhelpers.records import FIRST_COMPRESSED_TOKEN, Record
+from kvhelpers.records import FIRST_COMPRESSED_TOKEN, Record, StopReason
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class RiskSet:
     """Tokens at risk and the runs they belong to.
 
     runs : one row per run: ``experiment, task, condition, press, removed, prompt, prompt_index, tokens,
-        correct, event, time`` (the event's token, see `events.event_of`); ``failed``: the event is a loop or
-        an overrun; ``task`` says the task and the model, ``gsm8k of smollm2-135m``.
+        correct, stopped`` (by an error or the clock)``, event, time`` (the event's token, see
+        `events.event_of`); ``failed``: the event is a loop or an overrun; ``task`` says the task and the
+        model, ``gsm8k of smollm2-135m``.
     run : index into ``runs`` of each token at risk, ``[N]``; ``step`` its number, ``[N]``.
     features : ``[N, F]`` float32, named by ``names``.
     """
@@ -48,10 +49,12 @@ class RiskSet:
 
     def label(self, horizon: int | None) -> np.ndarray:
         """Whether a failure begins within the next ``horizon`` tokens, ``[N]``: 1, 0, or NaN where censoring
-        hides it. Without a horizon, whether the run does anything but end by itself with the right answer.
+        hides it. Without a horizon, whether the run does anything but end by itself with the right answer;
+        NaN for runs that an error or the clock stopped.
         """
         if horizon is None:
-            return (~self.ended(right=True))[self.run].astype(float)
+            stopped = self.runs["stopped"].to_numpy(bool)
+            return np.where(stopped, np.nan, ~self.ended(right=True))[self.run]
         time, failed = self.runs["time"].to_numpy()[self.run], self.runs["failed"].to_numpy()[self.run]
         unknown = self.has_event(Event.CENSORED)[self.run] & (self.step + horizon >= time)
         return np.where(unknown, np.nan, failed & (time - self.step <= horizon))
@@ -170,6 +173,7 @@ def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict
         "prompt_index": record.prompt_index,
         "tokens": record.n_tokens,
         "correct": record.correct,
+        "stopped": record.stop_reason in (StopReason.ERROR, StopReason.TIMEOUT),
         "event": event,
         "time": time,
         "failed": event.is_failure,

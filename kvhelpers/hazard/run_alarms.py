@@ -3,7 +3,8 @@ how early.
 
 A run is warned of when its score first exceeds a threshold while it is at risk. The threshold is the one at
 which the wanted share of *training* runs that end right would be warned of, by scores that these runs'
-prompts had no part in.
+prompts had no part in. Each task (of a model) has a threshold of its own: with one for all, a score that only
+knows the task would announce the failures of a hard one and spare the right runs of an easy one.
 """
 
 from __future__ import annotations
@@ -45,21 +46,31 @@ def run_alarms(
     """Judge a predictor at each wanted rate of false alarms: thresholds from inner folds, alarms in outer
     folds.
     """
-    runs, n = risk.runs, len(risk.runs)
+    runs, n, task = risk.runs, len(risk.runs), risk.runs["task"].to_numpy()
     alarm_at = np.full((len(rates), n), np.inf)  # token of the alarm
     for split in prompt_splits(runs, folds):
         inner = min(INNER, runs["prompt"][split.train].nunique())
         scores = scores_of(risk, predictor, prompt_splits(runs, inner, split.train))
         train = split.train[risk.run]
         highest = _by_run(np.maximum, risk.run[train], scores[train], n, -np.inf)
-        highest = highest[risk.ended(right=True) & split.train]
+        right = risk.ended(right=True) & split.train
         test = risk.part(split.test[risk.run])
         scores = predictor.fit(risk, train).score(test)
         for which, rate in enumerate(rates):
-            alarm = scores > (np.quantile(highest, 1 - rate) if len(highest) else np.inf)
+            alarm = scores > _thresholds(highest, right, task, rate)[test.run]
             first = _by_run(np.minimum, test.run[alarm], test.step[alarm], n, np.inf)
             alarm_at[which] = np.minimum(alarm_at[which], first)
     return [_judge(risk, rate, alarm_at[which]) for which, rate in enumerate(rates)]
+
+
+def _thresholds(highest: np.ndarray, right: np.ndarray, task: np.ndarray, rate: float) -> np.ndarray:
+    """Each run's threshold, ``[runs]``: that of its task; infinite where no training run of it ends right."""
+    thresholds = np.full(len(task), np.inf)
+    for name in set(task):
+        known = highest[right & (task == name)]
+        if len(known):
+            thresholds[task == name] = np.quantile(known, 1 - rate)
+    return thresholds
 
 
 def _by_run(combine: np.ufunc, run: np.ndarray, values: np.ndarray, n: int, start: float) -> np.ndarray:

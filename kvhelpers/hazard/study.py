@@ -22,6 +22,7 @@ from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.hazard.baselines import (
     AVERAGE,
     BASE_RATE,
+    CONDITION,
     MAIN,
     PROPOSED,
     TREES,
@@ -211,13 +212,15 @@ class Ablations(Shape):
     with_condition: TokenMetrics
 
 
-class WrongEnds(Shape):
+class RightEnds(Shape):
     """Whether a run will do anything but end by itself with the right answer, told at each of its tokens: by
-    predictor, and the proposed one by task (of a model).
+    predictor; and the proposed one by task (of a model), and among runs that end, right or wrong, alone.
     """
 
     methods: dict[str, TokenMetrics]
     by_task: dict[str, TokenMetrics]
+    among_ended: TokenMetrics
+    ended_by_task: dict[str, TokenMetrics]
 
 
 class Study(Shape):
@@ -225,7 +228,8 @@ class Study(Shape):
     otherwise.
 
     ``methods`` and ``alarms`` are by predictor, ``above`` by baseline: the differences of the proposed
-    predictor's AUROC and the baseline's within condition and token, over the same draws of prompts.
+    predictor's AUROC and the baseline's within condition and token, over the same draws of prompts;
+    ``above_condition`` is that over all pairs to the baseline that knows share removed and press.
     ``learning`` is by share of the training prompts; ``control`` has one entry per shuffle of the outcomes.
     ``reliability``, ``traces`` and ``missed`` are about the proposed predictor's out-of-fold scores;
     ``model`` is trained on all prompts.
@@ -237,8 +241,9 @@ class Study(Shape):
     data: Runs
     methods: dict[str, TokenMetrics]
     above: dict[str, Estimate | None]
+    above_condition: Estimate | None
     by_horizon: dict[int, TokenMetrics]
-    wrong_ends: WrongEnds
+    right_ends: RightEnds
     elsewhere: Elsewhere
     ablations: Ablations
     control: tuple[TokenMetrics, ...]
@@ -339,7 +344,7 @@ def make_study(
     evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
     with tqdm(total=9, desc="hazard", unit="part", disable=not progress) as bar:
         scores = evaluation.scores(hazard)
-        methods, above = _methods(evaluation, scores, names)
+        methods, above, above_condition = _methods(evaluation, scores, names)
         bar.update()
         by_horizon = {horizon: methods[PROPOSED]} | {
             other: Evaluation(risk, other, settings.folds).judge(proposed(other, settings.families))
@@ -347,7 +352,7 @@ def make_study(
             if other != horizon
         }
         bar.update()
-        wrong_ends = _wrong_ends(risk, settings)
+        right_ends = _right_ends(risk, settings)
         bar.update()
         elsewhere = _elsewhere(evaluation, hazard, scores)
         bar.update()
@@ -375,8 +380,9 @@ def make_study(
         data=describe_runs(risk, results),
         methods=methods,
         above=above,
+        above_condition=above_condition,
         by_horizon=dict(sorted(by_horizon.items())),
-        wrong_ends=wrong_ends,
+        right_ends=right_ends,
         elsewhere=elsewhere,
         ablations=ablations,
         control=control,
@@ -396,8 +402,10 @@ def make_study(
 
 def _methods(
     evaluation: Evaluation, scores: np.ndarray, names: tuple[str, ...]
-) -> tuple[dict[str, TokenMetrics], dict[str, Estimate | None]]:
-    """Metrics of all predictors, and by how much the proposed one is above each baseline."""
+) -> tuple[dict[str, TokenMetrics], dict[str, Estimate | None], Estimate | None]:
+    """Metrics of all predictors, by how much the proposed one is above each baseline within condition and
+    token, and above the one that knows the condition over all pairs.
+    """
     risk, horizon = evaluation.risk, evaluation.horizon
     trees = evaluation.scores(BoostedTrees(horizon, names))
     compared = {PROPOSED: scores, TREES: trees, AVERAGE: averaged(scores, trees)}
@@ -407,10 +415,13 @@ def _methods(
         other = evaluation.scores(predictor)
         methods[name] = evaluation.metrics(other)
         above[name] = auroc_difference(scores, other, evaluation.label, risk.prompts, evaluation.strata)
-    return methods, above
+        if name == CONDITION:
+            everywhere = np.zeros(len(scores))
+            over_all = auroc_difference(scores, other, evaluation.label, risk.prompts, everywhere)
+    return methods, above, over_all
 
 
-def _wrong_ends(risk: RiskSet, settings: StudySettings) -> WrongEnds:
+def _right_ends(risk: RiskSet, settings: StudySettings) -> RightEnds:
     """The other question: not when a loop or an overrun begins, but whether the run ends right."""
     evaluation = Evaluation(risk, None, settings.folds)
     rivals = {name: predictor for name, predictor in baselines(risk, None).items() if name != BASE_RATE}
@@ -418,12 +429,13 @@ def _wrong_ends(risk: RiskSet, settings: StudySettings) -> WrongEnds:
         name: evaluation.scores(predictor)
         for name, predictor in ({PROPOSED: proposed(None, settings.families)} | rivals).items()
     }
-    task = risk.runs["task"].to_numpy()[risk.run]
-    return WrongEnds(
+    task, ended = risk.runs["task"].to_numpy()[risk.run], risk.has_event(Event.END)[risk.run]
+    own, tasks = scores[PROPOSED], list(dict.fromkeys(task.tolist()))
+    return RightEnds(
         methods={name: evaluation.metrics(values) for name, values in scores.items()},
-        by_task={
-            name: evaluation.metrics(scores[PROPOSED], task == name) for name in dict.fromkeys(task.tolist())
-        },
+        by_task={name: evaluation.metrics(own, task == name) for name in tasks},
+        among_ended=evaluation.metrics(own, ended),
+        ended_by_task={name: evaluation.metrics(own, ended & (task == name)) for name in tasks},
     )
 
 
@@ -476,8 +488,9 @@ def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
     order = np.arange(len(runs))
     for members in runs.groupby(["experiment", "condition"]).indices.values():
         order[members] = rng.permutation(members)
-    runs[["event", "time", "failed"]] = risk.runs[["event", "time", "failed"]].to_numpy()[order]
-    runs = runs.astype({"time": int, "failed": bool})
+    outcome = ["event", "time", "failed", "correct", "stopped"]
+    runs[outcome] = risk.runs[outcome].to_numpy()[order]
+    runs = runs.astype({"time": int, "failed": bool, "correct": bool, "stopped": bool})
     shuffled = RiskSet(runs, risk.run, risk.step, risk.features, risk.names)
     return shuffled.part(risk.step < runs["time"].to_numpy()[risk.run])
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import t
 
-from kvhelpers.hazard.baselines import CONDITION, PROPOSED
+from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.run_alarms import RunAlarms
 from kvhelpers.hazard.study import Study
 from kvhelpers.stats import Estimate, TokenMetrics
@@ -140,30 +140,6 @@ def beside_baselines(study: Study) -> TokenFinding | None:
     if not differences:
         return None
     return _beside(study, max(differences, key=lambda name: study.methods[name].auroc_within.value))
-
-
-@dataclass(frozen=True)
-class ConditionShare:
-    """How much of the proposed predictor's AUROC over all pairs, ``pooled``, is left ``within`` condition and
-    token, beside ``by_condition``, the pooled AUROC of knowing share removed and press only.
-
-    ``share`` of what is above 0.5 goes when condition and token are held fixed; None where nothing is above.
-    """
-
-    pooled: Estimate
-    within: Estimate
-    by_condition: Estimate | None
-    share: float | None
-
-
-def condition_share(study: Study) -> ConditionShare | None:
-    """How much of the pooled AUROC is the condition; None if there is nothing to tell apart."""
-    proposed = study.methods[PROPOSED]
-    if not (proposed.auroc and proposed.auroc_within):
-        return None
-    known, left = proposed.auroc.value - 0.5, proposed.auroc_within.value - 0.5
-    share = (known - left) / known if known > 0 else None
-    return ConditionShare(proposed.auroc, proposed.auroc_within, study.methods[CONDITION].auroc, share)
 
 
 def _beside(study: Study, baseline: str) -> TokenFinding:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard import verdicts
-from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.hazard.baselines import CONDITION, PROPOSED
 from kvhelpers.hazard.events import GOES_ON, UNSURE
 from kvhelpers.hazard.study import Study, read_study
 from kvhelpers.paths import (
@@ -37,7 +37,7 @@ from kvhelpers.report.hazard_tables import (
     metrics_table,
     number_tables,
     results_table,
-    wrong_end_rows,
+    right_end_rows,
 )
 from kvhelpers.report.render import block, render
 
@@ -91,7 +91,7 @@ def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> s
             "events": events_table(study.data),
             "predictors": metrics_table(study.methods, "Predictor"),
             "horizons": metrics_table(study.by_horizon, "Horizon"),
-            "wrong_ends": metrics_table(wrong_end_rows(study), "Predictor"),
+            "right_ends": metrics_table(right_end_rows(study), "Predictor"),
             "elsewhere": metrics_table(elsewhere_rows(study.elsewhere), "Tested on"),
             "alarms": alarms_table(study.alarms),
             "ablations": metrics_table(ablation_rows(study.ablations), "Features"),
@@ -103,6 +103,7 @@ def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> s
         abstract=abstract(study),
         conclusions=conclusions(study).split("\n"),
         runs=verdicts.runs_beside_baselines(study),
+        right_ends=right_ends_sentence(study),
         control=control_sentence(study),
         missed=list(zip(study.missed, missed_excerpts(study, results), strict=True)),
         goes_on=GOES_ON,
@@ -119,7 +120,8 @@ def abstract(study: Study) -> str:
         verdict=verdicts.foreseen(study),
         tokens=verdicts.beside_baselines(study),
         runs=verdicts.runs_beside_baselines(study),
-        condition=verdicts.condition_share(study),
+        proposed=PROPOSED,
+        by_condition=CONDITION,
     )
 
 
@@ -129,9 +131,13 @@ def conclusions(study: Study) -> str:
         "hazard_sentences",
         "conclusions",
         study=study,
-        proposed=PROPOSED,
         influences=verdicts.influences(study),
     )
+
+
+def right_ends_sentence(study: Study) -> str:
+    """Whether the end of a run, right or not, can be told."""
+    return block("hazard_sentences", "right_ends", ends=study.right_ends, proposed=PROPOSED)
 
 
 def control_sentence(study: Study) -> str:

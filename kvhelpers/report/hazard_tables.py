@@ -112,10 +112,17 @@ def elsewhere_rows(elsewhere: Elsewhere) -> dict[str, TokenMetrics]:
     )
 
 
-def wrong_end_rows(study: Study) -> dict[str, TokenMetrics]:
-    """Whether a run will end wrong or not at all: predictors, and the proposed one by task."""
-    by_task = {f"{PROPOSED}, {name} only": value for name, value in study.wrong_ends.by_task.items()}
-    return study.wrong_ends.methods | by_task
+def right_end_rows(study: Study) -> dict[str, TokenMetrics]:
+    """Whether a run will do anything but end right: predictors, and the proposed one by task and among the
+    runs that end.
+    """
+    ends = study.right_ends
+    return (
+        ends.methods
+        | {f"{PROPOSED}, {name} only": value for name, value in ends.by_task.items()}
+        | {f"{PROPOSED}, runs that end": ends.among_ended}
+        | {f"{PROPOSED}, {name}, runs that end": value for name, value in ends.ended_by_task.items()}
+    )
 
 
 def ablation_rows(ablations: Ablations) -> dict[str, TokenMetrics]:
@@ -157,7 +164,7 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
         ),
         "alarms": _alarm_numbers(study.alarms),
         "horizons": _metric_numbers(study.by_horizon, "horizon"),
-        "wrong_ends": _metric_numbers(wrong_end_rows(study), "predictor"),
+        "right_ends": _metric_numbers(right_end_rows(study), "predictor"),
         "elsewhere": _metric_numbers(elsewhere_rows(study.elsewhere), "tested_on"),
         "ablations": _metric_numbers(ablation_rows(study.ablations), "features"),
         "learning": _metric_numbers(every, "share_of_training_prompts"),

@@ -62,3 +62,15 @@ def test_right_and_wrong_ends_are_counted_apart_and_the_threshold_is_of_right_on
     assert alarms.wrong_ends.value == 1 and alarms.wrong_ends.n == len(healthy[::2])
     assert alarms.false_alarms.value == pytest.approx(0.2, abs=0.08)
     assert alarms.false_alarms.n == len(healthy) - len(healthy[::2])
+
+
+def test_a_score_that_knows_only_the_task_announces_nothing():
+    """In task0 all runs score higher, whether they fail or not."""
+    risk = make_risk(60, known=False)
+    hard = (risk.runs["task"] == "task0").to_numpy()
+    risk.features[:, 0] += 10 * hard[risk.run]
+    alarms = run_alarms(risk, FirstFeature(), rates=[0.1])[0]
+    assert alarms.caught.value < 0.2 and alarms.false_alarms.value == pytest.approx(0.1, abs=0.06)
+    risk.runs.loc[hard, "correct"] = False  # no threshold can be set where none ends right
+    none = run_alarms(risk, FirstFeature(), rates=[0.1])[0]
+    assert none.wrong_ends.value == 0 and none.caught.value < alarms.caught.value + 0.05

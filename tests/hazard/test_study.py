@@ -45,19 +45,18 @@ def test_what_is_there_is_seen(study):
 
 
 def test_whether_a_run_ends_right_is_another_question(study):
-    methods, by_task = study.wrong_ends.methods, study.wrong_ends.by_task
-    assert "base rate" not in methods and methods[PROPOSED].auroc.value > 0.6
-    assert methods[PROPOSED].auroc_within is None  # runs of a made condition end alike
-    assert list(by_task) == ["task0", "task1"]
-    assert sum(metrics.tokens for metrics in by_task.values()) == methods[PROPOSED].tokens
+    ends = study.right_ends
+    assert "base rate" not in ends.methods and ends.methods[PROPOSED].auroc_within.value > 0.6
+    assert list(ends.by_task) == list(ends.ended_by_task) == ["task0", "task1"]
+    assert sum(metrics.tokens for metrics in ends.by_task.values()) == ends.methods[PROPOSED].tokens
+    assert ends.among_ended.auroc is None and ends.among_ended.tokens > 0  # all that end are right
     risk = make_risk(10)
-    risk.runs["condition"] = risk.runs["press"]  # half of whose runs fail
-    within = Evaluation(risk, None, 2).judge(LogisticHazard(None, family_names("signals"))).auroc_within
-    assert within.low > 0.5
     label = risk.label(None)
     assert label.tolist() == (risk.runs["failed"].to_numpy()[risk.run]).astype(float).tolist()
     risk.runs["correct"] = False
     assert risk.label(None).all()
+    risk.runs.loc[0, "stopped"] = True
+    assert np.isnan(risk.label(None)[risk.run == 0]).all() and risk.label(None)[risk.run > 0].all()
 
 
 def test_what_it_learned_from_is_counted(study):
@@ -180,6 +179,8 @@ def test_shuffling_moves_whole_outcomes_within_conditions():
     before, after = (sorted(map(tuple, part.runs[outcome].to_numpy())) for part in (risk, shuffled))
     assert before == after and (shuffled.runs["time"] != risk.runs["time"]).any()
     assert (shuffled.step < shuffled.runs["time"].to_numpy()[shuffled.run]).all()
+    assert (shuffled.runs["correct"] == ~shuffled.runs["failed"]).all()
+    assert (shuffled.runs["failed"] != risk.runs["failed"]).any()
 
 
 @pytest.mark.parametrize(

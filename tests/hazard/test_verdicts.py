@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 from factories_risk import make_looping_study
 
-from kvhelpers.hazard.baselines import CONDITION, PROPOSED
+from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.verdicts import (
     Beside,
     Caught,
     Control,
     Foreseen,
     beside_baselines,
-    condition_share,
     control,
     foreseen,
     influences,
@@ -31,7 +30,7 @@ def estimate(value, spread=0.05):
 
 
 def metrics(value):
-    return TokenMetrics(estimate(value), estimate(value), None, None, 0.1, 100, 10)
+    return TokenMetrics(estimate(value / 2), estimate(value), None, None, 0.1, 100, 10)  # pooled, within
 
 
 NOTHING = TokenMetrics(None, None, None, None, 0.0, 100, 0)
@@ -71,18 +70,6 @@ def test_the_answer_is_of_tokens_and_of_runs(study, difference, rates, answer):
     assert foreseen(changed(study, above=above, alarms=alarms_at(study, *rates))) == answer
 
 
-def test_what_goes_when_the_condition_is_held_fixed(study):
-    def share(pooled, within):
-        proposed = replace(metrics(pooled), auroc_within=estimate(within))
-        methods = study.methods | {PROPOSED: proposed, CONDITION: metrics(0.6)}
-        return condition_share(changed(study, methods=methods))
-
-    assert share(0.76, 0.62).share == pytest.approx(0.14 / 0.26)
-    assert share(0.76, 0.62).by_condition == estimate(0.6)
-    assert share(0.5, 0.4).share is None
-    assert condition_share(changed(study, methods=study.methods | {PROPOSED: NOTHING})) is None
-
-
 @pytest.mark.parametrize(
     ("difference", "verdict"),
     [
@@ -97,7 +84,7 @@ def test_tokens_are_compared_by_the_interval_of_the_difference(study, difference
     methods = study.methods | {"entropy": metrics(0.7), "canary": metrics(0.6)}
     finding = beside_baselines(changed(study, above=above, methods=methods))
     assert (finding.verdict, finding.baseline, finding.difference) == (verdict, "entropy", difference)
-    assert finding.other == metrics(0.7).auroc
+    assert finding.other == metrics(0.7).auroc_within
 
 
 def test_without_a_difference_there_is_no_comparison(study):

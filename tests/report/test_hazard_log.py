@@ -9,7 +9,7 @@ from factories_risk import make_looping_study
 from kvhelpers.__main__ import main
 from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.model import read_model
-from kvhelpers.hazard.study import LeftOut, WrongEnds, read_study
+from kvhelpers.hazard.study import LeftOut, RightEnds, read_study
 from kvhelpers.paths import log_path, model_path, results_dir, study_path
 from kvhelpers.report.figures.hazard import DRAWN
 from kvhelpers.report.format import estimate
@@ -18,6 +18,7 @@ from kvhelpers.report.hazard_log import (
     conclusions,
     control_sentence,
     hazard_log,
+    right_ends_sentence,
     save_study,
     write_hazard_log,
 )
@@ -37,7 +38,8 @@ def study(looping):
 
 def metrics(value):
     auroc = Estimate(value, value - 0.05, value + 0.05, 100, 10)
-    return TokenMetrics(auroc, auroc, None, None, 0.1, 100, 10)
+    pooled = Estimate(auroc.value / 2, auroc.low / 2, auroc.high / 2, 100, 10)
+    return TokenMetrics(pooled, auroc, None, None, 0.1, 100, 10)
 
 
 NOTHING = TokenMetrics(None, None, None, None, None, 0, 0)
@@ -216,6 +218,7 @@ def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens
             study,
             methods=study.methods | {PROPOSED: metrics(0.9), "entropy": metrics(0.7)},
             above={"entropy": difference},
+            above_condition=Estimate(0.1, 0.05, 0.15, 100, 10),
             alarms=alarms_of(study, caught, 0.4),
         )
     )
@@ -224,8 +227,8 @@ def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens
     assert f"they announce {runs}" in first
     assert "within the next 10 tokens is told with an AUROC of 0.90 [0.85, 0.95]" in single
     assert f"best baseline: 0.70 [0.65, 0.75], difference {estimate(difference)}." in single
-    assert "Over all pairs the AUROC is 0.90 [0.85, 0.95]; knowing only press and share removed" in single
-    assert "0 % of what is above 0.5 goes when condition and token are held fixed." in single
+    assert "Over all pairs, where knowing the condition helps, it is 0.45 [0.42, " in single
+    assert single.endswith("difference 0.10 [0.05, 0.15].")
     assert "of 100 failures are announced" in whole and "best baseline: 40 % [35, 45]" in whole
 
 
@@ -242,13 +245,7 @@ def test_conclusions_turn_with_the_numbers(study):
         ablations=changed(study.ablations, without={"rolling": metrics(0.1)}),
         elsewhere=changed(study.elsewhere, by_seen_task={"a": metrics(0.6), "b": metrics(0.7)}),
     )
-    wrong, features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
-    assert wrong == "Wrong answers: all runs end alike, so nothing can be told."
-    told = WrongEnds(methods={PROPOSED: metrics(0.6)}, by_task={"a": metrics(0.7), "b": metrics(0.5)})
-    assert conclusions(changed(known, wrong_ends=told)).startswith(
-        "Wrong answers: whether a run will do anything but end with the right answer is told with an AUROC "
-        "of 0.60 [0.55, 0.65] within condition and token: 0.70 [0.65, 0.75] (a), 0.50 [0.45, 0.55] (b).\n"
-    )
+    features, data, tasks, time = conclusions(known).split("\n")  # one press: no extremes
     assert features == (
         "Features: it loses most without the family *rolling*, 0.10 [0.05, 0.15] instead of "
         "0.90 [0.85, 0.95]."
@@ -256,6 +253,23 @@ def test_conclusions_turn_with_the_numbers(study):
     assert "from 25 % to all of the training prompts AUROC goes from 0.50 [0.45, 0.55] to 0.90" in data
     assert tasks == "Tasks, all seen: worst a (0.60 [0.55, 0.65]), best b (0.70 [0.65, 0.75])."
     assert "half of the failures begin by token 14 (quartiles 13 and 15)" in time
+
+
+def test_right_ends_turn_with_the_numbers(study):
+    def sentence(**ends):
+        of = {"methods": {PROPOSED: metrics(0.6)}, "among_ended": NOTHING, "by_task": {}, "ended_by_task": {}}
+        return right_ends_sentence(changed(study, right_ends=RightEnds(**of | ends)))
+
+    assert sentence() == (
+        "Whether a run will do anything but end by itself with the right answer is told with an AUROC of "
+        "0.60 [0.55, 0.65] within condition and token."
+    )
+    tasks = {"a": metrics(0.7), "b": metrics(0.5)}
+    told = sentence(by_task=tasks, among_ended=metrics(0.55), ended_by_task=tasks | {"c": NOTHING})
+    by_task = "(a: 0.70 [0.65, 0.75], b: 0.50 [0.45, 0.55])."
+    assert f"within condition and token {by_task} Among" in told
+    assert told.endswith(f"wrong from right answers: 0.55 [0.50, 0.60] {by_task}")
+    assert sentence(methods={PROPOSED: NOTHING}).startswith("No two comparable runs")
 
 
 def test_the_control_turns_with_the_numbers(study):
