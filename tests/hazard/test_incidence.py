@@ -91,14 +91,14 @@ def test_a_curve_ends_where_few_runs_are_left():
 
 
 def test_a_condition_of_the_sweep_with_many_ties():
-    """gsm8k, `random 0.625`: five runs are at risk up to 65 tokens."""
-    result = read_result(samples_dir() / "002-compression-sweep-gsm8k/random/smollm2-135m_0.625_50p.json")
+    """006, `random 0.875`: most runs loop, many from the same token on."""
+    result = read_result(samples_dir() / "006-capable-model/random/qwen2.5-coder-1.5b_0.875_100p.json")
     ends = dict(tuple(result.signals(["prompt_index", "char_end"]).groupby("prompt_index")["char_end"]))
     events = [event_of(record, ends[record.prompt_index].to_numpy()) for record in result.records]
     runs = as_runs([time for _, time in events], [event for event, _ in events])
     curve = check(runs)
-    assert runs["time"].duplicated().any() and curve["tokens"].max() == 65
-    named = runs.assign(task="gsm8k", press="random", condition="random 0.625", removed=0.6)
+    assert runs["time"].duplicated().any() and curve["tokens"].max() == 328
+    named = runs.assign(task="gsm8k", press="random", condition="random 0.875", removed=0.9)
     (stored,) = incidence_curves(named)
-    assert (stored.runs, stored.tokens[-1]) == (50, 65)
+    assert (stored.runs, stored.tokens[-1]) == (100, 328)
     assert stored.incidence[-1] == pytest.approx(curve["incidence"].iloc[-1])
