@@ -191,7 +191,7 @@ def alarms_of(study, proposed, other, wanted=0.1):
     usual = study.alarms["entropy"][0]
     by_name = {PROPOSED: proposed, "entropy": other}
     return {
-        name: (usual.model_copy(update={"caught": metrics(value).auroc, "wanted": wanted}),)
+        name: (usual.model_copy(update={"caught": metrics(value).auroc_within, "wanted": wanted}),)
         for name, value in by_name.items()
     }
 
