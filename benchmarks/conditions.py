@@ -10,7 +10,7 @@ import argparse
 import time
 
 import pandas as pd
-from throughput import FEWSHOT, machine, parse_press
+from throughput import FEWSHOT, condition_arguments, machine, parse_press
 
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.limits import auto_batch_size
@@ -55,15 +55,8 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--device", default="auto")
+    parser = condition_arguments(__doc__.splitlines()[0], PRESSES, n_prompts=32, max_new_tokens=256)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--task", default="onestep", choices=FEWSHOT)
-    parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
-    parser.add_argument("--press", nargs="+", default=list(PRESSES), help="name or name:ratio")
-    parser.add_argument("--n-prompts", type=int, default=32)
-    parser.add_argument("--max-new-tokens", type=int, default=256)
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from throughput import FEWSHOT, first_difference, machine, parse_press
+from throughput import FEWSHOT, condition_arguments, first_difference, machine, parse_press
 
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.run import answer_text, char_ends, generate_prompts, judged, prompts_of
@@ -60,14 +60,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--task", default="onestep", choices=FEWSHOT)
-    parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
-    parser.add_argument("--press", nargs="+", default=list(PRESSES), help="name or name:ratio")
-    parser.add_argument("--n-prompts", type=int, default=50)
-    parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser = condition_arguments(__doc__.splitlines()[0], PRESSES, n_prompts=50, max_new_tokens=160)
     parser.add_argument("--batch-size", type=int, nargs=2, default=[4, 50], metavar=("SMALL", "LARGE"))
     return parser.parse_args()
 

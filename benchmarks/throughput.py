@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import timeit
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -183,6 +184,21 @@ def first_difference(first: list[int], second: list[int]) -> int | None:
         return None
     pairs = zip(first, second, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def condition_arguments(
+    description: str, presses: Sequence[str], n_prompts: int, max_new_tokens: int
+) -> argparse.ArgumentParser:
+    """A parser of what says which conditions run, with these defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--task", default="onestep", choices=FEWSHOT)
+    parser.add_argument("--data-file", help="local GSM8K file, for task gsm8k without a hub")
+    parser.add_argument("--press", nargs="+", default=list(presses), help="name or name:ratio")
+    parser.add_argument("--n-prompts", type=int, default=n_prompts)
+    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    return parser
 
 
 def machine(args: argparse.Namespace, dtype: str | None = None) -> str:

@@ -363,8 +363,7 @@ def make_study(
         bar.update()
         learning = {share: _with_share(evaluation, hazard, share) for share in SHARES}
         bar.update()
-        warning = {PROPOSED: hazard} | baselines(risk, horizon)
-        del warning[BASE_RATE]  # a constant warns of nothing
+        warning = _informed(risk, horizon, settings.families)
         alarms = {
             name: tuple(run_alarms(risk, predictor, settings.folds, settings.false_alarms))
             for name, predictor in warning.items()
@@ -409,26 +408,28 @@ def _methods(
     risk, horizon = evaluation.risk, evaluation.horizon
     trees = evaluation.scores(BoostedTrees(horizon, names))
     compared = {PROPOSED: scores, TREES: trees, AVERAGE: averaged(scores, trees)}
-    methods = {name: evaluation.metrics(values) for name, values in compared.items()}
-    above = {}
-    for name, predictor in baselines(risk, horizon).items():
-        other = evaluation.scores(predictor)
-        methods[name] = evaluation.metrics(other)
-        above[name] = auroc_difference(scores, other, evaluation.label, risk.prompts, evaluation.strata)
-        if name == CONDITION:
-            everywhere = np.zeros(len(scores))
-            over_all = auroc_difference(scores, other, evaluation.label, risk.prompts, everywhere)
-    return methods, above, over_all
+    others = {name: evaluation.scores(other) for name, other in baselines(risk, horizon).items()}
+    methods = {name: evaluation.metrics(values) for name, values in (compared | others).items()}
+
+    def above(other: np.ndarray, strata: np.ndarray) -> Estimate | None:
+        return auroc_difference(scores, other, evaluation.label, risk.prompts, strata)
+
+    within = {name: above(other, evaluation.strata) for name, other in others.items()}
+    return methods, within, above(others[CONDITION], np.zeros(len(scores)))
+
+
+def _informed(risk: RiskSet, horizon: int | None, families: Sequence[str]) -> dict[str, Predictor]:
+    """The proposed predictor and the baselines that know something: a constant tells nothing apart."""
+    rivals = baselines(risk, horizon)
+    del rivals[BASE_RATE]
+    return {PROPOSED: proposed(horizon, families)} | rivals
 
 
 def _right_ends(risk: RiskSet, settings: StudySettings) -> RightEnds:
     """The other question: not when a loop or an overrun begins, but whether the run ends right."""
     evaluation = Evaluation(risk, None, settings.folds)
-    rivals = {name: predictor for name, predictor in baselines(risk, None).items() if name != BASE_RATE}
-    scores = {
-        name: evaluation.scores(predictor)
-        for name, predictor in ({PROPOSED: proposed(None, settings.families)} | rivals).items()
-    }
+    informed = _informed(risk, None, settings.families)
+    scores = {name: evaluation.scores(predictor) for name, predictor in informed.items()}
     task, ended = risk.runs["task"].to_numpy()[risk.run], risk.has_event(Event.END)[risk.run]
     own, tasks = scores[PROPOSED], list(dict.fromkeys(task.tolist()))
     return RightEnds(
