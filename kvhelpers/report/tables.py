@@ -102,8 +102,8 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
 
 def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
     """Accuracy and looping of many conditions, in percent: a row for each press and its settings, a column
-    for each ratio or budget, and where accuracy falls to half, in kept tokens. `NOT_VALID` marks what a flag
-    takes the meaning from.
+    for each ratio or budget, and where accuracy falls to half, in kept tokens. One column for all of them
+    where most presses have others. `NOT_VALID` marks what a flag takes the meaning from.
     """
     compressed = [result for result in results if not result.condition.is_baseline]
     half = {
@@ -120,11 +120,19 @@ def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[Hal
         )
         looping = in_percent(result.summary.looping) + NOT_VALID * result.is_invalid
         cells[_amount(result)] = f"{accuracy} / {looping}"
+    filled = sum(cell != GAP for cells in rows.values() for cell in cells.values())
+    if 2 * filled < len(rows) * len(amounts):
+        rows = {settings: {"Accuracy / looping": _listed(cells)} for settings, cells in rows.items()}
     table = pd.DataFrame(
         {"Press": f"{press} {fields}".rstrip()} | cells | {"Half-accuracy at": half.get((press, fields), GAP)}
         for (press, fields), cells in rows.items()
     )
     return table if half else table.drop(columns="Half-accuracy at")
+
+
+def _listed(cells: Mapping[str, str]) -> str:
+    """``budget 80: 84 [71, 92] / 0 [0, 7]; budget 60: …``"""
+    return "; ".join(f"{amount}: {cell}" for amount, cell in cells.items() if cell != GAP)
 
 
 def _amount(result: ConditionResult) -> str:
