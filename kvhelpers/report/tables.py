@@ -102,8 +102,9 @@ def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
 
 def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[HalfAccuracy]) -> pd.DataFrame:
     """Accuracy and looping of many conditions, in percent: a row for each press and its settings, a column
-    for each ratio or budget, and where accuracy falls to half, in kept tokens. One column for all of them
-    where most presses have others. `NOT_VALID` marks what a flag takes the meaning from.
+    for each ratio or budget, and where accuracy falls to half, in kept tokens. One column for all of them,
+    the most kept tokens first, where most presses have others. `NOT_VALID` marks what a flag takes the
+    meaning from.
     """
     compressed = [result for result in results if not result.condition.is_baseline]
     half = {
@@ -122,17 +123,16 @@ def grid_table(results: Sequence[ConditionResult], half_accuracies: Sequence[Hal
         cells[_amount(result)] = f"{accuracy} / {looping}"
     filled = sum(cell != GAP for cells in rows.values() for cell in cells.values())
     if 2 * filled < len(rows) * len(amounts):
-        rows = {settings: {"Accuracy / looping": _listed(cells)} for settings, cells in rows.items()}
+        kept = {_amount(result): -(result.summary.kept_tokens or 0) for result in compressed}
+        for settings, cells in rows.items():
+            tried = sorted((amount for amount in amounts if cells[amount] != GAP), key=kept.get)
+            listed = "; ".join(f"{amount}: {cells[amount]}" for amount in tried)
+            rows[settings] = {"Accuracy / looping": listed}
     table = pd.DataFrame(
         {"Press": f"{press} {fields}".rstrip()} | cells | {"Half-accuracy at": half.get((press, fields), GAP)}
         for (press, fields), cells in rows.items()
     )
     return table if half else table.drop(columns="Half-accuracy at")
-
-
-def _listed(cells: Mapping[str, str]) -> str:
-    """``budget 80: 84 [71, 92] / 0 [0, 7]; budget 60: …``"""
-    return "; ".join(f"{amount}: {cell}" for amount, cell in cells.items() if cell != GAP)
 
 
 def _amount(result: ConditionResult) -> str:
