@@ -6,6 +6,7 @@ import sys
 
 import nbformat
 import pytest
+from papermill import inspect_notebook
 
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.notebook import MARK, WRITE_LOG, assigned_names
@@ -40,6 +41,14 @@ def test_parameters_cell_has_the_condition_s_names_and_defaults_in_two_halves():
     exec(parameters.source, {}, values)
     assert values.pop(WRITE_LOG) is True
     assert make_condition(values) == Condition()  # so that a recorded command may leave out what is default
+
+
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
+def test_papermill_knows_every_parameter(name):
+    """It reads them line by line, and warns of those whose line it cannot read."""
+    cells = nbformat.read(notebook_path(name), as_version=4).cells
+    (source,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    assert sorted(inspect_notebook(str(notebook_path(name)))) == sorted(assigned_names(source))
 
 
 @pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
