@@ -12,6 +12,7 @@ from kvhelpers.hazard.incidence import incidence_curves
 from kvhelpers.hazard.model import HazardModel, fit, read_model
 from kvhelpers.hazard.online import OnlineScorer
 from kvhelpers.hazard.risk_set import RiskSet, build, read_risk_set
+from kvhelpers.hazard.scrutiny import make_scrutiny
 from kvhelpers.hazard.study import Study, StudySettings, describe_runs, make_study, read_study
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "event_of",
     "fit",
     "incidence_curves",
+    "make_scrutiny",
     "make_study",
     "read_model",
     "read_risk_set",

@@ -13,7 +13,7 @@ from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.presses.registry import NONE
 
 MAIN = ("signals", "rolling", "repetition", "canary")
-PROPOSED, TREES = "logistic hazard", "boosted trees"
+PROPOSED, TREES, RECURRENT = "logistic hazard", "boosted trees", "recurrent network"
 AVERAGE = f"average of {PROPOSED} and {TREES}"
 BASE_RATE, CONDITION = "base rate", "share removed × press"
 CUSUM = "cusum"

@@ -20,6 +20,7 @@ class RiskTrace(Shape):
     """
 
     kind: str
+    experiment: str
     condition: str
     prompt: str
     event: Event
@@ -62,6 +63,7 @@ def risk_traces(risk: RiskSet, scores: np.ndarray) -> tuple[RiskTrace, ...]:
         traces.append(
             RiskTrace(
                 kind=kind,
+                experiment=row["experiment"],
                 condition=row["condition"],
                 prompt=row["prompt"],
                 event=row["event"],

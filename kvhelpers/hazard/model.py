@@ -91,6 +91,13 @@ class HazardModel(Shape):
             )
         return self._numbers.score(features)
 
+    def contributions(self, features: np.ndarray) -> np.ndarray:
+        """What each feature adds to the log-odds, ``[N, F]``, from features ``[N, F]``; with the intercept
+        they are the log-odds of `score`.
+        """
+        numbers = self._numbers
+        return standardized(features, numbers.mean, numbers.scale) * numbers.coefficient
+
     def save(self, path: Path) -> Path:
         """Write the model as JSON."""
         return write_atomic(
@@ -102,6 +109,17 @@ class HazardModel(Shape):
 def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Features in standard deviations from the training mean, clipped; missing ones are the mean."""
     return np.nan_to_num(((features - mean) / scale).clip(-CLIP, CLIP))
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature, two ``[F]``, without missing values; 1 for one that does
+    not vary.
+    """
+    missing = np.isnan(features)
+    count = np.maximum((~missing).sum(0), 1)
+    mean = np.where(missing, 0, features).sum(0, dtype=float) / count
+    scale = np.sqrt((np.where(missing, 0, features - mean) ** 2).sum(0) / count)
+    return mean, np.where(scale > 0, scale, 1.0)
 
 
 def read_model(path: Path) -> HazardModel:
@@ -144,11 +162,7 @@ def fit(risk: RiskSet, horizon: int, names: Sequence[str], train: np.ndarray | N
 
 def fit_numbers(features: np.ndarray, label: np.ndarray) -> Numbers:
     """Learn from features ``[N, F]`` and labels ``[N]``, both kinds among them."""
-    missing = np.isnan(features)
-    count = np.maximum((~missing).sum(0), 1)
-    mean = np.where(missing, 0, features).sum(0, dtype=float) / count
-    scale = np.sqrt((np.where(missing, 0, features - mean) ** 2).sum(0) / count)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = moments(features)
     model = LogisticRegression(C=PENALTY, solver="newton-cholesky")
     model.fit(standardized(features, mean, scale), label)
     return Numbers(mean, scale, model.coef_[0], float(model.intercept_[0]))

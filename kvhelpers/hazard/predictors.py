@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
 
 from kvhelpers.hazard.model import fit_numbers
 from kvhelpers.hazard.risk_set import RiskSet
@@ -58,15 +59,30 @@ class Learned(Predictor):
     def fit(self, risk: RiskSet, train: np.ndarray) -> Self:
         label = risk.label(self.horizon)
         known = train & ~np.isnan(label)
-        label = label[known]
-        self.only_rate = (float(label.mean()) if len(label) else 0.0) if len(set(label)) < 2 else None
+        found = label[known]
+        self.only_rate = (float(found.mean()) if len(found) else 0.0) if len(set(found)) < 2 else None
         if self.only_rate is None:
-            self._fit(risk.columns(self.names, known), label)
+            self._learn(risk, known, label)
         return self
 
     def score(self, risk: RiskSet) -> np.ndarray:
-        if self.only_rate is not None:
-            return np.full(len(risk.run), self.only_rate)
+        return np.full(len(risk.run), self.only_rate) if self.only_rate is not None else self._scores(risk)
+
+    @abstractmethod
+    def _learn(self, risk: RiskSet, known: np.ndarray, label: np.ndarray) -> None:
+        """Learn from the tokens in the mask ``known`` ``[N]``, whose ``label`` ``[N]`` is not NaN."""
+
+    @abstractmethod
+    def _scores(self, risk: RiskSet) -> np.ndarray: ...
+
+
+class OfTokens(Learned):
+    """What learns from tokens one by one, whatever run they belong to."""
+
+    def _learn(self, risk: RiskSet, known: np.ndarray, label: np.ndarray) -> None:
+        self._fit(risk.columns(self.names, known), label[known])
+
+    def _scores(self, risk: RiskSet) -> np.ndarray:
         return self._score(risk.columns(self.names))
 
     @abstractmethod
@@ -76,7 +92,7 @@ class Learned(Predictor):
     def _score(self, features: np.ndarray) -> np.ndarray: ...
 
 
-class LogisticHazard(Learned):
+class LogisticHazard(OfTokens):
     """The logistic regression of `model.fit`."""
 
     def _fit(self, features: np.ndarray, label: np.ndarray) -> None:
@@ -86,14 +102,31 @@ class LogisticHazard(Learned):
         return self.numbers.score(features)
 
 
-class BoostedTrees(Learned):
-    """Gradient-boosted trees on histograms (scikit-learn's)."""
+class BoostedTrees(OfTokens):
+    """Gradient-boosted trees on histograms (scikit-learn's), so many ``rounds`` of them."""
+
+    def __init__(self, horizon: int | None, names: Sequence[str], rounds: int = TREE_SETTINGS["max_iter"]):
+        super().__init__(horizon, names)
+        self.rounds = rounds
+
+    def best_round(self, risk: RiskSet) -> np.ndarray:
+        """Scores ``[N]`` after the round that does best on these very tokens, by AUROC over all pairs:
+        early stopping on what is reported, as some published predictors were judged. Not to be used but to
+        show what that does.
+        """
+        label = risk.label(self.horizon)
+        known = ~np.isnan(label)
+        if self.only_rate is not None or len(set(label[known])) < 2:
+            return self.score(risk)
+        stages = self.trees.staged_predict_proba(self._filled(risk.columns(self.names)))
+        rounds = (stage[:, 1] for stage in stages)
+        return max(rounds, key=lambda scores: roc_auc_score(label[known], scores[known]))
 
     def _fit(self, features: np.ndarray, label: np.ndarray) -> None:
         self.empty = np.isnan(features).all(0)
         few = {} if features.shape[1] > FEW else {"max_features": 1.0}
         self.trees = HistGradientBoostingClassifier(
-            **TREE_SETTINGS | few, early_stopping=False, random_state=SEED
+            **TREE_SETTINGS | few | {"max_iter": self.rounds}, early_stopping=False, random_state=SEED
         )
         self.trees.fit(self._filled(features), label)
 

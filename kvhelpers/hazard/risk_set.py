@@ -89,6 +89,11 @@ class RiskSet:
         """Only these tokens at risk, by a mask ``[N]`` or their indices; the runs stay."""
         return RiskSet(self.runs, self.run[keep], self.step[keep], self.features[keep], self.names)
 
+    @property
+    def before_event(self) -> np.ndarray:
+        """Which tokens come before their run's event, ``[N]``: all, unless `build` kept the whole runs."""
+        return self.step < self.runs["time"].to_numpy()[self.run]
+
 
 def read_risk_set(
     experiments: Sequence[str], root: str | None = None, n_prompts: int | None = None
@@ -122,12 +127,14 @@ def build(
     results: Sequence[ConditionResult],
     own_features: Mapping[str, Feature] | None = None,
     n_prompts: int | None = None,
+    whole: bool = False,
 ) -> RiskSet:
     """The risk set of some conditions, of one experiment or several.
 
     Conditions whose flags take away their meaning are left out, and prompts after the first ``n_prompts`` if
     given. ``removed`` (measured share of the prompt's cache) and one column ``press_<name>`` for each press
     are there as features for ablations. ``own_features`` adds features by name; each is checked to be causal.
+    ``whole`` keeps the tokens from the event on, too, which are not at risk.
 
     Raises
     ------
@@ -142,7 +149,8 @@ def build(
         for record, tokens in run_signals(result, ["token_id", "char_end", *READS], n_prompts):
             row = _run(result, record, tokens["char_end"].to_numpy())
             rows.append(row)
-            parts.append(_at_risk(tokens, row, presses, own_features))
+            end = record.n_tokens if whole else max(int(row["time"]), 0)
+            parts.append(_features(tokens, end, row, presses, own_features))
     runs = pd.DataFrame(rows)
     if not len(runs) or not runs["failed"].any():
         raise InputError(
@@ -180,11 +188,16 @@ def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict
     }
 
 
-def _at_risk(
-    tokens: pd.DataFrame, row: Mapping, presses: Sequence[str], own_features: Mapping[str, Feature]
+def _features(
+    tokens: pd.DataFrame,
+    end: int,
+    row: Mapping,
+    presses: Sequence[str],
+    own_features: Mapping[str, Feature],
 ) -> np.ndarray:
-    """Features of a run's tokens at risk; only what was there by then is looked at."""
-    end = max(int(row["time"]), 0)
+    """Features of a run's tokens from the first compressed one up to ``end``; only what was there by then is
+    looked at.
+    """
     ids, signals = tokens["token_id"].tolist(), {name: tokens[name].to_numpy() for name in READS}
     seen_ids, seen_signals = ids[:end], {name: values[:end] for name, values in signals.items()}
     parts = [run_features(seen_ids, seen_signals)[FIRST_COMPRESSED_TOKEN:]]

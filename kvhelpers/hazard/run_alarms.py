@@ -17,7 +17,7 @@ from kvhelpers.hazard.predictors import Predictor
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.hazard.splits import FOLDS, prompt_splits, scores_of
 from kvhelpers.records import Shape
-from kvhelpers.stats import Estimate, proportion
+from kvhelpers.stats import Estimate, estimate, mean, proportion
 
 RATES = (0.01, 0.05, 0.10)
 INNER = 3  # folds in which the threshold is set
@@ -40,11 +40,11 @@ class RunAlarms(Shape):
     immediate: int
 
 
-def run_alarms(
+def alarm_tokens(
     risk: RiskSet, predictor: Predictor, folds: int = FOLDS, rates: Sequence[float] = RATES
-) -> list[RunAlarms]:
-    """Judge a predictor at each wanted rate of false alarms: thresholds from inner folds, alarms in outer
-    folds.
+) -> np.ndarray:
+    """The token at which each run is warned of, ``[rates, runs]``, infinite where it is not: thresholds from
+    inner folds, alarms in outer folds.
     """
     runs, n, task = risk.runs, len(risk.runs), risk.runs["task"].to_numpy()
     alarm_at = np.full((len(rates), n), np.inf)  # token of the alarm
@@ -52,7 +52,7 @@ def run_alarms(
         inner = min(INNER, runs["prompt"][split.train].nunique())
         scores = scores_of(risk, predictor, prompt_splits(runs, inner, split.train))
         train = split.train[risk.run]
-        highest = _by_run(np.maximum, risk.run[train], scores[train], n, -np.inf)
+        highest = highest_by_run(risk.part(train), scores[train])
         right = risk.ended(right=True) & split.train
         test = risk.part(split.test[risk.run])
         scores = predictor.fit(risk, train).score(test)
@@ -60,7 +60,31 @@ def run_alarms(
             alarm = scores > _thresholds(highest, right, task, rate)[test.run]
             first = _by_run(np.minimum, test.run[alarm], test.step[alarm], n, np.inf)
             alarm_at[which] = np.minimum(alarm_at[which], first)
+    return alarm_at
+
+
+def judge_alarms(risk: RiskSet, rates: Sequence[float], alarm_at: np.ndarray) -> list[RunAlarms]:
+    """What alarms at the tokens ``[rates, runs]`` are worth."""
     return [_judge(risk, rate, alarm_at[which]) for which, rate in enumerate(rates)]
+
+
+def caught_difference(risk: RiskSet, first: np.ndarray, second: np.ndarray) -> Estimate | None:
+    """The share of failures that the first alarms ``[runs]`` announce minus that of the second, on the same
+    draws of prompts; both among the failures that have a token at risk.
+    """
+    could_warn = _could_warn(risk)
+    difference = np.isfinite(first[could_warn]).astype(float) - np.isfinite(second[could_warn])
+    return estimate(mean(difference), list(risk.runs["prompt"][could_warn]))
+
+
+def highest_by_run(risk: RiskSet, scores: np.ndarray) -> np.ndarray:
+    """The highest of the scores ``[N]`` of each run's tokens, ``[runs]``; -inf for a run without one."""
+    return _by_run(np.maximum, risk.run, scores, len(risk.runs), -np.inf)
+
+
+def _could_warn(risk: RiskSet) -> np.ndarray:
+    """Failures that have a token at risk, ``[runs]``."""
+    return risk.runs["failed"].to_numpy() & (np.bincount(risk.run, minlength=len(risk.runs)) > 0)
 
 
 def _thresholds(highest: np.ndarray, right: np.ndarray, task: np.ndarray, rate: float) -> np.ndarray:
@@ -80,10 +104,9 @@ def _by_run(combine: np.ufunc, run: np.ndarray, values: np.ndarray, n: int, star
 
 
 def _judge(risk: RiskSet, rate: float, alarm_at: np.ndarray) -> RunAlarms:
-    runs, at_risk = risk.runs, np.bincount(risk.run, minlength=len(risk.runs)) > 0
+    runs, could_warn = risk.runs, _could_warn(risk)
     prompts, time, failed = runs["prompt"].to_numpy(), runs["time"].to_numpy(), runs["failed"].to_numpy()
     right, wrong, alarm = risk.ended(right=True), risk.ended(right=False), np.isfinite(alarm_at)
-    could_warn = failed & at_risk
     caught = could_warn & alarm
     return RunAlarms(
         wanted=rate,
@@ -91,5 +114,5 @@ def _judge(risk: RiskSet, rate: float, alarm_at: np.ndarray) -> RunAlarms:
         lead=tuple((time[caught] - alarm_at[caught]).astype(int).tolist()),
         false_alarms=proportion(alarm[right], prompts[right]),
         wrong_ends=proportion(alarm[wrong], prompts[wrong]),
-        immediate=int((failed & ~at_risk).sum()),
+        immediate=int((failed & ~could_warn).sum()),
     )

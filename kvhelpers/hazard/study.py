@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,14 @@ from kvhelpers.hazard.baselines import (
     CONDITION,
     MAIN,
     PROPOSED,
+    RECURRENT,
     TREES,
     baselines,
     family_names,
     press_names,
     proposed,
 )
+from kvhelpers.hazard.evaluation import Evaluation
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.examples import MissedFailure, RiskTrace, missed_failures, risk_traces
 from kvhelpers.hazard.features import FAMILIES
@@ -39,17 +40,11 @@ from kvhelpers.hazard.model import HazardModel, fit, fit_numbers
 from kvhelpers.hazard.online import Cost, measure_cost
 from kvhelpers.hazard.predictors import SEED, BoostedTrees, LogisticHazard, Predictor, averaged
 from kvhelpers.hazard.provenance import StudyProvenance, study_provenance
+from kvhelpers.hazard.recurrent import RecurrentHazard
 from kvhelpers.hazard.risk_set import RiskSet
-from kvhelpers.hazard.run_alarms import RATES, RunAlarms, run_alarms
-from kvhelpers.hazard.splits import (
-    FOLDS,
-    Split,
-    press_splits,
-    prompt_splits,
-    scores_of,
-    task_splits,
-    with_share,
-)
+from kvhelpers.hazard.run_alarms import RATES, RunAlarms, alarm_tokens, caught_difference, judge_alarms
+from kvhelpers.hazard.scrutiny import Scrutiny
+from kvhelpers.hazard.splits import FOLDS, press_splits, scores_of, task_splits, with_share
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import Shape
@@ -61,7 +56,6 @@ from kvhelpers.stats import (
     auroc_difference,
     draws,
     reliability,
-    token_metrics,
 )
 from kvhelpers.stats.token_metrics import PRECISION_DRAWS
 
@@ -169,12 +163,14 @@ class Runs(Shape):
 
 
 class ReliabilityBin(Shape):
-    """Mean predicted probability and observed share of onsets of ``n`` tokens, with Wilson's interval."""
+    """Mean predicted probability and observed share of onsets of ``n`` tokens, with its interval over
+    prompts, if there is one.
+    """
 
     predicted: float
     observed: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -214,10 +210,12 @@ class Ablations(Shape):
 
 class RightEnds(Shape):
     """Whether a run will do anything but end by itself with the right answer, told at each of its tokens: by
-    predictor; and the proposed one by task (of a model), and among runs that end, right or wrong, alone.
+    predictor, single tokens and whole runs as in `Study`; and the proposed one by task (of a model), and
+    among runs that end, right or wrong, alone.
     """
 
     methods: dict[str, TokenMetrics]
+    runs_within: dict[str, Estimate | None]
     by_task: dict[str, TokenMetrics]
     among_ended: TokenMetrics
     ended_by_task: dict[str, TokenMetrics]
@@ -227,9 +225,12 @@ class Study(Shape):
     """What is known about predictors at the horizon and with the families of ``settings``, unless said
     otherwise.
 
-    ``methods`` and ``alarms`` are by predictor, ``above`` by baseline: the differences of the proposed
-    predictor's AUROC and the baseline's within condition and token, over the same draws of prompts;
-    ``above_condition`` is that over all pairs to the baseline that knows share removed and press.
+    ``methods``, ``runs_within`` and ``alarms`` are by predictor: single tokens, whole runs of the same
+    condition ranked by their highest score (`Evaluation.judge_runs`), and whole runs with a threshold.
+    ``above`` is by baseline, and for the recurrent network: the differences of the proposed predictor's AUROC
+    and the other's within condition and token, over the same draws of prompts; ``above_condition`` is that
+    over all pairs to the baseline that knows share removed and press; ``caught_above`` those of the shares of
+    failures caught, by baseline and wanted rate of false alarms. ``scrutiny`` is None where none was made.
     ``learning`` is by share of the training prompts; ``control`` has one entry per shuffle of the outcomes.
     ``reliability``, ``traces`` and ``missed`` are about the proposed predictor's out-of-fold scores;
     ``model`` is trained on all prompts.
@@ -240,6 +241,7 @@ class Study(Shape):
     draws: Draws
     data: Runs
     methods: dict[str, TokenMetrics]
+    runs_within: dict[str, Estimate | None]
     above: dict[str, Estimate | None]
     above_condition: Estimate | None
     by_horizon: dict[int, TokenMetrics]
@@ -249,6 +251,8 @@ class Study(Shape):
     control: tuple[TokenMetrics, ...]
     learning: dict[float, TokenMetrics]
     alarms: dict[str, tuple[RunAlarms, ...]]
+    caught_above: dict[str, tuple[Estimate | None, ...]]
+    scrutiny: Scrutiny | None
     reliability: tuple[ReliabilityBin, ...]
     coefficients: tuple[Coefficient, ...]
     incidence: tuple[IncidenceCurve, ...]
@@ -273,67 +277,18 @@ def read_study(path: Path) -> Study:
         raise InputError(f"study file {relative(path)} is no study of predictors ({error!r})") from error
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How scores are judged: labels at a horizon or, without one, of the whole run (`RiskSet.label`); folds
-    by prompt.
-    """
-
-    risk: RiskSet
-    horizon: int | None
-    folds: int
-
-    @cached_property
-    def splits(self) -> list[Split]:
-        """The folds."""
-        return prompt_splits(self.risk.runs, self.folds)
-
-    @cached_property
-    def label(self) -> np.ndarray:
-        """The label of each token at risk, ``[N]``."""
-        return self.risk.label(self.horizon)
-
-    @cached_property
-    def strata(self) -> np.ndarray:
-        """Tokens of the same condition, the same number and the same fold, ``[N]``: neither the condition nor
-        the position tells them apart.
-
-        Of the same fold, since one with more failures than the others is scored by a predictor that has seen
-        fewer: over all folds even a constant looks as if it knew something, the wrong way round.
-        """
-        fold = np.zeros(len(self.risk.runs), dtype=int)
-        for index, split in enumerate(self.splits):
-            fold[split.test] = index
-        runs = self.risk.runs
-        group = runs.assign(fold=fold).groupby(["experiment", "condition", "fold"]).ngroup().to_numpy()
-        return group[self.risk.run] * (self.risk.step.max(initial=0) + 1) + self.risk.step
-
-    def scores(self, predictor: Predictor) -> np.ndarray:
-        """Each token's score by a predictor trained on other prompts, ``[N]``."""
-        return scores_of(self.risk, predictor, self.splits)
-
-    def metrics(self, scores: np.ndarray, where: np.ndarray | None = None) -> TokenMetrics:
-        """Token metrics of scores ``[N]``, on all tokens at risk or those in a mask."""
-        where = np.ones(len(scores), dtype=bool) if where is None else where
-        prompts = self.risk.prompts[where]
-        return token_metrics(scores[where], self.label[where], prompts, self.strata[where])
-
-    def judge(self, predictor: Predictor) -> TokenMetrics:
-        """Token metrics of a predictor, on prompts that it has not seen."""
-        return self.metrics(self.scores(predictor))
-
-
 def make_study(
     risk: RiskSet,
     results: Sequence[ConditionResult],
     settings: StudySettings | None = None,
     command: str | None = None,
+    scrutiny: Scrutiny | None = None,
     progress: bool = True,
 ) -> Study:
     """Compute everything for the proposed predictor and its baselines.
 
     ``results`` are the conditions that the risk set was read from: what was left out of it, and the cost of
-    their runs. ``command`` is noted as what makes the study again.
+    their runs. ``command`` is noted as what makes the study again, and ``scrutiny`` becomes a part of it.
 
     Raises
     ------
@@ -344,7 +299,7 @@ def make_study(
     evaluation, hazard = Evaluation(risk, horizon, settings.folds), proposed(horizon, settings.families)
     with tqdm(total=9, desc="hazard", unit="part", disable=not progress) as bar:
         scores = evaluation.scores(hazard)
-        methods, above, above_condition = _methods(evaluation, scores, names)
+        methods, runs_within, above, above_condition = _methods(evaluation, scores, names)
         bar.update()
         by_horizon = {horizon: methods[PROPOSED]} | {
             other: Evaluation(risk, other, settings.folds).judge(proposed(other, settings.families))
@@ -363,11 +318,7 @@ def make_study(
         bar.update()
         learning = {share: _with_share(evaluation, hazard, share) for share in SHARES}
         bar.update()
-        warning = _informed(risk, horizon, settings.families)
-        alarms = {
-            name: tuple(run_alarms(risk, predictor, settings.folds, settings.false_alarms))
-            for name, predictor in warning.items()
-        }
+        alarms, caught_above = _alarms(risk, settings)
         bar.update()
         coefficients = _coefficients(risk, names, horizon)
         bar.update()
@@ -378,6 +329,7 @@ def make_study(
         draws=Draws(usual=RESAMPLES, precision=PRECISION_DRAWS, coefficients=COEFFICIENT_DRAWS, seed=SEED),
         data=describe_runs(risk, results),
         methods=methods,
+        runs_within=runs_within,
         above=above,
         above_condition=above_condition,
         by_horizon=dict(sorted(by_horizon.items())),
@@ -387,8 +339,11 @@ def make_study(
         control=control,
         learning=learning,
         alarms=alarms,
+        caught_above=caught_above,
+        scrutiny=scrutiny,
         reliability=[
-            ReliabilityBin(**row) for row in reliability(scores, evaluation.label).to_dict("records")
+            ReliabilityBin(**row)
+            for row in reliability(scores, evaluation.label, risk.prompts).to_dict("records")
         ],
         coefficients=coefficients,
         incidence=incidence_curves(risk.runs),
@@ -401,21 +356,48 @@ def make_study(
 
 def _methods(
     evaluation: Evaluation, scores: np.ndarray, names: tuple[str, ...]
-) -> tuple[dict[str, TokenMetrics], dict[str, Estimate | None], Estimate | None]:
-    """Metrics of all predictors, by how much the proposed one is above each baseline within condition and
-    token, and above the one that knows the condition over all pairs.
+) -> tuple[dict[str, TokenMetrics], dict[str, Estimate | None], dict[str, Estimate | None], Estimate | None]:
+    """Metrics of all predictors, of single tokens and of whole runs, by how much the proposed one is above
+    each baseline and the recurrent network within condition and token, and above the one that knows the
+    condition over all pairs.
     """
     risk, horizon = evaluation.risk, evaluation.horizon
     trees = evaluation.scores(BoostedTrees(horizon, names))
-    compared = {PROPOSED: scores, TREES: trees, AVERAGE: averaged(scores, trees)}
+    compared = {
+        PROPOSED: scores,
+        TREES: trees,
+        AVERAGE: averaged(scores, trees),
+        RECURRENT: evaluation.scores(RecurrentHazard(horizon, names)),
+    }
     others = {name: evaluation.scores(other) for name, other in baselines(risk, horizon).items()}
-    methods = {name: evaluation.metrics(values) for name, values in (compared | others).items()}
+    every = compared | others
+    methods = {name: evaluation.metrics(values) for name, values in every.items()}
+    runs_within = {name: evaluation.judge_runs(values) for name, values in every.items()}
 
     def above(other: np.ndarray, strata: np.ndarray) -> Estimate | None:
         return auroc_difference(scores, other, evaluation.label, risk.prompts, strata)
 
-    within = {name: above(other, evaluation.strata) for name, other in others.items()}
-    return methods, within, above(others[CONDITION], np.zeros(len(scores)))
+    rivals = {RECURRENT: compared[RECURRENT]} | others
+    within = {name: above(other, evaluation.strata) for name, other in rivals.items()}
+    return methods, runs_within, within, above(others[CONDITION], np.zeros(len(scores)))
+
+
+def _alarms(
+    risk: RiskSet, settings: StudySettings
+) -> tuple[dict[str, tuple[RunAlarms, ...]], dict[str, tuple[Estimate | None, ...]]]:
+    """Alarms of the proposed predictor and the informed baselines, and how many more failures the proposed
+    one catches than each baseline.
+    """
+    rates = settings.false_alarms
+    informed = _informed(risk, settings.horizon, settings.families)
+    at = {name: alarm_tokens(risk, other, settings.folds, rates) for name, other in informed.items()}
+    alarms = {name: tuple(judge_alarms(risk, rates, tokens)) for name, tokens in at.items()}
+    own = at.pop(PROPOSED)
+    above = {
+        name: tuple(caught_difference(risk, *pair) for pair in zip(own, other, strict=True))
+        for name, other in at.items()
+    }
+    return alarms, above
 
 
 def _informed(risk: RiskSet, horizon: int | None, families: Sequence[str]) -> dict[str, Predictor]:
@@ -434,6 +416,7 @@ def _right_ends(risk: RiskSet, settings: StudySettings) -> RightEnds:
     own, tasks = scores[PROPOSED], list(dict.fromkeys(task.tolist()))
     return RightEnds(
         methods={name: evaluation.metrics(values) for name, values in scores.items()},
+        runs_within={name: evaluation.judge_runs(values) for name, values in scores.items()},
         by_task={name: evaluation.metrics(own, task == name) for name in tasks},
         among_ended=evaluation.metrics(own, ended),
         ended_by_task={name: evaluation.metrics(own, ended & (task == name)) for name in tasks},

@@ -11,7 +11,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import t
 
-from kvhelpers.hazard.baselines import PROPOSED
+from kvhelpers.hazard.baselines import PROPOSED, RECURRENT
 from kvhelpers.hazard.run_alarms import RunAlarms
 from kvhelpers.hazard.study import Study
 from kvhelpers.stats import Estimate, TokenMetrics
@@ -39,9 +39,7 @@ class Beside(StrEnum):
 
 
 class Caught(StrEnum):
-    """Failures caught beside the best baseline's, by their intervals, which are not of the difference: so
-    only a large one is called one.
-    """
+    """Failures caught beside the best baseline's, by the interval of the difference."""
 
     MORE = "more"
     FEWER = "fewer"
@@ -71,12 +69,15 @@ class TokenFinding:
 
 @dataclass(frozen=True)
 class RunFinding:
-    """The proposed predictor and the best baseline on whole runs, at one wanted rate of false alarms."""
+    """The proposed predictor and the best baseline on whole runs, at one wanted rate of false alarms, with
+    the difference of their shares of failures caught.
+    """
 
     verdict: Caught
     proposed: RunAlarms
     baseline: str
     other: RunAlarms
+    difference: Estimate
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def beside_baselines(study: Study) -> TokenFinding | None:
     """The proposed predictor against the best baseline on single tokens; None if there is nothing to tell
     apart.
     """
-    differences = [name for name, difference in study.above.items() if difference]
+    differences = [name for name, found in study.above.items() if found and name != RECURRENT]
     if not differences:
         return None
     return _beside(study, max(differences, key=lambda name: study.methods[name].auroc_within.value))
@@ -162,18 +163,15 @@ def runs_beside_baselines(study: Study) -> list[RunFinding]:
         if alarms.caught is None or not rivals:
             continue
         best = max(rivals, key=lambda name: rivals[name].caught.value)
-        verdict = _compared(alarms.caught, rivals[best].caught)
-        findings.append(RunFinding(verdict, alarms, best, rivals[best]))
+        difference = study.caught_above[best][index]
+        findings.append(RunFinding(_caught(difference), alarms, best, rivals[best], difference))
     return findings
 
 
-def _compared(share: Estimate, other: Estimate) -> Caught:
-    if None not in (share.low, other.low):
-        if share.low > other.high:
-            return Caught.MORE
-        if share.high < other.low:
-            return Caught.FEWER
-    return Caught.NOT_CLEAR
+def _caught(difference: Estimate) -> Caught:
+    if difference.low is None or difference.low <= 0 <= difference.high:
+        return Caught.NOT_CLEAR
+    return Caught.MORE if difference.value > 0 else Caught.FEWER
 
 
 def influences(study: Study) -> Influences:

@@ -24,7 +24,13 @@ from kvhelpers.report.hazard_log import (
     save_study,
     write_hazard_log,
 )
-from kvhelpers.report.hazard_tables import alarms_table, events_table, metrics_table, number_tables
+from kvhelpers.report.hazard_tables import (
+    alarms_table,
+    events_table,
+    metrics_table,
+    number_tables,
+    published_table,
+)
 from kvhelpers.report.log import write_log
 from kvhelpers.report.sentences import (
     alarm_sentences,
@@ -63,6 +69,7 @@ __all__ = [
     "onset_sentences",
     "outcomes",
     "press_table",
+    "published_table",
     "rates_by_kept",
     "results_table",
     "save_study",

@@ -57,9 +57,20 @@ def points(comparison: Comparison) -> str:
     return _signed(comparison.difference, comparison.low, comparison.high)
 
 
+def points_of(value: Estimate) -> str:
+    """``−4 [−9, +1]``: a difference of shares in percentage points, with its 95 % interval."""
+    if value.low is None:
+        return f"{_point(value.value)} [no interval]"
+    return _signed(value.value, value.low, value.high)
+
+
 def _signed(*shares: float) -> str:
-    texts = (f"{100 * share:+.0f}".replace("-", "−") for share in shares)
-    return "{} [{}, {}]".format(*("0" if text in ("+0", "−0") else text for text in texts))
+    return "{} [{}, {}]".format(*map(_point, shares))
+
+
+def _point(share: float) -> str:
+    text = f"{100 * share:+.0f}".replace("-", "−")
+    return "0" if text in ("+0", "−0") else text
 
 
 def claim_measure(judged: JudgedClaim) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard import verdicts
 from kvhelpers.hazard.baselines import CONDITION, PROPOSED
 from kvhelpers.hazard.events import GOES_ON, UNSURE
+from kvhelpers.hazard.scrutiny import Scrutiny
 from kvhelpers.hazard.study import Study, read_study
 from kvhelpers.paths import (
     figures_dir,
@@ -36,8 +39,10 @@ from kvhelpers.report.hazard_tables import (
     learning_rows,
     metrics_table,
     number_tables,
+    published_table,
     results_table,
     right_end_rows,
+    varied_table,
 )
 from kvhelpers.report.render import block, render
 
@@ -96,10 +101,11 @@ def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> s
             "alarms": alarms_table(study.alarms),
             "ablations": metrics_table(ablation_rows(study.ablations), "Features"),
             "learning": metrics_table(learning_rows(study), "Training prompts"),
-        },
+        }
+        | scrutiny_tables(study.scrutiny),
         folder=folder,
         model=relative(model_path(name)),
-        images={key: f"{folder}/{key}.png" for key in figures.DRAWN},
+        images={key: f"{folder}/{key}.png" for key in figures.drawn(study)},
         abstract=abstract(study),
         conclusions=conclusions(study).split("\n"),
         runs=verdicts.runs_beside_baselines(study),
@@ -109,6 +115,18 @@ def hazard_log(name: str, study: Study, results: Sequence[ConditionResult]) -> s
         goes_on=GOES_ON,
         unsure=UNSURE,
     )
+
+
+def scrutiny_tables(scrutiny: Scrutiny | None) -> dict[str, pd.DataFrame]:
+    """The tables of a scrutiny; none without one."""
+    if scrutiny is None:
+        return {}
+    return {
+        "published": published_table(scrutiny),
+        "varied": varied_table(scrutiny),
+        "onsets_oracle": metrics_table(scrutiny.onsets_oracle.methods, "Knows"),
+        "right_ends_oracle": metrics_table(scrutiny.right_ends_oracle.methods, "Knows"),
+    }
 
 
 def abstract(study: Study) -> str:

@@ -10,12 +10,14 @@ import pandas as pd
 from kvhelpers.hazard.baselines import PROPOSED
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.run_alarms import RunAlarms
+from kvhelpers.hazard.scrutiny import Scrutiny
 from kvhelpers.hazard.study import Ablations, Elsewhere, Runs, Study
 from kvhelpers.report.format import GAP, estimate, percent, share
 from kvhelpers.stats import Estimate, TokenMetrics
 
 QUARTILES = (25, 50, 75)
 WITHIN, POOLED = "AUROC, same condition and token", "AUROC, all pairs"
+RUNS_WITHIN = "AUROC, runs of the same condition"
 NUMBERS = {"estimate": float, "low": float, "high": float, "n": "Int64", "prompts": "Int64"}
 
 
@@ -32,6 +34,7 @@ def results_table(study: Study) -> pd.DataFrame:
                 WITHIN: estimate(value.auroc_within),
                 POOLED: estimate(value.auroc),
                 "AUPRC": estimate(value.auprc, 3),
+                RUNS_WITHIN: estimate(study.runs_within[name]),
                 "False alarms": share(alarms and alarms.false_alarms),
                 "Wrong ends": share(alarms and alarms.wrong_ends),
                 "Failures caught": share(alarms and alarms.caught),
@@ -145,21 +148,60 @@ def learning_rows(study: Study) -> dict[str, TokenMetrics]:
     }
 
 
+def published_table(scrutiny: Scrutiny) -> pd.DataFrame:
+    """One row per change of definitions: AUROC over the pairs of a fold by horizon, and at the middle one
+    within condition and token.
+    """
+    horizons = sorted(scrutiny.published[0].pooled)
+    middle = horizons[len(horizons) // 2]
+    return pd.DataFrame(
+        {"Definitions": step.change, "Failures": step.failures}
+        | {f"AUROC, all pairs of a fold, horizon {h}": estimate(step.pooled[h]) for h in horizons}
+        | {f"{WITHIN}, horizon {middle}": estimate(step.within[middle])}
+        for step in scrutiny.published
+    )
+
+
+def varied_table(scrutiny: Scrutiny) -> pd.DataFrame:
+    """One row per definition of failure: AUROC within condition and token by horizon."""
+    return pd.DataFrame(
+        {"Failure": varied.definition, "Failures": varied.failures}
+        | {f"horizon {horizon}": estimate(value) for horizon, value in varied.within.items()}
+        for varied in scrutiny.varied
+    )
+
+
 def number_tables(study: Study) -> dict[str, pd.DataFrame]:
     """The tables as numbers, by the name of their file.
 
     A row per number: what it is of, the ``metric``, the ``estimate``, its 95 % interval ``low`` to ``high``,
-    ``n`` tokens (runs, where the metric is about runs) and their ``prompts``. ``events`` has a row per task
+    ``n`` tokens (runs, where the metric is about runs) and their ``prompts``. ``published``, ``varied``,
+    ``oracle`` and ``oracle_gains`` are there where the study has a scrutiny. ``events`` has a row per task
     and press instead.
     """
     every = study.learning | {1.0: study.methods[PROPOSED]}
     return {
         "events": events_table(study.data).rename(columns=lambda name: name.lower().replace(" ", "_")),
         "predictors": _metric_numbers(study.methods, "predictor"),
+        "runs": _table(
+            [
+                {"question": question, "predictor": name, "metric": "auroc_within_condition"} | _number(value)
+                for question, runs in _runs_within(study).items()
+                for name, value in runs.items()
+            ]
+        ),
         "differences": _table(
             [
                 {"baseline": name, "metric": "auroc_within_difference"} | _number(value)
                 for name, value in study.above.items()
+            ]
+        ),
+        "caught_differences": _table(
+            [
+                {"baseline": name, "false_alarms_wanted": wanted, "metric": "caught_difference"}
+                | _number(value)
+                for name, by_rate in study.caught_above.items()
+                for wanted, value in zip(study.settings.false_alarms, by_rate, strict=True)
             ]
         ),
         "alarms": _alarm_numbers(study.alarms),
@@ -169,6 +211,41 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
         "ablations": _metric_numbers(ablation_rows(study.ablations), "features"),
         "learning": _metric_numbers(every, "share_of_training_prompts"),
         "control": _metric_numbers(dict(enumerate(study.control)), "shuffle"),
+    } | ({} if study.scrutiny is None else _scrutiny_numbers(study.scrutiny))
+
+
+def _runs_within(study: Study) -> dict[str, Mapping[str, Estimate | None]]:
+    """Whole runs of the same condition, by question."""
+    return {"fails": study.runs_within, "does not end right": study.right_ends.runs_within}
+
+
+def _scrutiny_numbers(scrutiny: Scrutiny) -> dict[str, pd.DataFrame]:
+    steps = [
+        {"definitions": step.change, "horizon": horizon, "metric": metric} | _number(value)
+        for step in scrutiny.published
+        for metric, by_horizon in (("auroc_of_fold", step.pooled), ("auroc_within", step.within))
+        for horizon, value in by_horizon.items()
+    ]
+    varied = [
+        {"failure": one.definition, "horizon": horizon, "metric": "auroc_within"} | _number(value)
+        for one in scrutiny.varied
+        for horizon, value in one.within.items()
+    ]
+    oracles = {"fails": scrutiny.onsets_oracle, "does not end right": scrutiny.right_ends_oracle}
+    knows = [
+        _metric_numbers(oracle.methods, "knows").assign(question=question)
+        for question, oracle in oracles.items()
+    ]
+    gains = [
+        {"question": question, "predictor": kind, "metric": "auroc_within_gain"} | _number(value)
+        for question, oracle in oracles.items()
+        for kind, value in oracle.gain.items()
+    ]
+    return {
+        "published": _table(steps),
+        "varied": _table(varied),
+        "oracle": pd.concat(knows, ignore_index=True),
+        "oracle_gains": _table(gains),
     }
 
 

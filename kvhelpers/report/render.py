@@ -17,6 +17,7 @@ FILTERS = (
     "estimate",
     "share",
     "points",
+    "points_of",
     "claim_measure",
     "sentence",
     "markdown_table",

@@ -24,7 +24,7 @@ def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool
     wrong_answer: the extracted answer is not the reference; a run that broke has no answer.
     """
     window, periodic = find_window_loop(token_ids), find_periodic_loop(token_ids)
-    first = min((loop for loop in (periodic, window) if loop), key=lambda loop: loop.detected, default=None)
+    first = _surest(window, periodic)
     return Failures(
         non_termination=stop_reason in (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT),
         looping=window is not None,
@@ -34,6 +34,19 @@ def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool
         window_loop=window,
         periodic_loop=periodic,
     )
+
+
+def loop_by(token_ids: Sequence[int], window: int, repeats: int) -> WindowLoop | PeriodicLoop | None:
+    """The loop that a left-to-right reader is sure of first, the periodic one in a tie; None if there is
+    none.
+    """
+    return _surest(
+        find_window_loop(token_ids, window, repeats), find_periodic_loop(token_ids, window, repeats)
+    )
+
+
+def _surest(window: WindowLoop | None, periodic: PeriodicLoop | None) -> WindowLoop | PeriodicLoop | None:
+    return min((loop for loop in (periodic, window) if loop), key=lambda loop: loop.detected, default=None)
 
 
 def find_window_loop(

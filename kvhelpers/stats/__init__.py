@@ -27,7 +27,13 @@ from kvhelpers.stats.paired import (
     detectable_drop,
     fewest_discordant,
 )
-from kvhelpers.stats.token_metrics import TokenMetrics, auroc_difference, reliability, token_metrics
+from kvhelpers.stats.token_metrics import (
+    TokenMetrics,
+    auroc_difference,
+    auroc_of_pairs,
+    reliability,
+    token_metrics,
+)
 from kvhelpers.stats.wilson import wilson
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "adjusted",
     "auroc",
     "auroc_difference",
+    "auroc_of_pairs",
     "compare_counts",
     "detectable_drop",
     "draw",

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvhelpers.stats.auroc import pair_counts
-from kvhelpers.stats.bootstrap import ENOUGH_DRAWS, Estimate, draws
-from kvhelpers.stats.wilson import wilson
+from kvhelpers.stats.bootstrap import ENOUGH_DRAWS, Estimate, draws, proportion
 
 PRECISION_DRAWS = 200  # draws of average precision, which is costly
 BINS = 10  # of the reliability curve, with equally many tokens each
@@ -58,6 +57,20 @@ def token_metrics(
         len(score),
         int(positive.sum()),
     )
+
+
+def auroc_of_pairs(
+    score: np.ndarray, label: np.ndarray, prompts: Sequence[str], strata: np.ndarray
+) -> Estimate | None:
+    """AUROC over pairs of tokens of the same stratum, as `TokenMetrics.auroc_within`; None where there is
+    no such pair.
+    """
+    used = ~np.isnan(label) & ~np.isnan(score)
+    codes, names = pd.factorize(np.asarray(prompts, dtype=object)[used])
+    if not len(names):
+        return None
+    pairs = pair_counts(score[used], label[used].astype(bool), codes, len(names), strata[used])
+    return _pairwise(*pairs, int(used.sum()))
 
 
 def auroc_difference(
@@ -118,17 +131,19 @@ def _interval(statistic, n: int, tokens: int, most: int | None = None) -> Estima
     return Estimate(float(value), low, high, tokens, n)
 
 
-def reliability(score: np.ndarray, label: np.ndarray) -> pd.DataFrame:
+def reliability(score: np.ndarray, label: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
     """Mean predicted probability against the observed share of failures, in bins of equally many tokens.
 
-    Rows ``predicted, observed, low, high, n``; low and high are the Wilson 95 % interval, which takes tokens
-    as independent.
+    Rows ``predicted, observed, low, high, n``; low and high are the 95 % interval by bootstrap over prompts,
+    None where there is none.
     """
-    used = ~np.isnan(label) & ~np.isnan(score)
-    order = np.argsort(score[used], kind="stable")
-    rows = []
+    used = np.flatnonzero(~np.isnan(label) & ~np.isnan(score))
+    order = used[np.argsort(score[used], kind="stable")]
+    prompts, rows = np.asarray(prompts, dtype=object), []
     for part in np.array_split(order, min(BINS, len(order))):
-        rate = wilson(int(label[used][part].sum()), len(part))
-        observed = {"observed": rate.rate, "low": rate.low, "high": rate.high, "n": rate.n}
-        rows.append({"predicted": float(score[used][part].mean())} | observed)
-    return pd.DataFrame(rows)
+        observed = proportion(label[part].astype(bool), prompts[part])
+        rows.append(
+            {"predicted": float(score[part].mean()), "observed": observed.value}
+            | {"low": observed.low, "high": observed.high, "n": observed.n}
+        )
+    return pd.DataFrame(rows, dtype=object)

@@ -6,7 +6,11 @@ from factories_risk import Spy, make_risk
 
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.predictors import Predictor
-from kvhelpers.hazard.run_alarms import RATES, run_alarms
+from kvhelpers.hazard.run_alarms import RATES, alarm_tokens, caught_difference, judge_alarms
+
+
+def run_alarms(risk, predictor, folds=5, rates=RATES):
+    return judge_alarms(risk, rates, alarm_tokens(risk, predictor, folds, rates))
 
 
 class FirstFeature(Predictor):
@@ -74,3 +78,16 @@ def test_a_score_that_knows_only_the_task_announces_nothing():
     risk.runs.loc[hard, "correct"] = False  # no threshold can be set where none ends right
     none = run_alarms(risk, FirstFeature(), rates=[0.1])[0]
     assert none.wrong_ends.value == 0 and none.caught.value < alarms.caught.value + 0.05
+
+
+def test_what_two_predictors_catch_is_compared_on_the_same_runs():
+    risk = make_risk()
+    could_warn = risk.runs["failed"].to_numpy()
+    every = np.where(could_warn, 3.0, np.inf)
+    half = np.where(could_warn & (np.cumsum(could_warn) % 2 == 0), 3.0, np.inf)
+    difference = caught_difference(risk, every, half)
+    assert (difference.value, difference.n) == (0.5, could_warn.sum())
+    assert caught_difference(risk, half, every).value == -0.5
+    same = caught_difference(risk, half, half)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert alarm_tokens(risk, FirstFeature(), rates=[0.5]).shape == (1, len(risk.runs))

@@ -9,10 +9,11 @@ from factories import make_result
 from factories_risk import make_looping_study, make_risk
 
 from kvhelpers.errors import InputError
-from kvhelpers.hazard.baselines import AVERAGE, MAIN, PROPOSED, TREES, family_names
+from kvhelpers.hazard.baselines import AVERAGE, MAIN, PROPOSED, RECURRENT, TREES, family_names
+from kvhelpers.hazard.evaluation import Evaluation
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.predictors import LogisticHazard
-from kvhelpers.hazard.study import Evaluation, StudySettings, make_study, read_study, shuffle_outcomes
+from kvhelpers.hazard.study import StudySettings, make_study, read_study, shuffle_outcomes
 from kvhelpers.stats import draws
 
 
@@ -26,7 +27,14 @@ def test_what_is_there_is_seen(study):
     entropy, best = study.methods["entropy"].auroc, study.methods[PROPOSED].auroc
     assert entropy.value > 0.9 and best.value > 0.85
     assert study.methods[TREES].auroc.value > 0.7 and study.methods[AVERAGE].auroc.value > 0.7
+    assert study.methods[RECURRENT].auroc.value > 0.55
     assert study.methods["base rate"].auroc.value == 0.5
+    assert list(study.runs_within) == list(study.methods) and study.runs_within["base rate"].value == 0.5
+    assert study.runs_within["entropy"].value > 0.9
+    assert set(study.caught_above) == set(study.alarms) - {PROPOSED}
+    gained = study.alarms[PROPOSED][2].caught.value - study.alarms["position"][2].caught.value
+    assert study.caught_above["position"][2].value == pytest.approx(gained)
+    assert study.scrutiny is None
     elsewhere, ablations = study.elsewhere, study.ablations
     assert list(elsewhere.by_unseen_press) == ["knorm", "tova"]
     assert list(elsewhere.by_unseen_task) == list(elsewhere.by_seen_task) == ["task0", "task1"]
@@ -146,30 +154,6 @@ def test_shuffled_outcomes_leave_nothing():
         hazard = LogisticHazard(10, family_names("signals"))
         values.append(evaluation.judge(hazard).auroc_within.value)
     assert abs(np.mean(values) - 0.5) < 0.04
-
-
-def test_where_nothing_is_known_nothing_is_seen():
-    evaluation = Evaluation(make_risk(10, known=False), 10, 2)
-    auroc = evaluation.judge(LogisticHazard(10, family_names(*MAIN))).auroc_within
-    assert auroc.low <= 0.5 <= auroc.high
-
-
-def test_pairs_are_of_the_same_fold():
-    risk = make_risk(10)
-    evaluation = Evaluation(risk, 10, 2)
-    fold = np.zeros(len(risk.runs), dtype=int)
-    for index, split in enumerate(evaluation.splits):
-        fold[split.test] = index
-    by_fold = fold[risk.run].astype(float)  # a score that knows the fold and nothing else
-    assert evaluation.metrics(by_fold).auroc_within.value == 0.5
-
-
-def test_knowing_the_condition_and_the_token_gains_nothing():
-    risk = make_risk(10)
-    failing = risk.runs.groupby("condition")["failed"].transform("mean").to_numpy()
-    scores = failing[risk.run] + risk.step / 1000
-    metrics = Evaluation(risk, 10, 2).metrics(scores)
-    assert metrics.auroc_within.value == 0.5 < metrics.auroc.value
 
 
 def test_shuffling_moves_whole_outcomes_within_conditions():

@@ -67,7 +67,9 @@ def alarms_at(study, *rates):
 )
 def test_the_answer_is_of_tokens_and_of_runs(study, difference, rates, answer):
     above = {"entropy": difference}
-    assert foreseen(changed(study, above=above, alarms=alarms_at(study, *rates))) == answer
+    caught_above = {"entropy": tuple(estimate(rate[1] - rate[2], 0.1) for rate in rates)}
+    made = changed(study, above=above, alarms=alarms_at(study, *rates), caught_above=caught_above)
+    assert foreseen(made) == answer
 
 
 @pytest.mark.parametrize(
@@ -92,24 +94,25 @@ def test_without_a_difference_there_is_no_comparison(study):
 
 
 @pytest.mark.parametrize(
-    ("caught", "verdict"),
+    ("difference", "verdict"),
     [
-        (Estimate(0.7, 0.6, 0.8, 100, 10), Caught.MORE),
-        (Estimate(0.1, 0.05, 0.2, 100, 10), Caught.FEWER),
-        (Estimate(0.45, 0.35, 0.55, 100, 10), Caught.NOT_CLEAR),
-        (Estimate(0.9, None, None, 100, 10), Caught.NOT_CLEAR),
+        (Estimate(0.3, 0.2, 0.4, 100, 10), Caught.MORE),
+        (Estimate(-0.3, -0.4, -0.2, 100, 10), Caught.FEWER),
+        (Estimate(0.05, -0.05, 0.15, 100, 10), Caught.NOT_CLEAR),
+        (Estimate(0.5, None, None, 100, 10), Caught.NOT_CLEAR),
     ],
 )
-def test_runs_are_compared_by_their_intervals(study, caught, verdict):
+def test_runs_are_compared_by_the_interval_of_the_difference(study, difference, verdict):
     usual = study.alarms["entropy"][0]
 
     def alarms(value):
         return (usual.model_copy(update={"caught": value}),)
 
-    by_name = {PROPOSED: alarms(caught), "canary": alarms(Estimate(0.2, 0.1, 0.3, 100, 10))}
-    by_name |= {"entropy": alarms(Estimate(0.4, 0.3, 0.5, 100, 10)), "position": alarms(None)}
-    (finding,) = runs_beside_baselines(changed(study, alarms=by_name))
-    assert (finding.verdict, finding.baseline, finding.proposed.caught) == (verdict, "entropy", caught)
+    by_name = {PROPOSED: alarms(estimate(0.5)), "canary": alarms(estimate(0.2))}
+    by_name |= {"entropy": alarms(estimate(0.4)), "position": alarms(None)}
+    caught_above = {"canary": (None,), "entropy": (difference,), "position": (None,)}
+    (finding,) = runs_beside_baselines(changed(study, alarms=by_name, caught_above=caught_above))
+    assert (finding.verdict, finding.baseline, finding.difference) == (verdict, "entropy", difference)
 
 
 def test_what_the_result_hangs_on(study):

@@ -4,7 +4,8 @@ import re
 
 import pandas as pd
 import pytest
-from factories_risk import make_looping_study
+from factories_risk import made_metrics as metrics
+from factories_risk import make_looping_study, make_scrutiny
 
 from kvhelpers.__main__ import main
 from kvhelpers.hazard.baselines import PROPOSED
@@ -12,7 +13,7 @@ from kvhelpers.hazard.model import read_model
 from kvhelpers.hazard.study import LeftOut, RightEnds, read_study
 from kvhelpers.paths import log_path, model_path, results_dir, study_path
 from kvhelpers.report.figures.hazard import DRAWN
-from kvhelpers.report.format import estimate
+from kvhelpers.report.format import estimate, points_of
 from kvhelpers.report.hazard_log import (
     abstract,
     conclusions,
@@ -34,12 +35,6 @@ def looping():
 @pytest.fixture(scope="module")
 def study(looping):
     return looping[0]
-
-
-def metrics(value):
-    auroc = Estimate(value, value - 0.05, value + 0.05, 100, 10)
-    pooled = Estimate(auroc.value / 2, auroc.low / 2, auroc.high / 2, 100, 10)
-    return TokenMetrics(pooled, auroc, None, None, 0.1, 100, 10)
 
 
 NOTHING = TokenMetrics(None, None, None, None, None, 0, 0)
@@ -220,6 +215,7 @@ def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens
             above={"entropy": difference},
             above_condition=Estimate(0.1, 0.05, 0.15, 100, 10),
             alarms=alarms_of(study, caught, 0.4),
+            caught_above={"entropy": (metrics(caught - 0.4).auroc_within,)},
         )
     )
     first, single, whole, *_ = text.split("\n")
@@ -230,6 +226,7 @@ def test_the_abstract_turns_with_the_numbers(study, ends, caught, answer, tokens
     assert "Over all pairs, where knowing the condition helps, it is 0.45 [0.42, " in single
     assert single.endswith("difference 0.10 [0.05, 0.15].")
     assert "of 100 failures are announced" in whole and "best baseline: 40 % [35, 45]" in whole
+    assert f"difference {points_of(metrics(caught - 0.4).auroc_within)} points" in whole
 
 
 def test_where_nothing_can_be_told_the_abstract_says_so(study):
@@ -255,9 +252,39 @@ def test_conclusions_turn_with_the_numbers(study):
     assert "half of the failures begin by token 14 (quartiles 13 and 15)" in time
 
 
+def test_a_scrutiny_is_shown_where_there_is_one(looping, output):
+    study, results = looping
+    bare = hazard_log("made-hazard", study, results)
+    assert "oracle" not in bare and "published" not in bare
+    scrutinized = changed(study, scrutiny=make_scrutiny())
+    text = write_hazard_log("made-hazard", scrutinized, results).read_text()
+    pooled = "0.96 [0.91, 1.01] | 0.86 [0.81, 0.91]"
+    assert f"| all as published | 9 | – | {pooled} | 0.48 [0.43, 0.53] |" in text
+    assert "| loops of 10 tokens | 7 | – | 0.60 [0.55, 0.65] | 0.70 [0.65, 0.75] |" in text
+    more = metrics(0.7)
+    row = f"| the run and more | {estimate(more.auroc_within)} | {estimate(more.auroc)} |"
+    assert text.count(row) == 2
+    definitions, knowledge = (
+        line for line in conclusions(scrutinized).split("\n") if "that nobody" in line or "others" in line
+    )
+    assert "of 0.96 [0.91, 1.01] at horizon 10; by those of this log 0.60 [0.55, 0.65], and" in definitions
+    assert definitions.endswith("within condition and token 0.30 [0.25, 0.35].")
+    assert knowledge.endswith("the logistic hazard gains 0.10 [0.05, 0.15] on compressed runs.")
+    nothing = Estimate(0.1, -0.05, 0.15, 100, 10)
+    oracle = changed(scrutinized.scrutiny.onsets_oracle, gain={"trees": nothing})
+    unclear = changed(study, scrutiny=changed(scrutinized.scrutiny, onsets_oracle=oracle))
+    assert "the trees gains 0.10 [-0.05, 0.15] on compressed runs, which is not dist" in conclusions(unclear)
+    shown = re.findall(r"\]\(\.\./figures/made-hazard/(\w+)\.(?:png|csv)\)", text)
+    assert {"published", "varied", "oracle", "oracle_gains"} < set(shown)
+    assert {"published.png", "varied.csv", "oracle.csv"} < {
+        p.name for p in (output / "figures/made-hazard").iterdir()
+    }
+
+
 def test_right_ends_turn_with_the_numbers(study):
     def sentence(**ends):
-        of = {"methods": {PROPOSED: metrics(0.6)}, "among_ended": NOTHING, "by_task": {}, "ended_by_task": {}}
+        of = {"methods": {PROPOSED: metrics(0.6)}, "runs_within": {}, "among_ended": NOTHING}
+        of |= {"by_task": {}, "ended_by_task": {}}
         return right_ends_sentence(changed(study, right_ends=RightEnds(**of | ends)))
 
     assert sentence() == (

@@ -1,5 +1,7 @@
 """Tables of a study: what is shown where there is a number, and where there is none."""
 
+from dataclasses import replace
+
 import pytest
 from factories_risk import make_looping_study
 
@@ -7,6 +9,7 @@ from kvhelpers.hazard.baselines import PROPOSED, TREES
 from kvhelpers.report.format import estimate, share
 from kvhelpers.report.hazard_tables import (
     POOLED,
+    RUNS_WITHIN,
     WITHIN,
     alarms_table,
     events_table,
@@ -32,14 +35,19 @@ def test_results_are_of_tokens_and_of_runs_at_the_highest_rate(study):
     assert highest_rate(by_rate).wanted == max(alarms.wanted for alarms in by_rate) == 0.1
     assert rows.loc[PROPOSED, WITHIN] == estimate(study.methods[PROPOSED].auroc_within)
     assert rows.loc[PROPOSED, "Failures caught"] == share(by_rate[-1].caught)
+    assert rows.loc[PROPOSED, RUNS_WITHIN] == estimate(study.runs_within[PROPOSED])
     assert set(rows.loc[TREES, ["False alarms", "Failures caught", "Lead, tokens"]]) == {"–"}
 
 
 def test_numbers_that_are_none_leave_their_place_empty(study):
     silent = study.alarms["entropy"][0].model_copy(update={"lead": (), "caught": None})
-    bare = study.model_copy(update={"methods": {PROPOSED: NOTHING}, "alarms": {"x": (silent,)}})
+    bare = {"methods": {PROPOSED: NOTHING}, "alarms": {"x": (silent,)}, "caught_above": {"x": (None,)}}
+    bare = study.model_copy(
+        update=bare | {"settings": replace(study.settings, false_alarms=(silent.wanted,))}
+    )
     tables = number_tables(bare)
     assert len(tables["predictors"]) == 5 and tables["predictors"]["estimate"].isna().all()
+    assert tables["caught_differences"]["estimate"].isna().all()
     by_metric = tables["alarms"].set_index("metric")["estimate"]
     assert by_metric.isna().tolist() == [False, False, True, True, True, True]
 

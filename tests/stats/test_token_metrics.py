@@ -79,6 +79,22 @@ def test_what_is_unknown_is_left_out_and_nothing_to_tell_apart_is_none(data):
 def test_reliability_of_true_probabilities_is_on_the_line():
     rng = np.random.default_rng(0)
     probability = rng.random(20000) * 0.5
-    table = reliability(probability, (rng.random(20000) < probability).astype(float))
+    outcome = (rng.random(20000) < probability).astype(float)
+    table = reliability(probability, outcome, [f"p/{k % 100}" for k in range(20000)])
     assert len(table) == 10 and table["n"].sum() == 20000
     assert (table["observed"] - table["predicted"]).abs().max() < 0.03
+    covered = (table["low"] <= table["predicted"]) & (table["predicted"] <= table["high"])
+    assert covered.sum() >= 8
+
+
+def test_reliability_s_intervals_are_over_prompts():
+    """More tokens of the same prompts, each with its prompt's outcome, make no interval narrower."""
+
+    def widths(tokens):
+        prompts = np.tile([f"p/{k}" for k in range(20)], 10 * tokens)  # each bin has all prompts
+        outcome = np.tile(np.arange(20) % 2, 10 * tokens).astype(float)
+        table = reliability(np.linspace(0, 1, len(prompts)), outcome, prompts)
+        return (table["high"] - table["low"]).astype(float)
+
+    np.testing.assert_allclose(widths(1), widths(50))
+    assert reliability(np.full(100, 0.5), np.ones(100), ["p"] * 100)["low"].isna().all()

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.incidence import IncidenceCurve
+from kvhelpers.hazard.scrutiny import Scrutiny
 from kvhelpers.hazard.study import Study
 from kvhelpers.presses.registry import NONE
 from kvhelpers.report.figures.style import (
@@ -27,22 +28,31 @@ from kvhelpers.report.figures.style import (
     wrapped,
 )
 from kvhelpers.report.format import percent
+from kvhelpers.stats import Estimate
 
 DRAWN = ("incidence", "reliability", "risk", "coefficients")
+OF_SCRUTINY = ("published", "varied")
 COLUMNS = 3
 PALETTE = sns.color_palette("viridis_r", as_cmap=True)  # from the least to the largest share removed
 SHOWN = 20  # coefficients
 
 
 def hazard_figures(study: Study) -> dict[str, Figure]:
-    """All figures of a study's log, by the names in `DRAWN`."""
-    figures = (
+    """All figures of a study's log, by the names in `drawn`."""
+    figures = [
         cumulative_incidence(study.incidence),
         reliability(study),
         risk_over_time(study),
         coefficients(study),
-    )
-    return dict(zip(DRAWN, figures, strict=True))
+    ]
+    if study.scrutiny is not None:
+        figures += [published(study.scrutiny), varied(study.scrutiny)]
+    return dict(zip(drawn(study), figures, strict=True))
+
+
+def drawn(study: Study) -> tuple[str, ...]:
+    """The names of a study's figures: `DRAWN`, and `OF_SCRUTINY` where it has a scrutiny."""
+    return DRAWN if study.scrutiny is None else DRAWN + OF_SCRUTINY
 
 
 def cumulative_incidence(curves: Sequence[IncidenceCurve]) -> Figure:
@@ -118,24 +128,93 @@ def _incidence_frame(curves: Sequence[IncidenceCurve]) -> pd.DataFrame:
 
 
 def reliability(study: Study) -> Figure:
-    """Predicted probability against the observed share, tenths of the tokens."""
+    """Predicted probability against the observed share, tenths of the tokens, on logarithmic axes; a share of
+    0 stands at the lower edge.
+    """
     predicted, observed, low, high = np.array(
-        [(part.predicted, part.observed, part.low, part.high) for part in study.reliability]
+        [(part.predicted, part.observed, part.low, part.high) for part in study.reliability], dtype=float
     ).T
+    positive = np.concatenate([predicted[predicted > 0], observed[observed > 0], [1e-3]])
+    least, most = positive.min() / 2, min(1.0, 2 * np.nanmax([*predicted, *observed, *high]))
+    low, high = np.where(np.isnan(low), observed, low), np.where(np.isnan(high), observed, high)
+    ends = [np.maximum(values, least) for values in (observed, low, high)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 4), layout="constrained")
         axes = figure.subplots()
-        spread = [observed - low, high - observed]
-        axes.errorbar(predicted, observed, yerr=spread, fmt="o", color=HEALTHY, capsize=3)
-        top = 1.1 * max(predicted.max(), high.max())
-        axes.plot([0, top], [0, top], ":", color="0.4", label="perfectly calibrated")
+        spread = [ends[0] - ends[1], ends[2] - ends[0]]
+        axes.errorbar(np.maximum(predicted, least), ends[0], yerr=spread, fmt="o", color=HEALTHY, capsize=3)
+        axes.plot([least, most], [least, most], ":", color="0.4", label="perfectly calibrated")
         axes.set(
+            xscale="log",
+            yscale="log",
             xlabel=f"predicted probability of a failure within {study.settings.horizon} tokens",
             ylabel="observed share of tokens",
-            xlim=(0, top),
-            ylim=(0, top),
+            xlim=(least, most),
+            ylim=(least, most),
         )
         axes.legend(frameon=False)
+    return figure
+
+
+def published(scrutiny: Scrutiny) -> Figure:
+    """AUROC over all pairs of a fold by horizon as definitions change from published ones, at the top, to
+    this study's; and within condition and token at the middle horizon.
+    """
+    steps, lines = scrutiny.published, {}
+    horizons = sorted(steps[0].pooled)
+    for horizon in horizons:
+        lines[f"all pairs of a fold, horizon {horizon}"] = [step.pooled[horizon] for step in steps]
+    middle = horizons[len(horizons) // 2]
+    lines[f"same condition and token, horizon {middle}"] = [step.within[middle] for step in steps]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.5 * len(steps) + 1.2), layout="constrained")
+        axes, colours = figure.subplots(), sns.color_palette("colorblind", len(lines))
+        shifts = np.linspace(-0.24, 0.24, len(lines))
+        for name, shift, colour in zip(lines, shifts, colours, strict=True):
+            _dots(axes, lines[name], np.arange(len(steps)) + shift, colour, name)
+        axes.axvline(0.5, color="0.6", linestyle=":")
+        axes.set_yticks(range(len(steps)), [wrapped(step.change, 44) for step in steps])
+        axes.invert_yaxis()
+        axes.set_xlabel("AUROC, with 95 % interval over prompts")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _dots(axes: Axes, values: Sequence[Estimate | None], places: np.ndarray, colour: Any, name: str) -> None:
+    known = [(value, place) for value, place in zip(values, places, strict=True) if value is not None]
+    axes.plot([v.value for v, _ in known], [p for _, p in known], "o", color=colour, label=name, markersize=4)
+    for value, place in known:
+        if value.low is not None:
+            axes.hlines(place, value.low, value.high, color=colour, linewidth=1.2)
+
+
+def varied(scrutiny: Scrutiny) -> Figure:
+    """AUROC within condition and token by horizon, a line per definition of failure."""
+    rows = [
+        {"horizon": horizon, "AUROC": value.value, "failure": one.definition}
+        | {"low": value.low, "high": value.high}
+        for one in scrutiny.varied
+        for horizon, value in one.within.items()
+        if value is not None
+    ]
+    frame = pd.DataFrame(rows, columns=["horizon", "AUROC", "failure", "low", "high"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots()
+        names = [one.definition for one in scrutiny.varied]
+        for name, colour in zip(names, sns.color_palette("colorblind", len(names)), strict=True):
+            part, first = frame[frame["failure"] == name], name == names[0]
+            axes.plot(
+                part["horizon"], part["AUROC"], "o-", color=colour, label=name, linewidth=2.5 if first else 1
+            )
+            if first and part["low"].notna().all():
+                axes.fill_between(part["horizon"], part["low"], part["high"], color=colour, alpha=0.2)
+        axes.axhline(0.5, color="0.6", linestyle=":")
+        axes.set(xscale="log", xlabel="horizon, tokens", ylabel="AUROC, same condition and token")
+        horizons = sorted(set(frame["horizon"]))
+        axes.set_xticks(horizons, [str(horizon) for horizon in horizons])
+        axes.minorticks_off()
+        figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

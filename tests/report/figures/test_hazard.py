@@ -2,16 +2,19 @@
 
 import numpy as np
 import pytest
-from factories_risk import make_looping_study
+from factories_risk import make_looping_study, make_scrutiny
 
 from kvhelpers.report.figures.hazard import (
     DRAWN,
+    OF_SCRUTINY,
     SHOWN,
     coefficients,
     cumulative_incidence,
     hazard_figures,
+    published,
     reliability,
     risk_over_time,
+    varied,
 )
 
 
@@ -22,6 +25,8 @@ def study():
 
 def test_all_figures_have_a_name(study):
     assert list(hazard_figures(study)) == list(DRAWN)
+    scrutinized = study.model_copy(update={"scrutiny": make_scrutiny()})
+    assert list(hazard_figures(scrutinized)) == [*DRAWN, *OF_SCRUTINY]
 
 
 def test_a_panel_per_press_and_a_line_per_condition(study):
@@ -97,5 +102,28 @@ def test_the_largest_coefficient_is_at_the_top(study):
 def test_bins_and_the_diagonal(study):
     (axes,) = reliability(study).axes
     points = axes.lines[0]
-    np.testing.assert_array_equal(points.get_xdata(), [part.predicted for part in study.reliability])
-    np.testing.assert_array_equal(points.get_ydata(), [part.observed for part in study.reliability])
+    least = axes.get_xlim()[0]
+    drawn = np.maximum([(part.predicted, part.observed) for part in study.reliability], least)
+    np.testing.assert_array_equal(points.get_xydata(), drawn)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log") and least > 0
+
+
+def test_definitions_are_drawn_from_the_published_ones_down(assert_whole):
+    figure = published(make_scrutiny())
+    (axes,) = figure.axes
+    names = [f"all pairs of a fold, horizon {horizon}" for horizon in (1, 10, 50)]
+    lines = {line.get_label(): line.get_xdata() for line in axes.lines}
+    np.testing.assert_allclose(lines[names[1]], [0.96, 0.8, 0.6])
+    np.testing.assert_allclose(lines["same condition and token, horizon 10"], [0.48, 0.4, 0.3])
+    assert len(lines[names[0]]) == 0 and axes.yaxis_inverted()
+    assert axes.get_yticklabels()[0].get_text() == "all as published"
+    assert_whole(figure)
+
+
+def test_a_line_per_definition_of_failure(assert_whole):
+    figure = varied(make_scrutiny())
+    (axes,) = figure.axes
+    usual, other, _ = axes.lines
+    np.testing.assert_allclose(usual.get_xydata(), [[10, 0.6], [32, 0.7]])
+    assert other.get_label() == "loops of 10 tokens"
+    assert_whole(figure)
