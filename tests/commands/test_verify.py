@@ -175,6 +175,8 @@ def test_a_result_in_the_wrong_place_is_named(copied):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_committed_samples_hold_together(name):
+    if name == "008-gsm-symbolic":
+        pytest.importorskip("reasoning_gym")  # its verifier judges the answers
     done = verify(name, samples_dir())
     assert done.faults == [] and done.unsealed == 0 and done.unread == 0
     assert done.conditions == len(result_paths(name, samples_dir())) and done.runs > 0
