@@ -34,9 +34,16 @@ def saved(output, embedded):
 
 def resumed(condition, embedded):
     """The prompts of the result of a resumed run, and which of them it ran again."""
-    before = {path.name: path.stat().st_ino for path in Checkpoint(condition).folder.glob("*.parquet")}
+
+    def files():
+        """Each file's time of writing: a new file may get the number of an old one that is gone."""
+        return {
+            path.name: path.stat().st_mtime_ns for path in Checkpoint(condition).folder.glob("0*.parquet")
+        }
+
+    before = files()
     list(run_prompts(condition, embedded))
-    after = {path.name: path.stat().st_ino for path in Checkpoint(condition).folder.glob("0*.parquet")}
+    after = files()
     again = [int(name[:5]) for name in sorted(after) if before.get(name) != after[name]]
     return [record.prompt_index for record in finish_condition(condition).records], again
 
