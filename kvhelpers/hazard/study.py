@@ -476,7 +476,7 @@ def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
     runs[outcome] = risk.runs[outcome].to_numpy()[order]
     runs = runs.astype({"time": int, "failed": bool, "correct": bool, "stopped": bool})
     shuffled = RiskSet(runs, risk.run, risk.step, risk.features, risk.names)
-    return shuffled.part(risk.step < runs["time"].to_numpy()[risk.run])
+    return shuffled.part(shuffled.before_event)
 
 
 def _with_share(evaluation: Evaluation, hazard: Predictor, share: float) -> TokenMetrics:

@@ -47,8 +47,8 @@ def with_twins(risk: RiskSet, results: Sequence[ConditionResult], tokens: Sequen
     ``tokens`` are those of each run, in the order of ``risk.runs``.
     """
     twin_of, runs = _twins(risk.runs, results), risk.runs
-    elsewhere = _elsewhere(runs, risk.ended(right=True))
     right = risk.ended(right=True)
+    elsewhere = _elsewhere(runs, right)
     columns = np.full((len(risk.run), len(TWIN) + len(PROMPT)), np.nan, dtype=np.float32)
     bounds = np.searchsorted(risk.run, np.arange(len(runs) + 1))
     for run in range(len(runs)):
