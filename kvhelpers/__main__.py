@@ -11,7 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from kvhelpers.errors import InputError, shown
-from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir, study_path
+from kvhelpers.paths import (
+    figures_dir,
+    find_results,
+    inner_study_path,
+    log_path,
+    relative,
+    results_dir,
+    study_path,
+)
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
@@ -65,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.set_defaults(function=function)
         command.add_argument("experiment", help="its name, as in experiments/NAME.yaml")
+    again = commands.add_parser("replay", help="feed finished runs to their caches again and look inside")
+    again.set_defaults(function=_replay)
+    again.add_argument("experiment", help="its name, as in experiments/NAME.yaml")
+    again.add_argument(
+        "--conditions", nargs="+", default=[], metavar="LABEL", help='such as "knorm 0.875"; default: all'
+    )
+    inner = commands.add_parser("inner", help="study what replayed runs tell of failures, and write its log")
+    inner.set_defaults(function=_inner)
+    inner.add_argument("experiment", help="the study's own name")
+    inner.add_argument("--learn-from", nargs="+", required=True, metavar="NAME", help="replayed experiments")
+    inner.add_argument("--horizon", type=int, default=10, help="tokens; default: 10")
     return parser
 
 
@@ -95,6 +114,8 @@ def _log(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if study_path(name, root).is_file():
         from kvhelpers.report.hazard_log import write_stored_log as write
+    elif inner_study_path(name, root).is_file():
+        from kvhelpers.report.inner_log import write_inner_log as write
     else:
         from kvhelpers.report.log import write_log as write
     write(name, root)
@@ -119,6 +140,19 @@ def _verify(options: argparse.Namespace) -> str:
     notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
     return "; ".join(notes)
+
+
+def _replay(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.replay import replay
+
+    return f"{replay(options.experiment, options.conditions)} runs replayed"
+
+
+def _inner(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.inner import study_inner
+
+    study_inner(options.experiment, options.learn_from, options.horizon)
+    return _log(options)
 
 
 def _check_name(name: str) -> None:

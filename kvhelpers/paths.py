@@ -39,9 +39,19 @@ def study_path(name: str, root: Path | None = None) -> Path:
     return results_dir(name, root) / "study.json"
 
 
+def inner_study_path(name: str, root: Path | None = None) -> Path:
+    """A study of inner signals as data, below ``root`` or where this project's runs write."""
+    return results_dir(name, root) / "inner.json"
+
+
 def model_path(name: str) -> Path:
     """A study's model."""
     return results_dir(name) / "model.json"
+
+
+def replay_path(experiment: str, label: str, prompt_index: int) -> Path:
+    """What a run showed of its inside when it was fed again."""
+    return output_root() / "data" / "replays" / experiment / label / f"{prompt_index}.npz"
 
 
 def samples_dir() -> Path:

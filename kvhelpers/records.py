@@ -56,6 +56,25 @@ SCALARS: Mapping[str, str] = {
 }
 CANARY: Mapping[str, str] = {"canary_kl": "nats", "canary_entropy": "nats", "canary_chosen": "nats"}
 CHANGE = "entropy_change"  # nats
+# signals of a replay; definitions and units are in `generation.inner_signals`
+COURSE = ("kl_previous", "jaccard10_previous")
+INSIDE = tuple(
+    f"{layer}_{what}"
+    for layer in ("middle", "last")
+    for what in ("cos_previous", "cos_nearest", "nearest_back")
+)
+ATTENTION = tuple(f"{layer}_{what}" for layer in "abc" for what in ("sink", "prompt", "own", "entropy"))
+FULL = ("full_kl", "full_entropy_gap", "full_logprob_gap")
+EVICTED = (
+    "evicted_attention",
+    "evicted_value_share",
+    "evicted_value_largest",
+    "evicted_question",
+    "evicted_examples",
+    "cutoff_margin",
+    "heads_agree",
+)
+LAST_QUERIES = 16  # of the prompt, whose attention says what was worth keeping
 LISTS = ("top20_logprob", "top20_id")
 FIRST_COMPRESSED_TOKEN = 1  # token 0 comes from full attention; the next one is the first to see the press
 

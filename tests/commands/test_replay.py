@@ -1,0 +1,58 @@
+"""Finished runs fed again: what is missing, and nothing else."""
+
+import numpy as np
+import pytest
+
+from kvhelpers.__main__ import main
+from kvhelpers.commands.replay import replay
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.run import run_condition
+from kvhelpers.hazard.inner import SIGNALS, read_inner_set
+from kvhelpers.paths import replay_path
+
+VALUES = {"ratio": 0.625, "n_prompts": 4, "n_fewshot": 4, "max_new_tokens": 80, "device": "cpu"}
+
+
+@pytest.fixture
+def results(output, embedded):
+    return [
+        run_condition(make_condition(VALUES | {"press": "knorm"}), embedded),
+        run_condition(make_condition(VALUES | {"press": "observed_attention"})),  # another attention
+        run_condition(make_condition(VALUES | {"press": "none", "ratio": 0}), embedded),
+    ]
+
+
+def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys):
+    assert main(["replay", "scratch", "--conditions", "knorm 0.625", "observed_attention 0.625"]) == 0
+    made = int(capsys.readouterr().out.split()[0])
+    assert made > 0 and replay("scratch", ["knorm 0.625", "observed_attention 0.625"]) == 0
+    inner = read_inner_set(results)  # refuses entropies that are not those stored
+    assert inner.off < 1e-4 and set(inner.conditions) == {"knorm 0.625", "observed_attention 0.625"}
+    path = next(path for index in range(4) if (path := replay_path("scratch", "knorm 0.625", index)).is_file())
+    with np.load(path) as stored:
+        assert stored["signals"].shape[1] == len(SIGNALS)
+        first = dict(stored)
+    path.unlink()
+    assert replay("scratch", ["knorm 0.625"]) == 1
+    with np.load(path) as again:
+        for key, values in first.items():
+            np.testing.assert_array_equal(again[key], values)
+    assert replay("scratch") > 0  # the condition that was not asked for before
+
+
+def test_bad_input_is_one_sentence(results, capsys):
+    with pytest.raises(InputError, match="knorm 0.75"):
+        replay("scratch", ["knorm 0.75"])
+    assert main(["inner", "mine", "--learn-from", "scratch"]) == 2
+    assert "run the command replay on it" in capsys.readouterr().err
+    assert main(["inner", "mine", "--learn-from", "scratch", "scratch"]) == 2
+    assert "twice" in capsys.readouterr().err
+    assert main(["inner", "mine", "--learn-from", "scratch", "--horizon", "0"]) == 2
+    assert "below 1" in capsys.readouterr().err
+
+
+def test_a_repetition_penalty_is_refused(output, embedded):
+    run_condition(make_condition(VALUES | {"press": "knorm", "repetition_penalty": 1.3}), embedded)
+    with pytest.raises(InputError, match="repetition penalty"):
+        replay("scratch")
