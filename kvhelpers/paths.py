@@ -13,13 +13,16 @@ import psutil
 
 from kvhelpers.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+_ABOVE_PACKAGE = Path(__file__).resolve().parents[1]
+IS_CLONE = (_ABOVE_PACKAGE / "pyproject.toml").is_file()  # not an installed wheel
+REPOSITORY = _ABOVE_PACKAGE if IS_CLONE else Path.cwd()
 
 
 def output_root() -> Path:
     """Folder that receives ``data/results``, ``experiments`` and ``figures``.
 
-    The repository, unless the environment variable ``KVHELPERS_OUTPUT`` names another folder.
+    The repository, or the current folder where the package was installed from a wheel, unless the environment
+    variable ``KVHELPERS_OUTPUT`` names another one.
     """
     return Path(os.path.realpath(os.environ.get("KVHELPERS_OUTPUT", REPOSITORY)))
 

@@ -24,4 +24,5 @@ def assert_same(first, second):
     assert shared(first, "x") == shared(second, "x")
     for name in SIGNALS:
         assert getattr(first.summary, name) == pytest.approx(getattr(second.summary, name), abs=1e-4)
-    pd.testing.assert_frame_equal(first.signals(), second.signals(), rtol=0, atol=1e-4)
+    signals = [result.signals().assign(experiment="x") for result in (first, second)]
+    pd.testing.assert_frame_equal(*signals, rtol=0, atol=1e-4)

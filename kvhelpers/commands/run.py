@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,12 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
                 done = len(conditions) - len(missing)
                 failed = run_conditions(client, missing, experiment.command, done, experiment.name)
     save_experiment(experiment)
+    if not notebook_path(NOTEBOOK).exists():
+        print(
+            f"kvhelpers: no executed notebooks were made: {notebook_path(NOTEBOOK)} is not there; a clone of "
+            "the repository has it, an installed package does not",
+            file=sys.stderr,
+        )
     if len(failed) == len(conditions):
         raise InputError(f"experiment {experiment.name!r}: every condition failed: " + "; ".join(failed))
     path = write_log(experiment.name)
@@ -82,8 +89,9 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
 
 
 def _is_done(condition: Condition) -> bool:
-    """Whether a condition is finished and its notebook executed."""
-    return find_finished(condition) is not None and _notebook(condition).exists()
+    """Whether a condition is finished and its notebook, where there is one, executed."""
+    executed = _notebook(condition).exists() or not notebook_path(NOTEBOOK).exists()
+    return find_finished(condition) is not None and executed
 
 
 def _notebook(condition: Condition) -> Path:
@@ -249,13 +257,16 @@ def _dtype_here(dtype: str, device: str) -> str:
     return resolve_dtype(dtype, resolve_device(device))
 
 
-def execute(condition: Condition) -> Path:
+def execute(condition: Condition) -> Path | None:
     """Execute the notebook for one finished condition; the executed copy lies beside the condition's results.
+    None where there is no notebook, as beside an installed package.
 
     Raises
     ------
     RuntimeError : the notebook failed, its copy is then called ``.failed.ipynb``; or its kernel died.
     """
+    if not notebook_path(NOTEBOOK).exists():
+        return None
     target = _notebook(condition)
     temporary, failed = temporary_beside(target), target.with_suffix(".failed.ipynb")
     parameters = condition.model_dump() | {"write_log": False}

@@ -2,12 +2,12 @@
 them.
 
 A sample is an experiment's finished conditions without the columns that take most room or follow from others,
-and ``runs.parquet``, a table of all its runs. Texts of prompts that are not this project's own are left out.
+``runs.parquet``, a table of all its runs, and ``records.parquet``, their records with the answers' texts.
+Texts of prompts that are not this project's own are left out.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,12 +21,19 @@ from kvhelpers.analysis.runs import runs_table
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.experiment.tables import (
+    CONDITION_SCHEMA,
+    condition_values,
+    records_table,
+    with_condition,
+)
 from kvhelpers.paths import definition_path, samples_dir, temporary_beside, write_atomic
 from kvhelpers.records import CHANGE, LISTS
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.tasks.load import texts_may_be_shared
 
 LEFT_OUT = (*LISTS, CHANGE)
+COUNTS = ("prompt_index", "step", "char_end")  # they grow from row to row
 
 
 def write_sample(experiment: str) -> Path:
@@ -50,10 +57,13 @@ def write_sample(experiment: str) -> Path:
 
 
 def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Path) -> None:
-    for result in results:
+    shared = list(map(_without_texts, results))
+    for result in shared:
         target = folder / result.path.parent.name / result.path.name
         write_atomic(target.with_suffix(".parquet"), lambda path, result=result: _write_signals(result, path))
-        write_json(_without_texts(result), target, indent=None)
+        write_json(result, target, indent=None)
+    records = records_table(shared)
+    write_atomic(folder / "records.parquet", lambda path: _write_compressed(records, path))
     runs = runs_with_conditions(results)
     write_atomic(folder / "runs.parquet", lambda path: runs.to_parquet(path, index=False, compression="zstd"))
     definition = definition_path(experiment)
@@ -64,16 +74,15 @@ def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Pa
 def _write_signals(result: ConditionResult, path: Path) -> None:
     table = result.read_signals()
     table = table.drop_columns([name for name in LEFT_OUT if name in table.column_names])
-    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    others = [name for name in table.column_names if name not in floats]
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=others,
-        use_byte_stream_split=floats,
-    )
+    encoding = {field.name: "BYTE_STREAM_SPLIT" for field in table.schema if field.type == pa.float32()}
+    encoding |= dict.fromkeys(COUNTS, "DELTA_BINARY_PACKED")
+    table = with_condition(table, result.condition)
+    repeated = [name for name in table.column_names if name not in encoding]
+    _write_compressed(table, path, use_dictionary=repeated, column_encoding=encoding)
+
+
+def _write_compressed(table: pa.Table, path: Path, **encoding: object) -> None:
+    pq.write_table(table, path, compression="zstd", compression_level=19, **encoding)
 
 
 def _without_texts(result: ConditionResult) -> ConditionResult:
@@ -91,13 +100,8 @@ def runs_with_conditions(results: Sequence[ConditionResult]) -> pd.DataFrame:
     run's signals.
     """
     columns = [
-        {
-            "experiment": result.condition.experiment,
-            "task": result.condition.task,
-            "ratio": result.condition.ratio,
-            "budget": result.condition.budget,
-            "press_kwargs": json.dumps(result.condition.press_kwargs, sort_keys=True),
-            "setting": result.condition.setting,
+        condition_values(result.condition)
+        | {
             "signals_file": f"{result.path.parent.name}/{result.signals_path.name}",
             "prompt_index": record.prompt_index,
             "prompt_tokens": record.prompt_tokens,
@@ -109,4 +113,5 @@ def runs_with_conditions(results: Sequence[ConditionResult]) -> pd.DataFrame:
         for record in result.records
     ]
     types = {"ratio": float, "budget": "Int64", "kept_tokens": float, "detected": "Int64"}
-    return pd.concat([pd.DataFrame(columns).astype(types), runs_table(results)], axis=1)
+    runs = runs_table(results).drop(columns=CONDITION_SCHEMA.names, errors="ignore")
+    return pd.concat([pd.DataFrame(columns).astype(types), runs], axis=1)

@@ -24,6 +24,7 @@ from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.provenance import code_version
 from kvhelpers.experiment.results import ConditionResult, read_result, result_path
 from kvhelpers.experiment.seal import sealed
+from kvhelpers.experiment.tables import with_condition
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, Record, StopReason
 
@@ -170,7 +171,7 @@ def write_result(result: ConditionResult, signals: Sequence[pa.Table]) -> Condit
     """Write a finished condition, signals first: the JSON's presence means that both are there. Return what
     is on disk.
     """
-    table = pa.concat_tables(signals).replace_schema_metadata(None)
+    table = with_condition(pa.concat_tables(signals).replace_schema_metadata(None), result.condition)
     write_atomic(result.signals_path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     write_json(result)
     return read_result(result.path)

@@ -18,7 +18,7 @@ import psutil
 
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity
-from kvhelpers.paths import REPOSITORY
+from kvhelpers.paths import IS_CLONE, REPOSITORY
 from kvhelpers.records import Machine, Provenance
 
 PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
@@ -59,7 +59,7 @@ def code_version() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str | None:
-    if not (REPOSITORY / ".git").exists():  # an installed package inside some other repository
+    if not (IS_CLONE and (REPOSITORY / ".git").exists()):  # an installed package has none of its own
         return None
     try:
         done = subprocess.run(

@@ -1,8 +1,9 @@
 """A condition's results on disk, read and checked: one JSON and one parquet.
 
 ``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``. The JSON holds what
-`ConditionResult` names. The parquet has a row per new token: prompt_index, step, token_id, char_end
-(characters of the answer's text up to the token's end), and the signals of `records`.
+`ConditionResult` names. The parquet has a row per new token: the condition's columns (`tables`),
+prompt_index, step, token_id, char_end (characters of the answer's text up to the token's end), and the
+signals of `records`.
 """
 
 from __future__ import annotations

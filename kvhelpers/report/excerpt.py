@@ -30,13 +30,16 @@ class Excerpt:
 
 
 def read_labels(experiment: str) -> dict[tuple[str, str], str]:
-    """The mode that a person gave to runs of an experiment, by the condition's label and the prompt's id.
+    """The mode that a person gave to runs of an experiment, by the condition's label and the prompt's id;
+    none where there is no file of labels, as beside an installed package.
 
     Raises
     ------
     InputError : the file cannot be read, lacks a column, or has a mode that is none.
     """
     path = labels_dir() / "specimens.csv"
+    if not path.exists():
+        return {}
     try:
         labels = pd.read_csv(path)[["experiment", "condition", "prompt", "mode"]]
     except (OSError, ValueError, KeyError) as error:

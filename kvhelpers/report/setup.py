@@ -9,7 +9,7 @@ from typing import Any
 
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.records import Machine, Provenance
-from kvhelpers.stats import RESAMPLES
+from kvhelpers.stats import ENOUGH_PROMPTS, RESAMPLES
 
 VARYING = {"load": None, "torch_threads": None}  # from condition to condition, on one machine
 
@@ -34,6 +34,7 @@ class Setup:
     finished: tuple[str, str]
     eager: tuple[str, ...]
     resamples: int = RESAMPLES
+    enough_prompts: int = ENOUGH_PROMPTS
 
 
 def make_setup(results: Sequence[ConditionResult]) -> Setup:

@@ -6,6 +6,7 @@ files, of what an outcome is, or of how a number is written.
 
 from kvhelpers.stats.auroc import auroc, pair_counts
 from kvhelpers.stats.bootstrap import (
+    ENOUGH_PROMPTS,
     RESAMPLES,
     Estimate,
     draw,
@@ -37,6 +38,7 @@ from kvhelpers.stats.token_metrics import (
 from kvhelpers.stats.wilson import wilson
 
 __all__ = [
+    "ENOUGH_PROMPTS",
     "POWER",
     "RESAMPLES",
     "SIGNIFICANCE",

@@ -3,7 +3,7 @@ independent.
 
 Percentile intervals of the cluster bootstrap (Efron 1979, https://doi.org/10.1214/aos/1176344552; Field and
 Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x). A draw of the prompts is a weight for each
-prompt: how often it was drawn.
+prompt: how often it was drawn. How often they hold the truth: ``benchmarks/interval_coverage.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kvhelpers.stats.wilson import wilson
 RESAMPLES = 1000
 CHUNKS = 10  # the draws are computed in so many parts, to save memory
 NORMAL_DRAWS = 100_000
+ENOUGH_PROMPTS = 50  # with fewer, a log says that the intervals can be too narrow
 ENOUGH_DRAWS = 0.95  # share of the draws that must be defined; where it is less there is no interval
 
 Statistic = Callable[[np.ndarray], np.ndarray]

@@ -1,35 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
-from scipy.stats import entropy
+from reference import signals_in_float64
 
 from kvhelpers.generation.token_signals import entropy_change, token_signals
 from kvhelpers.records import SCALARS
-
-
-def reference(logits, chosen):
-    """The definitions, one by one, in float64."""
-    rows = []
-    for z, token in zip(logits.double().numpy(), chosen.tolist(), strict=True):
-        logp = log_softmax(z)
-        p = np.exp(logp)
-        order = np.argsort(-p, kind="stable")
-        others = np.delete(p, order[0])
-        mean = -(p * logp).sum()
-        rows.append(
-            {
-                "entropy": entropy(p),
-                "varentropy": (p * (-logp - mean) ** 2).sum(),
-                "top1_prob": p.max(),
-                "margin": logp[order[0]] - logp[order[1]],
-                "top5_mass": p[order[:5]].sum(),
-                "alt_entropy": entropy(others / others.sum()),
-                "chosen_logprob": logp[token],
-                "top20": logp[order[:20]],
-            }
-        )
-    return rows
 
 
 @pytest.mark.parametrize("scale", (0.1, 1.0, 5.0, 30.0))
@@ -38,7 +13,7 @@ def test_signals_follow_their_definitions(scale, vocabulary):
     logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0)) * scale
     chosen = torch.tensor([int(logits[0].argmax()), 1, 2, 3])
     scalars, logprobs, ids = token_signals(logits, chosen)
-    for row, expected in enumerate(reference(logits, chosen)):
+    for row, expected in enumerate(signals_in_float64(logits, chosen)):
         for column, name in enumerate(SCALARS):
             assert scalars[row, column].item() == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
         np.testing.assert_allclose(logprobs[row], expected["top20"], rtol=1e-5, atol=1e-5)

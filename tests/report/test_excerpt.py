@@ -39,3 +39,8 @@ def test_labels_that_are_none_are_named(tmp_path, monkeypatch, text, sentence):
     (tmp_path / "specimens.csv").write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_labels("another")
+
+
+def test_without_a_file_of_labels_nobody_has_read_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr("kvhelpers.report.excerpt.labels_dir", lambda: tmp_path)
+    assert read_labels("another") == {}
