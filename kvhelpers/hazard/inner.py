@@ -32,7 +32,8 @@ from kvhelpers.records import ATTENTION, COURSE, EVICTED, FULL, INSIDE
 SIGNALS = (*COURSE, *INSIDE, *ATTENTION, *FULL)  # columns of a stored replay
 WINDOWS, EVERY, COMPONENTS = (8, 32), 8, 32
 MOVING = (*COURSE, "alt_entropy", "varentropy")
-TOLERANCE = 1e-3  # nats by which a replayed entropy may differ from the stored one
+ROUNDING = 1e-3  # nats by which rounding alone lets entropies differ
+TOLERANCE = 0.2  # nats: where scores tie, rounding decides which token a press keeps
 
 _COURSE = (*COURSE, *(f"{name}_{what}{w}" for w in WINDOWS for what in ("mean", "std") for name in MOVING))
 _SPARSE = (*(f"sparse_{name}" for name in FULL), "sparse_kl_mean", "sparse_kl_max")
@@ -60,7 +61,8 @@ STORED = tuple(name for family in INNER_FAMILIES if family != "components" for n
 class InnerSet:
     """A risk set with the features of all families but the components, and of each token at risk the middle
     hidden state ``[N, d]``. ``conditions`` are the replayed ones, ``left_out`` those that are not; ``off`` is
-    by how many nats a replayed entropy differs from the stored one at most.
+    by how many nats a replayed entropy differs from the stored one at most, ``parted`` counts the runs where
+    it is by more than rounding.
     """
 
     risk: RiskSet
@@ -68,6 +70,7 @@ class InnerSet:
     conditions: tuple[str, ...]
     left_out: tuple[str, ...]
     off: float
+    parted: int
 
     def with_components(self, split: Split) -> RiskSet:
         """The risk set with the components, fitted on the split's training tokens."""
@@ -99,7 +102,7 @@ def read_inner_set(results: Sequence[ConditionResult]) -> InnerSet:
         raise InputError(f"no compressed condition of {name} is replayed whole; run the command replay on it")
     risk = build([by_label[label] for label in conditions])
     bounds = np.searchsorted(risk.run, np.arange(len(risk.runs) + 1))
-    tables, states, off = [], [], 0.0
+    tables, states, off, parted = [], [], 0.0, 0
     for run in range(len(risk.runs)):
         part = slice(bounds[run], bounds[run + 1])
         if part.start == part.stop:
@@ -115,13 +118,13 @@ def read_inner_set(results: Sequence[ConditionResult]) -> InnerSet:
         differs = _differ(entropy, outside.columns(["entropy"])[:, 0])
         if differs > TOLERANCE:
             raise InputError(f"{_path(row)}: its entropies differ by {differs:.2g} nats from the stored ones")
-        off = max(off, differs)
+        off, parted = max(off, differs), parted + (differs > ROUNDING)
         tables.append(inner_features(signals, outside.columns(["alt_entropy", "varentropy"]), gone))
         states.append(middle)
     features = np.concatenate([risk.features, np.concatenate(tables)], axis=1)
     known = RiskSet(risk.runs, risk.run, risk.step, features, (*risk.names, *STORED))
     left_out = tuple(label for label in by_label if label not in conditions)
-    return InnerSet(known, np.concatenate(states), conditions, left_out, off)
+    return InnerSet(known, np.concatenate(states), conditions, left_out, off, parted)
 
 
 def inner_features(signals: np.ndarray, alternatives: np.ndarray, gone: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class Added(Shape):
 class Asked(Shape):
     """One question to the runs of one experiment: an onset within ``horizon`` tokens or, without, an end that
     is not right; by kind of predictor, the families; and the same, of the proposed kind, on presses that it
-    has not seen.
+    has not seen, where there are several.
     """
 
     experiment: str
@@ -60,6 +60,7 @@ class Asked(Shape):
     prompts: int
     tokens: int
     off: float
+    parted: int
     added: dict[str, tuple[Added, ...]]
     press_unseen: tuple[Added, ...]
 
@@ -135,7 +136,7 @@ def make_inner_study(
 def _ask(results: Sequence[ConditionResult], inner: InnerSet, horizon: int | None, folds: int) -> Asked:
     evaluation = Evaluation(inner.risk, horizon, folds)
     runs, condition = inner.risk.runs, results[0].condition
-    folds_by_press = press_splits(runs, folds)
+    by_press = press_splits(runs, folds)
     return Asked(
         experiment=condition.experiment,
         model=condition.model,
@@ -149,8 +150,9 @@ def _ask(results: Sequence[ConditionResult], inner: InnerSet, horizon: int | Non
         prompts=runs["prompt"].nunique(),
         tokens=len(inner.risk.run),
         off=inner.off,
+        parted=inner.parted,
         added={kind: _added(inner, evaluation, kind, evaluation.splits) for kind in KINDS},
-        press_unseen=_added(inner, evaluation, PROPOSED, folds_by_press),
+        press_unseen=_added(inner, evaluation, PROPOSED, by_press) if by_press else (),
     )
 
 

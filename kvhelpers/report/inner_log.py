@@ -58,18 +58,14 @@ def asked_table(asked: Asked) -> pd.DataFrame:
     """One row per family: AUROC and gain by kind of predictor, and whole runs."""
     rows = []
     for index, proposed in enumerate(asked.added[PROPOSED]):
-        unseen = asked.press_unseen[index]
         row = {"Features": proposed.family, "Number": proposed.features}
         for kind, added in asked.added.items():
             row |= {kind: estimate(added[index].within), f"gain ({kind})": _gain(added[index].gain)}
-        rows.append(
-            row
-            | {
-                "whole runs": estimate(proposed.runs),
-                "press not seen": estimate(unseen.within),
-                "gain (press not seen)": _gain(unseen.gain),
-            }
-        )
+        row["whole runs"] = estimate(proposed.runs)
+        if asked.press_unseen:
+            unseen = asked.press_unseen[index]
+            row |= {"press not seen": estimate(unseen.within), "gain (press not seen)": _gain(unseen.gain)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -29,7 +29,9 @@ def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys)
     assert made > 0 and replay("scratch", ["knorm 0.625", "observed_attention 0.625"]) == 0
     inner = read_inner_set(results)  # refuses entropies that are not those stored
     assert inner.off < 1e-4 and set(inner.conditions) == {"knorm 0.625", "observed_attention 0.625"}
-    path = next(path for index in range(4) if (path := replay_path("scratch", "knorm 0.625", index)).is_file())
+    path = next(
+        path for index in range(4) if (path := replay_path("scratch", "knorm 0.625", index)).is_file()
+    )
     with np.load(path) as stored:
         assert stored["signals"].shape[1] == len(SIGNALS)
         first = dict(stored)
