@@ -32,10 +32,22 @@ def asked(horizon, gain, oracle):
 
     every = tuple(added(family) for family in FAMILIES)
     return Asked(
-        experiment="made", model="m", task="t", horizon=horizon, conditions=("knorm 0.5",), left_out=("tova 0.5",),
-        runs=20, failures=5, not_right=9, prompts=20, tokens=100, off=1e-5,
-        added={PROPOSED: every, TREES: every}, press_unseen=every,
-    )  # fmt: skip
+        experiment="made",
+        model="m",
+        task="t",
+        horizon=horizon,
+        conditions=("knorm 0.5",),
+        left_out=("tova 0.5",),
+        runs=20,
+        failures=5,
+        not_right=9,
+        prompts=20,
+        tokens=100,
+        off=1e-5,
+        parted=0,
+        added={PROPOSED: every, TREES: every},
+        press_unseen=every,
+    )
 
 
 def log(*questions):
