@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kvhelpers.report import format as format_
 from kvhelpers.scoring.flags import FLAGS
+from kvhelpers.tasks.harness import PREFIX as HARNESS
 
 FILTERS = (
     "percent",
@@ -38,7 +39,7 @@ def environment() -> Environment:
         autoescape=False,  # Markdown, not HTML; model output goes through `model_output`
     )
     made.filters |= {name: getattr(format_, name) for name in FILTERS}
-    made.globals["FLAGS"] = FLAGS
+    made.globals |= {"FLAGS": FLAGS, "HARNESS": HARNESS}
     return made
 
 
