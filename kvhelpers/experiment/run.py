@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
-from kvhelpers.records import Example, Record, StopReason
+from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
@@ -243,16 +244,20 @@ def generate_prompts(
     return generate(lm, requests, settings, passes)
 
 
-def uncompressed_answer(condition: Condition, prompt_index: int) -> str:
-    """The condition's answer to a prompt, had its cache not been compressed: a finished ``none`` condition's,
-    or a new run's.
+def uncompressed_run(condition: Condition, prompt_index: int) -> tuple[Record, pd.DataFrame]:
+    """The condition's run of a prompt, had its cache not been compressed: a finished ``none`` condition's, or
+    a new one. With its signals, a row per new token.
     """
     bare = condition.uncompressed()
     if (finished := find_finished(bare)) is not None:
-        return finished.records[prompt_index].text
+        signals = finished.signals()
+        return finished.records[prompt_index], signals[signals["prompt_index"] == prompt_index]
     lm = load_for(bare)
-    (run,) = generate_prompts(bare, lm, [prompts_of(bare, lm)[prompt_index]], batch_size=1)
-    return answer_text(run.token_ids, lm)
+    prompt = prompts_of(bare, lm)[prompt_index]
+    (run,) = generate_prompts(bare, lm, [prompt], batch_size=1)
+    record, columns = _Recorder(bare, lm).record(prompt_index, prompt, run)
+    tokens = pd.DataFrame({name: list(columns.get(name, [])) for name in ("token_id", "char_end", *SCALARS)})
+    return record, tokens.rename_axis("step").reset_index()
 
 
 def judged(
