@@ -1,5 +1,5 @@
-"""``python -m kvhelpers``: run an experiment file, judge its saved answers again, render its log, make a
-sample.
+"""``python -m kvhelpers``: run an experiment file or tasks of lm-evaluation-harness, judge saved answers
+again, render a log, make a sample.
 
 What a command needs is imported when it runs, after its input is checked: torch alone takes seconds.
 """
@@ -7,6 +7,7 @@ What a command needs is imported when it runs, after its input is checked: torch
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes on this machine; default: one, or one per GPU",
     )
+    _add_lm_eval(commands)
     for name, function, text in (
         ("rescore", _rescore, "judge an experiment's saved answers by today's rules, without a model"),
         ("log", _log, "render the log of an experiment's finished conditions, or of its committed sample"),
@@ -85,6 +87,62 @@ def _parser() -> argparse.ArgumentParser:
     inner.add_argument("--learn-from", nargs="+", required=True, metavar="NAME", help="replayed experiments")
     inner.add_argument("--horizon", type=int, default=10, help="tokens; default: 10")
     return parser
+
+
+def _add_lm_eval(commands: argparse._SubParsersAction) -> None:
+    """Parameters of the press as everywhere here, the others as lm-evaluation-harness spells them."""
+    parser = commands.add_parser("lm-eval", help="run tasks of lm-evaluation-harness under a press")
+    parser.set_defaults(function=_lm_eval)
+    parser.add_argument("--tasks", required=True, help="names of tasks or groups, or YAML files, with commas")
+    parser.add_argument("--name", default="lm-eval", help="results go to experiments NAME-TASK")
+    parser.add_argument("--model", help="short name, hub id, folder or .gguf file")
+    parser.add_argument("--press", help="none, a short name, or a kvpress class")
+    parser.add_argument("--ratio", type=float, help="fraction of the prompt's cache removed")
+    parser.add_argument("--budget", type=int, help="tokens kept, instead of a ratio")
+    parser.add_argument("--press-kwargs", metavar="JSON", help="the press's own fields")
+    for option in ("--device", "--dtype"):
+        parser.add_argument(option, default="auto")
+    parser.add_argument(
+        "--batch-size", default="auto", type=lambda text: int(text) if text.isdecimal() else text
+    )
+    for option, kind in (
+        ("num-fewshot", int),
+        ("limit", float),
+        ("gen-kwargs", str),
+        ("include-path", str),
+        ("system-instruction", str),
+    ):
+        parser.add_argument(f"--{option}", f"--{option.replace('-', '_')}", type=kind)
+    for option, default in (("apply-chat-template", False), ("fewshot-as-multiturn", True)):
+        spelt = f"--{option}", f"--{option.replace('-', '_')}"
+        parser.add_argument(*spelt, action=argparse.BooleanOptionalAction, default=default)
+
+
+def _lm_eval(options: argparse.Namespace) -> str:
+    from kvhelpers.lm_eval import Prompting, evaluate
+    from kvhelpers.report.log import write_log
+
+    keys = ("model", "press", "ratio", "budget", "press_kwargs", "device", "dtype", "batch_size")
+    given = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    done = evaluate(
+        options.tasks.split(","),
+        given,
+        Prompting(options.apply_chat_template, options.fewshot_as_multiturn, options.system_instruction),
+        name=options.name,
+        num_fewshot=options.num_fewshot,
+        limit=options.limit,
+        gen_kwargs=options.gen_kwargs,
+        include_path=options.include_path,
+        command=shlex.join(["python", "-m", "kvhelpers", *options.arguments]),
+    )
+    lines = [
+        done.table().to_string(index=False),
+        f"lm-evaluation-harness's own files: {relative(done.folder)}/",
+    ]
+    for condition in done.conditions:
+        write_log(condition.condition.experiment)
+        lines.append(_where(condition.condition.experiment))
+    return "\n".join(lines)
 
 
 def _run(options: argparse.Namespace) -> str:
@@ -170,7 +228,8 @@ def _where(name: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status: 0, or 2 after one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
     try:
         if "experiment" in options:
             _check_name(options.experiment)

@@ -37,6 +37,11 @@ def definition_path(experiment: str, root: Path | None = None) -> Path:
     return results_dir(experiment, root) / "experiment.yaml"
 
 
+def harness_dir(name: str) -> Path:
+    """Folder of the files that lm-evaluation-harness writes itself, for experiments whose names begin so."""
+    return results_dir(name) / "harness"
+
+
 def study_path(name: str, root: Path | None = None) -> Path:
     """A study of predictors as data, below ``root`` or where this project's runs write."""
     return results_dir(name, root) / "study.json"

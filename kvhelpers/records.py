@@ -192,7 +192,8 @@ class Record(Shape):
     other rows of its batch. ``wall_seconds`` is the time since the prompt before it was saved: what the
     finished prompts took adds up, on one worker, to the condition's time; what a killed run had not finished
     is in none. ``batch_size`` is how many rows could decode together, this one included. These two and
-    ``drafting`` are None in older results, which did not note them.
+    ``drafting`` are None in older results, which did not note them. ``marks`` are what lm-evaluation-harness
+    gave the answer, by ``metric,filter``, of runs of its tasks.
     """
 
     prompt_index: int
@@ -215,6 +216,7 @@ class Record(Shape):
     wall_seconds: float | None = None
     batch_size: int | None = None
     drafting: Drafting | None = None
+    marks: dict[str, float] | None = None
     mode: FailureMode | None = None
 
     @property

@@ -47,9 +47,6 @@ def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ..
     for record in result.records:
         run = by_prompt.get(record.prompt_index, signals[:0])
         ended = Ended(record.text, run["token_id"].tolist(), run["char_end"].tolist(), record.stop_reason)
-        records.append(
-            record.model_copy(
-                update=vars(judged(result.condition, record.prompt_id, record.reference, ended))
-            )
-        )
+        scored = judged(result.condition, record.prompt_id, record.reference, ended, record.marks)
+        records.append(record.model_copy(update=vars(scored)))
     return tuple(records)

@@ -21,6 +21,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "is_invalid",
             "read_result",
         ],
-        "run": ["run_condition", "uncompressed_answer"],
+        "run": ["run_condition", "uncompressed_run"],
     },
 )

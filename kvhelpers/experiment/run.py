@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -22,12 +23,12 @@ from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
-from kvhelpers.records import Example, Record, StopReason
+from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
-from kvhelpers.tasks.load import load_problems, verifier
-from kvhelpers.tasks.prompts import STOP_STRINGS, Problem, Prompt, build_prompts
+from kvhelpers.tasks.load import load_problems, stop_strings, verifier
+from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -84,9 +85,11 @@ def run_prompts(
     lm: LanguageModel,
     indices: Sequence[int] | None = None,
     passes: Passes | None = None,
+    prompts: list[Prompt] | None = None,
 ) -> Iterator[int]:
     """Run those of a condition's prompts (or of these, by index) that are not finished; yield each one's
-    index when it is saved. ``passes`` are those of other conditions with this model, to be used again.
+    index when it is saved. ``passes`` are those of other conditions with this model, to be used again;
+    ``prompts`` are all of the condition's, where somebody else makes them.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def run_prompts(
         runs.
     """
     _refuse_other_model(condition, lm)
-    prompts = prompts_of(condition, lm)
+    prompts = prompts_of(condition, lm) if prompts is None else prompts
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
@@ -124,9 +127,19 @@ def _refuse_other_model(condition: Condition, lm: LanguageModel) -> None:
             raise InputError(f"the model given was loaded with {name} {there!r}, the condition has {asked!r}")
 
 
-def finish_condition(condition: Condition, command: str | None = None) -> ConditionResult:
-    """Make a condition's results of its prompts' checkpoints; no model is needed. ``command`` is what ran it,
-    None for notebook 01.
+def finish_condition(
+    condition: Condition,
+    command: str | None = None,
+    examples: Sequence[Example] | None = None,
+    marks: Sequence[Mapping[str, float]] | None = None,
+) -> ConditionResult:
+    """Make a condition's results of its prompts' checkpoints; no model is needed.
+
+    Parameters
+    ----------
+    command : what ran it; None for notebook 01.
+    examples : the worked examples of its prompts; None: the task's.
+    marks : what lm-evaluation-harness gave each prompt's answer, for `records.Record.marks`.
 
     Raises
     ------
@@ -140,7 +153,14 @@ def finish_condition(condition: Condition, command: str | None = None) -> Condit
             raise
         checkpoint.remove()  # another process has closed it meanwhile
         return finished
-    result = write_result(_result(condition, records, tables, command), tables)
+    if marks is not None:
+        triples = zip(records, tables, marks, strict=True)
+        records = [_marked(condition, record, table, given) for record, table, given in triples]
+    if examples is None:
+        examples = [
+            Example(question=one.question, solution=one.solution) for one in problems_of(condition)[1]
+        ]
+    result = write_result(_result(condition, records, tables, command, examples), tables)
     checkpoint.remove()
     return result
 
@@ -155,11 +175,22 @@ def _all_prompts(checkpoint: Checkpoint) -> tuple[list[Record], list[pa.Table]]:
     return records, tables
 
 
+def _marked(condition: Condition, record: Record, signals: pa.Table, marks: Mapping[str, float]) -> Record:
+    """A record with what lm-evaluation-harness gave its answer, judged by it."""
+    tokens, ends = (signals[name].to_pylist() for name in ("token_id", "char_end"))
+    ended = Ended(record.text, tokens, ends, record.stop_reason)
+    scored = judged(condition, record.prompt_id, record.reference, ended, marks)
+    return record.model_copy(update=vars(scored) | {"marks": dict(marks) or None})
+
+
 def _result(
-    condition: Condition, records: list[Record], tables: list[pa.Table], command: str | None
+    condition: Condition,
+    records: list[Record],
+    tables: list[pa.Table],
+    command: str | None,
+    examples: Sequence[Example],
 ) -> ConditionResult:
     signals = pa.concat_tables(tables).select(["prompt_index", "entropy", "top1_prob"]).to_pandas()
-    _, examples = problems_of(condition)
     return ConditionResult(
         label=condition.label(),
         condition=condition,
@@ -168,7 +199,7 @@ def _result(
         provenance=provenance(condition, command, (commit_of(table) for table in tables)),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),
-        examples=[Example(question=one.question, solution=one.solution) for one in examples],
+        examples=examples,
         summary=summarize(records, signals),
         records=records,
         path=result_path(condition),
@@ -205,7 +236,7 @@ def generate_prompts(
     settings = Settings(
         max_new_tokens=condition.max_new_tokens,
         batch_size=batch_size,
-        stop_strings=STOP_STRINGS,
+        stop_strings=stop_strings(condition.task, condition.task_kwargs),
         repetition_penalty=condition.repetition_penalty,
         timeout_s=condition.timeout_s,
         canary_tokens=condition.canary_tokens,
@@ -213,21 +244,33 @@ def generate_prompts(
     return generate(lm, requests, settings, passes)
 
 
-def uncompressed_answer(condition: Condition, prompt_index: int) -> str:
-    """The condition's answer to a prompt, had its cache not been compressed: a finished ``none`` condition's,
-    or a new run's.
+def uncompressed_run(condition: Condition, prompt_index: int) -> tuple[Record, pd.DataFrame]:
+    """The condition's run of a prompt, had its cache not been compressed: a finished ``none`` condition's, or
+    a new one. With its signals, a row per new token.
     """
     bare = condition.uncompressed()
     if (finished := find_finished(bare)) is not None:
-        return finished.records[prompt_index].text
+        signals = finished.signals()
+        return finished.records[prompt_index], signals[signals["prompt_index"] == prompt_index]
     lm = load_for(bare)
-    (run,) = generate_prompts(bare, lm, [prompts_of(bare, lm)[prompt_index]], batch_size=1)
-    return answer_text(run.token_ids, lm)
+    prompt = prompts_of(bare, lm)[prompt_index]
+    (run,) = generate_prompts(bare, lm, [prompt], batch_size=1)
+    record, columns = _Recorder(bare, lm).record(prompt_index, prompt, run)
+    tokens = pd.DataFrame({name: list(columns.get(name, [])) for name in ("token_id", "char_end", *SCALARS)})
+    return record, tokens.rename_axis("step").reset_index()
 
 
-def judged(condition: Condition, prompt_id: str, reference: str, run: Ended) -> Score:
-    """A run of a condition, judged as its task says."""
-    return score(run, reference, verifier(condition.task, condition.task_kwargs, prompt_id, reference))
+def judged(
+    condition: Condition,
+    prompt_id: str,
+    reference: str,
+    run: Ended,
+    marks: Mapping[str, float] | None = None,
+) -> Score:
+    """A run of a condition, judged as its task says; ``marks`` are `records.Record.marks`."""
+    task, kwargs = condition.task, condition.task_kwargs
+    verify = verifier(task, kwargs, prompt_id, reference, marks)
+    return score(run, reference, verify, stop_strings(task, kwargs))
 
 
 def press_seed(seed: int, prompt_id: str) -> int:

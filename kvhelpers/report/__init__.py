@@ -4,6 +4,8 @@ Wording is in ``templates/*.md.j2``, number formats and the escaping of model ou
 nothing of models and of how a run was made, and computes no statistic of its own.
 """
 
+from kvhelpers.report.answers import Answers, ShownAnswer
+from kvhelpers.report.chooser import RunChooser
 from kvhelpers.report.figures import (
     aligned,
     cache_over_time,
@@ -47,6 +49,9 @@ from kvhelpers.report.tables import (
 )
 
 __all__ = [
+    "Answers",
+    "RunChooser",
+    "ShownAnswer",
     "abstract",
     "alarm_sentences",
     "alarms_table",

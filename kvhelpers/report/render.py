@@ -1,4 +1,4 @@
-"""Markdown from templates. Wording lives in ``templates/*.md.j2`` and nowhere else."""
+"""Markdown and HTML from templates. Wording lives in ``templates/*.md.j2`` and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kvhelpers.report import format as format_
 from kvhelpers.scoring.flags import FLAGS
+from kvhelpers.tasks.harness import PREFIX as HARNESS
 
 FILTERS = (
     "percent",
@@ -25,6 +26,10 @@ FILTERS = (
 )
 
 
+def _is_html(template: str | None) -> bool:
+    return template is not None and template.endswith(".html.j2")
+
+
 @cache
 def environment() -> Environment:
     """The templates and their filters, which are functions of `report.format`. A name that is missing is an
@@ -35,16 +40,21 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # Markdown, not HTML; model output goes through `model_output`
+        autoescape=_is_html,  # in Markdown, model output goes through `model_output`
     )
     made.filters |= {name: getattr(format_, name) for name in FILTERS}
-    made.globals["FLAGS"] = FLAGS
+    made.globals |= {"FLAGS": FLAGS, "HARNESS": HARNESS}
     return made
 
 
 def render(template: str, **values: Any) -> str:
     """Fill in ``templates/<template>.md.j2``."""
     return environment().get_template(f"{template}.md.j2").render(**values)
+
+
+def render_html(template: str, **values: Any) -> str:
+    """Fill in ``templates/<template>.html.j2``, in which every value is escaped."""
+    return environment().get_template(f"{template}.html.j2").render(**values)
 
 
 def block(template: str, name: str, **values: Any) -> str:

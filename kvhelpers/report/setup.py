@@ -20,7 +20,8 @@ class Setup:
 
     ``codes`` are (commit, whether the package was clean) pairs, ``batch_sizes`` the smallest and largest
     number of rows that decoded together, ``seconds`` the time of all prompts, summed over workers,
-    ``eager`` the presses whose prefill has eager attention. None, or nothing, is what was not noted.
+    ``eager`` the presses whose prefill has eager attention, ``commands`` what ran the conditions. None, or
+    nothing, is what was not noted.
     """
 
     codes: tuple[tuple[str, bool | None], ...]
@@ -33,6 +34,7 @@ class Setup:
     seconds: float
     finished: tuple[str, str]
     eager: tuple[str, ...]
+    commands: tuple[str, ...]
     resamples: int = RESAMPLES
     enough_prompts: int = ENOUGH_PROMPTS
 
@@ -54,6 +56,7 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
         seconds=sum(result.seconds for result in results),
         finished=(days[0], days[-1]),
         eager=tuple(_distinct(one.condition.press for one in results if one.identity["attn"] == "eager")),
+        commands=tuple(_distinct(without_home(one.command) for one in made if one.command)),
     )
 
 

@@ -33,14 +33,19 @@ class Score:
     loop_onset_char: int | None
 
 
-def score(run: Ended, reference: str, verify: Callable[[str], bool] | None = None) -> Score:
+def score(
+    run: Ended,
+    reference: str,
+    verify: Callable[[str], bool] | None = None,
+    stop_strings: Sequence[str] = STOP_STRINGS,
+) -> Score:
     """Judge a run against the right answer; ``verify`` says whether an extracted one is right, where that
-    takes more than to be equal.
+    takes more than to be equal. What stands behind the first of the ``stop_strings`` is not looked at.
 
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
-    answer = extract_answer(run.text, STOP_STRINGS, is_number(reference))
+    answer = extract_answer(run.text, stop_strings, is_number(reference))
     right = is_right(answer.value, reference)
     if verify is not None and answer.value is not None:
         right = verify(answer.value)

@@ -9,8 +9,10 @@ from typing import Any
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.tasks.answers import is_number
 from kvhelpers.tasks.gsm8k import gsm8k_fingerprint, gsm8k_problems
+from kvhelpers.tasks.harness import PREFIX as HARNESS
+from kvhelpers.tasks.harness import UNTIL, check_harness_task, harness_fingerprint, has_full_marks
 from kvhelpers.tasks.onestep import onestep_problems
-from kvhelpers.tasks.prompts import Problem
+from kvhelpers.tasks.prompts import STOP_STRINGS, Problem
 from kvhelpers.tasks.reasoning_gym import (
     PREFIX,
     is_right_by_its_verifier,
@@ -23,12 +25,14 @@ TASKS = ("onestep", "gsm8k", f"{PREFIX}<name>")
 
 def check_task(task: str, data_file: str | None, task_kwargs: Mapping[str, Any]) -> None:
     """Raise InputError for an unknown task, or for a data file or kwargs that it does not take."""
-    is_gym = task.startswith(PREFIX)
-    if not is_gym and task not in TASKS:
+    is_gym, is_harness = task.startswith(PREFIX), task.startswith(HARNESS)
+    if is_harness:
+        check_harness_task(task, task_kwargs)
+    elif not is_gym and task not in TASKS:
         raise unknown_name("task", task, TASKS)
     if task != "gsm8k" and data_file:
         raise InputError(f"data_file {data_file!r} is only for task 'gsm8k', not for {task!r}")
-    if not is_gym and task_kwargs:
+    if not (is_gym or is_harness) and task_kwargs:
         raise InputError(f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…', not for {task!r}")
 
 
@@ -55,9 +59,12 @@ def load_problems(
 
     Raises
     ------
-    InputError : unknown task, unreadable file, a row without question or answer, fewer rows than asked for.
+    InputError : unknown task, unreadable file, a row without question or answer, fewer rows than asked for;
+        a task of lm-evaluation-harness, which makes its prompts itself.
     """
     check_task(task, data_file, task_kwargs or {})
+    if task.startswith(HARNESS):
+        raise InputError(f"the prompts of task {task!r} are in lm-evaluation-harness only, not here")
     if n_prompts < 1 or n_fewshot < 0:
         raise InputError(f"n_prompts {n_prompts} must be at least 1 and n_fewshot {n_fewshot} at least 0")
     if task == "onestep":
@@ -77,20 +84,36 @@ def data_fingerprint(task: str, data_file: str | None) -> str:
     """
     if task == "gsm8k":
         return gsm8k_fingerprint(data_file)
+    if task.startswith(HARNESS):
+        return harness_fingerprint()
     return "generated" if task == "onestep" else reasoning_gym_fingerprint()
 
 
 def texts_may_be_shared(task: str) -> bool:
     """Whether a task's questions are generated, so that results may carry them."""
-    return task != "gsm8k"
+    return task != "gsm8k" and not task.startswith(HARNESS)
+
+
+def stop_strings(task: str, task_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts of which the first ends an answer."""
+    return tuple(task_kwargs[UNTIL]) if task.startswith(HARNESS) else STOP_STRINGS
 
 
 def verifier(
-    task: str, task_kwargs: Mapping[str, Any], prompt_id: str, reference: str
+    task: str,
+    task_kwargs: Mapping[str, Any],
+    prompt_id: str,
+    reference: str,
+    marks: Mapping[str, float] | None = None,
 ) -> Callable[[str], bool] | None:
     """What checks an answer to a problem, where that takes more than to equal the right one: the data set's
-    own verifier, for answers of reasoning-gym that are no numbers.
+    own verifier, for answers of reasoning-gym that are no numbers; and for those of lm-evaluation-harness its
+    ``marks``, if it gave any.
     """
-    if not task.startswith(PREFIX) or is_number(reference):
+    if is_number(reference):
+        return None
+    if task.startswith(HARNESS) and marks:
+        return lambda _: has_full_marks(marks)
+    if not task.startswith(PREFIX):
         return None
     return partial(is_right_by_its_verifier, task, task_kwargs, prompt_id)

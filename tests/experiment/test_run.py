@@ -271,9 +271,18 @@ def test_a_looping_record_says_where_its_text_begins_to_loop(output, embedded):
         assert 0 <= record.loop_onset_char < len(record.text)
 
 
-def test_uncompressed_answer_is_the_none_condition_s(output, embedded):
-    bare = module.run_condition(make_condition(SMALL | {"press": "none", "ratio": 0}), embedded)
-    assert module.uncompressed_answer(small(), 2) == bare.records[2].text
+def test_uncompressed_run_is_the_none_condition_s_finished_or_not(output, embedded, monkeypatch):
+    monkeypatch.setattr(module, "load_for", lambda _: embedded)
+    condition = small()
+    fresh, tokens = module.uncompressed_run(condition, 2)
+    assert not list(output.iterdir())
+    bare = module.run_condition(condition.uncompressed(), embedded)
+    finished, same = module.uncompressed_run(condition, 2)
+    assert finished == bare.records[2]
+    assert (fresh.text, fresh.n_tokens, fresh.answer) == (finished.text, finished.n_tokens, finished.answer)
+    columns = ["step", "token_id", "char_end"]
+    assert tokens[columns].values.tolist() == same[columns].values.tolist()
+    np.testing.assert_allclose(tokens["entropy"], same["entropy"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_half_written_temporary_file_does_not_block_the_experiment(output, embedded):
