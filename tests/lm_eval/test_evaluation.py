@@ -1,6 +1,8 @@
 """Tasks of lm-evaluation-harness under a press: the harness's answers, marks and model are the reference."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -260,3 +262,13 @@ def test_a_press_that_makes_no_sense_is_refused_before_a_task_is_loaded(output):
         evaluate(["no-task"], {"press": "snapkw"})
     with pytest.raises(InputError, match=r"run it by python -m kvhelpers lm-eval --tasks gsm8k"):
         load_problems("lm_eval:gsm8k", 1, 0, 0)
+
+
+def test_without_the_harness_the_command_says_what_to_install():
+    code = "import sys; sys.modules['lm_eval'] = None; from kvhelpers.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "lm-eval", "--tasks", "gsm8k"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.splitlines()[-1] == (
+        "kvhelpers: error: tasks of lm-evaluation-harness need it; install it with pip install "
+        "'kvhelpers[lm-eval]'"
+    )
