@@ -5,7 +5,7 @@ column has one type, whatever a file happens to hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -20,6 +20,7 @@ TEXT = ("experiment", "model", "task", "condition", "press", "press_kwargs", "se
 CONDITION_SCHEMA = pa.schema(
     [*((name, pa.string()) for name in TEXT), ("ratio", pa.float64()), ("budget", pa.int64())]
 )
+JSON_ONLY = {"marks"}  # of a record: its keys are the task's, so that it is no column
 PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -42,19 +43,19 @@ def with_condition(table: pa.Table, condition: Condition) -> pa.Table:
 
 def records_table(results: Sequence[ConditionResult]) -> pa.Table:
     """All records of some conditions, a row per run with the condition's columns before the record's; a part
-    of a record is a struct, and any value may be missing.
+    of a record is a struct, and any value may be missing. `JSON_ONLY` is left out.
     """
-    schema = pa.schema([*CONDITION_SCHEMA, *_arrow_type(Record)])
+    schema = pa.schema([*CONDITION_SCHEMA, *_arrow_type(Record, JSON_ONLY)])
     rows = [
-        condition_values(result.condition) | record.model_dump(mode="json")
+        condition_values(result.condition) | record.model_dump(mode="json", exclude=JSON_ONLY)
         for result in results
         for record in result.records
     ]
     return pa.Table.from_pylist(rows, schema)
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:
-    """The type of a column that holds values of a type of `records`."""
+def _arrow_type(annotation: Any, but: Collection[str] = ()) -> pa.DataType:
+    """The type of a column that holds values of a type of `records`, without the fields ``but``."""
     if annotation in PLAIN:
         return PLAIN[annotation]
     inner = [part for part in get_args(annotation) if part not in (NoneType, ...)]
@@ -67,5 +68,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     if issubclass(annotation, Shape):
         fields = {name: field.annotation for name, field in annotation.model_fields.items()}
         fields |= {name: field.return_type for name, field in annotation.model_computed_fields.items()}
-        return pa.struct([(name, _arrow_type(of_field)) for name, of_field in fields.items()])
+        return pa.struct(
+            [(name, _arrow_type(of_field)) for name, of_field in fields.items() if name not in but]
+        )
     raise TypeError(f"{annotation} has no column type")
