@@ -64,6 +64,11 @@ class Asked(Shape):
     added: dict[str, tuple[Added, ...]]
     press_unseen: tuple[Added, ...]
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether some tokens of the same condition and number have different outcomes."""
+        return self.added[PROPOSED][0].within is not None
+
 
 class InnerStudy(Shape):
     """All questions, and where the study comes from."""

@@ -38,13 +38,16 @@ def write_inner_log(name: str, root: Path) -> Path:
 
 def inner_log(name: str, study: InnerStudy) -> str:
     """The log's Markdown; see `write_inner_log`."""
+    told = [asked for asked in study.asked if asked.has_pairs]
     return render(
         "inner",
         name=name,
         folder=f"../{relative(figures_dir(name))}",
         study=study,
         proposed=PROPOSED,
-        asked=[(asked, asked_table(asked), gaining(asked)) for asked in study.asked],
+        asked=[(asked, asked_table(asked), gaining(asked)) for asked in told],
+        nothing=[asked for asked in study.asked if asked not in told],
+        adding=sorted({name for asked in told if asked.horizon is not None for name in gaining(asked).above}),
         outside=OUTSIDE,
         oracle=ORACLE,
         all=ALL,

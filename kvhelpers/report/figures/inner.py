@@ -14,12 +14,13 @@ def gains(study: InnerStudy) -> Figure:
     """What each family adds to the outside's AUROC within condition and token, with 95 % intervals: a panel
     per question, a marker per kind of predictor.
     """
+    questions = [asked for asked in study.asked if asked.has_pairs]
     with matplotlib.rc_context(STYLE):
-        columns = min(2, len(study.asked))
-        rows = -(-len(study.asked) // columns)
+        columns = min(2, max(1, len(questions)))
+        rows = max(1, -(-len(questions) // columns))
         figure = Figure(figsize=(WIDTH, 2.8 * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes, asked in zip(grid.flat, study.asked, strict=False):
+        for axes, asked in zip(grid.flat, questions, strict=False):
             axes.axvline(0, color="0.6", linewidth=0.8)
             for number, (kind, added) in enumerate(asked.added.items()):
                 shown = [one for one in added if one.family != OUTSIDE and one.gain is not None]
@@ -46,12 +47,13 @@ def gains(study: InnerStudy) -> Figure:
             question = "not right at the end" if asked.horizon is None else f"onset within {asked.horizon}"
             axes.set_title(f"{asked.model}: {question}")
         grid[0, 0].invert_yaxis()
-        for axes in grid[-1]:
+        for axes in grid.flat[max(0, len(questions) - columns) : len(questions)]:
             axes.set_xlabel("AUROC gained within condition and token")
+            axes.tick_params(labelbottom=True)
         grid[0, 0].legend()
         figure.legend(
             list((shown := entries(grid[0, 0])).values()), list(shown), loc="outside upper center", ncols=2
         )
-        for axes in grid.flat[len(study.asked) :]:
+        for axes in grid.flat[len(questions) :]:
             axes.remove()
     return figure
