@@ -11,7 +11,15 @@ import sys
 from collections.abc import Sequence
 
 from kvhelpers.errors import InputError, shown
-from kvhelpers.paths import figures_dir, find_results, log_path, relative, results_dir, study_path
+from kvhelpers.paths import (
+    figures_dir,
+    find_results,
+    guard_path,
+    log_path,
+    relative,
+    results_dir,
+    study_path,
+)
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
@@ -56,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes on this machine; default: one, or one per GPU",
     )
+    guard = commands.add_parser("guard", help="act on finished runs, as a study's file says; write its log")
+    guard.set_defaults(function=_guard)
+    guard.add_argument("file", help="experiments/*.yaml with the key 'kind'")
+    guard.add_argument("--name", help="run it under another name")
+    guard.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other values of its keys"
+    )
+    guard.add_argument(
+        "--only", nargs="+", default=[], metavar="EXPERIMENT", help="only these of the study's sources"
+    )
     for name, function, text in (
         ("rescore", _rescore, "judge an experiment's saved answers by today's rules, without a model"),
         ("log", _log, "render the log of an experiment's finished conditions, or of its committed sample"),
@@ -84,6 +102,16 @@ def _run(options: argparse.Namespace) -> str:
     return _where(experiment.name)
 
 
+def _guard(options: argparse.Namespace) -> str:
+    from kvhelpers.guard.definition import load_definition
+
+    definition = load_definition(options.file, options.name, parse_overrides(options.set))
+    from kvhelpers.commands.guard import run_study
+
+    run_study(definition, options.file, options.set, options.only)
+    return _where(definition.name)
+
+
 def _rescore(options: argparse.Namespace) -> str:
     from kvhelpers.commands.rescore import rescore
 
@@ -95,6 +123,8 @@ def _log(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if study_path(name, root).is_file():
         from kvhelpers.report.hazard_log import write_stored_log as write
+    elif guard_path(name, root).is_file():
+        from kvhelpers.report.guard_log import write_stored_log as write
     else:
         from kvhelpers.report.log import write_log as write
     write(name, root)

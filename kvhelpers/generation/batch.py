@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 
 from kvhelpers.generation.batched_cache import BatchedCache
-from kvhelpers.generation.choose import Chooser, Row
+from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.cuda_graphs import recorder_for
 from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
@@ -21,6 +21,7 @@ from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
 from kvhelpers.generation.requests import Generation, Request, Settings
+from kvhelpers.generation.rows import Row
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.kinds import phases
 from kvhelpers.records import StopReason

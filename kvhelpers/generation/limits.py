@@ -44,8 +44,8 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
     for request in requests:
         if request.watch is not None and phases(request.press)[1] is not None:
             raise InputError(
-                f"press {type(request.press).__name__!r} compresses while decoding; no action can be taken on "
-                "its runs, since their caches follow from all cuts so far and not from a new prefill"
+                f"press {type(request.press).__name__!r} compresses while decoding; no action can be taken "
+                "on its runs, since their caches follow from all cuts so far and not from a new prefill"
             )
     for request in sorted(requests, key=lambda request: -len(request.token_ids)):
         n_tokens, window = len(request.token_ids), compressed_window(model, request.press)

@@ -24,7 +24,8 @@ MOST_ACTIONS = 16  # of one run; a watcher that acts again and again would never
 class Action:
     """How a run is to go on.
 
-    ``keep`` is how many of its new tokens stay; ``then`` are tokens put behind them, which count as output;
+    ``keep`` is how many of its new tokens stay; ``then`` are tokens put behind them, which count as output
+    and have no signals;
     ``press`` is that of the new cache, None for the full one. With ``stop`` the run ends where it is.
     """
 

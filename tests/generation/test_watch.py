@@ -1,6 +1,7 @@
 """The ladder of parities: what a run becomes that is acted on, beside transformers and kvpress alone."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 from reference import alone, generate_all, random_prompts, requests_for, with_attention
@@ -36,7 +37,7 @@ def restore(keep):
 def watched(lm, spec, scripts, prompts=PROMPTS, **settings):
     """The runs of some prompts; ``scripts`` maps a prompt's place to its actions."""
     requests = [
-        dataclasses.replace(request, watch=lambda actions=scripts.get(place, {}): Script(actions))
+        dataclasses.replace(request, watch=partial(Script, scripts.get(place, {})))
         for place, request in enumerate(requests_for(prompts, spec))
     ]
     runs = generate(lm, requests, Settings(NEW, BATCH, **settings))
@@ -134,6 +135,16 @@ def test_tokens_put_behind_the_output_count_as_output(tiny):
         expected = alone(tiny, [*PROMPTS[place], *kept], None, place, NEW - len(kept))
         assert run.token_ids == kept + expected
         assert [len(values) for values in run.signals.values()] == [len(run.token_ids)] * len(run.signals)
+
+
+def test_a_run_is_taken_up_where_it_was(tiny, spec):
+    """Tokens put before the first one go on as if they had been generated, up to the same limit."""
+    lm = with_attention(tiny, spec)
+    full = generate_all(lm, PROMPTS, NONE, NEW)
+    given = {p: {0: Action("take up", 0, None, tuple(full[p].token_ids[:5]))} for p in range(len(PROMPTS))}
+    runs = watched(lm, spec, given)
+    assert tokens_of(runs) == tokens_of(full)
+    assert [run.stop_reason for run in runs] == [run.stop_reason for run in full]
 
 
 def test_a_watcher_sees_each_token_once_with_its_signals(tiny):
