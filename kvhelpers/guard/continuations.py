@@ -1,8 +1,8 @@
 """Take up finished runs where they were at some token, and let them go on from another cache.
 
-That is what an action does to a run while it goes on: in float32 the tokens up to there are the run's own, and
-the rest is what `generation` makes of prompt and output under the action's press. Each continuation is saved
-when it ends; a killed call goes on with those that are missing.
+That is what an action does to a run while it goes on: in float32 the tokens up to there are the run's own,
+and the rest is what `generation` makes of prompt and output under the action's press. Each continuation is
+saved when it ends; a killed call goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
@@ -52,7 +53,7 @@ class Point(Shape):
     keep: int
     press: str = NONE
     ratio: float = 0.0
-    press_kwargs: dict[str, Any] = {}
+    press_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def spec(self) -> PressSpec:
@@ -117,7 +118,8 @@ class TakeUp:
 def continue_runs(
     source: Source, points: Iterable[Point], folder: Path, lm: LanguageModel | None = None
 ) -> dict[str, Continuation]:
-    """The continuations of some points of a source's runs, by `key_of`; those that are not in ``folder`` are generated.
+    """The continuations of some points of a source's runs, by `key_of`; those that are not in ``folder``
+    are generated.
 
     Raises
     ------
@@ -150,10 +152,11 @@ def key_of(point: Point) -> str:
 
 
 def _prompts(source: Source, base: Condition, lm: LanguageModel) -> list[Prompt]:
-    if lm.source != source.baseline.identity["model_source"]:
+    there = source.baseline.identity["model_source"]
+    if lm.source != there:
         raise InputError(
-            f"model {base.model!r} is {lm.source!r} here, and was {source.baseline.identity['model_source']!r} in "
-            f"experiment {source.experiment!r}"
+            f"model {base.model!r} is {lm.source!r} here, and was {there!r} in experiment "
+            f"{source.experiment!r}"
         )
     prompts = prompts_of(base, lm)
     for prompt, record in zip(prompts, source.baseline.records, strict=True):

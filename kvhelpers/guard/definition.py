@@ -127,6 +127,6 @@ def refuse_decoding(result: ConditionResult) -> None:
     """
     if result.condition.press in DECODES:
         raise InputError(
-            f"condition {result.label!r} compresses while decoding; no action can be taken on its runs, since "
-            "their caches follow from all cuts so far and not from a new prefill"
+            f"condition {result.label!r} compresses while decoding; no action can be taken on its runs, "
+            "since their caches follow from all cuts so far and not from a new prefill"
         )

@@ -47,7 +47,6 @@ def contrasts_table(made: Sequence[Contrast], experiment: str) -> pd.DataFrame:
             "Only first right": one.comparison.only_first,
             "Only second right": one.comparison.only_second,
             "q": f"{one.q:.3f}",
-            "Second": _side(one.second),
             "The second": one.finding,
         }
         for one in made
