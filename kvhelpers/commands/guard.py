@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvhelpers.guard.definition import Definition
+from kvhelpers.guard.definition import ActionsDefinition, Definition
+from kvhelpers.guard.live import make_live_study
 from kvhelpers.guard.what_an_action_can_do import make_actions_study
 from kvhelpers.paths import continuations_dir, guard_path
 from kvhelpers.report.guard_log import write_guard_log
@@ -22,7 +23,8 @@ def run_study(
     InputError : a source that is not there, or whose model or prompts are others.
     """
     command = command_of(definition, file, overrides, only)
-    study = make_actions_study(definition, continuations_dir(definition.name), command, only)
+    make = make_actions_study if isinstance(definition, ActionsDefinition) else make_live_study
+    study = make(definition, continuations_dir(definition.name), command, only)
     study.save(guard_path(definition.name))
     return write_guard_log(study)
 

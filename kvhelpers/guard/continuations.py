@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,10 @@ class TakeUp:
 
 
 def continue_runs(
-    source: Source, points: Iterable[Point], folder: Path, lm: LanguageModel | None = None
+    source: Source, points: Iterable[Point], folder: Path, load: Callable[[], LanguageModel] | None = None
 ) -> dict[str, Continuation]:
     """The continuations of some points of a source's runs, by `key_of`; those that are not in ``folder``
-    are generated.
+    are generated. ``load`` gives the model.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def continue_runs(
     missing = [point for point in points if there[key_of(point)] is None]
     if missing:
         base = check_here(source.baseline.condition)
-        lm = lm or load_for(base)
+        lm = load() if load else load_for(base)
         prompts = _prompts(source, base, lm)
         tokens = {label: source.tokens(label) for label in {point.condition for point in missing}}
         done = len(points) - len(missing)

@@ -5,16 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kvhelpers.errors import InputError, shown, unknown_name
 from kvhelpers.experiment.condition import check_name
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.plain import read_yaml
 from kvhelpers.experiment.results import ConditionResult, find_baseline
+from kvhelpers.hazard.features import READS
 from kvhelpers.paths import find_results, user_path
 from kvhelpers.presses.registry import DECODING, PREFILL_DECODING
 
+POLICIES = {
+    "none": "the full cache",
+    "press": "the press alone",
+    "stop": "the press; a run that repeats itself is stopped",
+    "repetition_restart": "the press; a run that repeats itself begins again with the full cache",
+    "hazard_restore": "the press; when the hazard exceeds its threshold, the full cache is restored",
+    "hazard_roll_back": "the same, after some tokens are taken back",
+    "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",
+    "permuted": "as hazard_roll_back, with the alarms dealt out to other runs of the condition",
+    "canary_commit": "both caches for the first tokens; then once the full or the compressed one",
+    "fixed_relax": "the press; at a fixed token a milder ratio",
+    "router": "the press, or the full cache where the press loses too much on other prompts",
+    "oracle": "the press; runs that would not end right begin with the full cache",
+}
 DECODES = (DECODING, PREFILL_DECODING)
 
 
@@ -53,8 +68,44 @@ class ActionsDefinition(Part):
     next_steps: str = ""
 
 
-DEFINITIONS = {"actions": ActionsDefinition}
-Definition = ActionsDefinition
+class LiveDefinition(Part):
+    """What a guard is worth (`live`).
+
+    ``policies`` are those of `policies.POLICIES`. Of each condition the first ``n_prompts`` are guarded. The
+    hazard model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the
+    right runs of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those
+    before the canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy
+    acts, ``relax`` multiplies its ratio. ``live`` prompts of each condition are guarded while they run, to
+    time that and to compare tokens.
+    """
+
+    kind: Literal["live"]
+    name: str
+    objective: str
+    sources: tuple[SourceRuns, ...] = Field(min_length=1)
+    policies: tuple[str, ...] = Field(min_length=1)
+    n_prompts: int = Field(default=50, ge=2)
+    horizon: int = Field(default=10, ge=1)
+    false_alarms: float = Field(default=0.1, gt=0, lt=1)
+    folds: int = Field(default=3, ge=2)
+    canary_tokens: int = Field(default=8, ge=1)
+    roll_back: int = Field(default=16, ge=1)
+    fixed_token: int = Field(default=32, ge=1)
+    relax: float = Field(default=0.5, gt=0, lt=1)
+    live: int = Field(default=4, ge=0)
+    seed: int = Field(default=0, ge=0)
+    next_steps: str = ""
+
+    @field_validator("policies")
+    @classmethod
+    def _with_what_all_stand_beside(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
+        if missing := {"none", "press"} - set(policies):
+            raise ValueError(f"it needs {' and '.join(sorted(missing))}, beside which the others stand")
+        return policies
+
+
+DEFINITIONS = {"actions": ActionsDefinition, "live": LiveDefinition}
+Definition = ActionsDefinition | LiveDefinition
 
 
 def load_definition(path: Path, name: str | None = None, overrides: dict[str, Any] | None = None):
@@ -85,6 +136,9 @@ def load_definition(path: Path, name: str | None = None, overrides: dict[str, An
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"{file}: {key} {shown(first['input'])} is not allowed: {first['msg']}") from error
     check_name(definition.name)
+    for policy in getattr(definition, "policies", ()):
+        if policy not in POLICIES:
+            raise unknown_name("policy", policy, POLICIES)
     return definition
 
 
@@ -112,13 +166,25 @@ class Source:
                 f"experiment {asked.experiment!r} has no uncompressed condition to set actions beside"
             )
         self.baseline = baseline
+        self._tokens: dict[str, dict[int, list[int]]] = {}
+
+    def signals(self, label: str) -> dict[int, list[dict[str, float]]]:
+        """Each token's signals by name, of a condition's runs, by prompt index."""
+        result = self.every[label]
+        table = result.signals(["prompt_index", "step", *READS]).sort_values(["prompt_index", "step"])
+        return {index: part[list(READS)].to_dict("records") for index, part in table.groupby("prompt_index")}
 
     def tokens(self, label: str) -> dict[int, list[int]]:
         """The token ids of a condition's runs, by prompt index."""
-        result = self.every[label]
-        table = result.signals(["prompt_index", "step", "token_id"]).sort_values(["prompt_index", "step"])
-        ids = {index: part["token_id"].tolist() for index, part in table.groupby("prompt_index")}
-        return {record.prompt_index: ids.get(record.prompt_index, []) for record in result.records}
+        if label not in self._tokens:
+            result = self.every[label]
+            table = result.signals(["prompt_index", "step", "token_id"])
+            by_prompt = table.sort_values(["prompt_index", "step"]).groupby("prompt_index")
+            ids = {index: part["token_id"].tolist() for index, part in by_prompt}
+            self._tokens[label] = {
+                record.prompt_index: ids.get(record.prompt_index, []) for record in result.records
+            }
+        return self._tokens[label]
 
 
 def refuse_decoding(result: ConditionResult) -> None:
