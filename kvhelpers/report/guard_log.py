@@ -1,103 +1,34 @@
-"""The log of a study of actions: Markdown, figures, tables as CSV.
-
-Data are gathered here; the words are in ``templates/actions.md.j2``.
-"""
+"""The log of a study of actions or of a guard, whichever it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kvhelpers.guard.acted_runs import START, Group
-from kvhelpers.guard.what_an_action_can_do import (
-    ActionName,
-    ActionsStudy,
-    contrasts,
-    outcomes,
-    read_actions_study,
-)
-from kvhelpers.paths import figures_dir, guard_path, log_path, relative, write_atomic
-from kvhelpers.report.figures.guard import actions_figure
-from kvhelpers.report.figures.style import save
-from kvhelpers.report.frames import save_frames
-from kvhelpers.report.guard_tables import action_tables, contrasts_table, outcomes_table
-from kvhelpers.report.render import render
+from kvhelpers.errors import InputError
+from kvhelpers.guard.live import LiveStudy, read_live_study
+from kvhelpers.guard.what_an_action_can_do import ActionsStudy, read_actions_study
+from kvhelpers.paths import guard_path, relative
+from kvhelpers.report.actions_log import write_actions_log
+from kvhelpers.report.live_log import write_live_log
 
 
 def write_stored_log(name: str, root: Path) -> Path:
     """Write the log of the study that lies below ``root``; return the log's path. Raises InputError if the
     file is no study.
     """
-    return write_guard_log(read_actions_study(guard_path(name, root)))
+    return write_guard_log(read_guard_study(guard_path(name, root)))
 
 
-def write_guard_log(study: ActionsStudy) -> Path:
+def write_guard_log(study: ActionsStudy | LiveStudy) -> Path:
     """Write a study's log, figures and tables under its name; return the log's path."""
-    name, folder = study.definition.name, figures_dir(study.definition.name)
-    save(actions_figure(outcomes(study)), folder, "actions")
-    save_frames(action_tables(study), folder)
-    text = guard_log(study)
-    return write_atomic(log_path(name), lambda path: path.write_text(text, encoding="utf-8"))
+    return write_actions_log(study) if isinstance(study, ActionsStudy) else write_live_log(study)
 
 
-def guard_log(study: ActionsStudy) -> str:
-    """The log's Markdown; see `write_guard_log`."""
-    folder = f"../{relative(figures_dir(study.definition.name))}"
-    made = contrasts(study)
-    return render(
-        "actions",
-        study=study,
-        folder=folder,
-        groups=list(Group),
-        actions=list(ActionName),
-        start=START,
-        answers=[answer(study, source.experiment, made) for source in study.sources],
-        outcomes={
-            (source.experiment, group): outcomes_table(study, source.experiment, group)
-            for source in study.sources
-            for group in Group
-        },
-        contrasts={source.experiment: contrasts_table(made, source.experiment) for source in study.sources},
-        new=sum(not run.known for run in study.runs),
-        errored=sum(run.error is not None for run in study.runs),
-        images={"actions": f"{folder}/actions.png"},
-    )
-
-
-def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
-    """What the log's first sentences say of a source: its model, and the contrasts and outcomes that they
-    rest on.
-    """
-    source = next(source for source in study.sources if source.experiment == experiment)
-    of_source = [one for one in made if one.experiment == experiment]
-    by_key = {
-        (one.group, one.place, one.action): one for one in outcomes(study) if one.experiment == experiment
-    }
-
-    def contrast(group: Group, first: tuple, second: tuple):
-        return next(
-            (one for one in of_source if (one.group, one.first, one.second) == (group, first, second)), None
-        )
-
-    restored, again = ("onset", ActionName.RESTORE), ("onset", ActionName.AGAIN)
-    matched = ("matched", ActionName.RESTORE)
-    return {
-        "source": source,
-        "at_start": by_key.get((Group.FAILING, START, ActionName.RESTORE)),
-        "at_onset": by_key.get((Group.FAILING, *restored)),
-        "anew": by_key.get((Group.FAILING, *again)),
-        "gain": contrast(Group.FAILING, again, restored),
-        "lost": contrast(Group.FAILING, (START, ActionName.RESTORE), restored),
-        "earlier": [
-            by_key[Group.FAILING, place, ActionName.RESTORE]
-            for group, place, action in by_key
-            if group == Group.FAILING and action == ActionName.RESTORE and place not in (START, "onset")
-        ],
-        "relaxed": by_key.get((Group.FAILING, "onset", ActionName.RELAX)),
-        "wrong": [
-            by_key[Group.WRONG, place, ActionName.RESTORE]
-            for group, place, action in by_key
-            if group == Group.WRONG and action == ActionName.RESTORE and place != START
-        ],
-        "right": by_key.get((Group.RIGHT, *matched)),
-        "right_anew": by_key.get((Group.RIGHT, "matched", ActionName.AGAIN)),
-    }
+def read_guard_study(path: Path) -> ActionsStudy | LiveStudy:
+    """Read a study. Raises InputError if the file is none, or was changed."""
+    for read in (read_actions_study, read_live_study):
+        try:
+            return read(path)
+        except InputError:
+            continue
+    raise InputError(f"study file {relative(path)} is no study of actions or of a guard, or was changed")

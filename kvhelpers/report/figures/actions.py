@@ -1,4 +1,4 @@
-"""Figures of studies of actions and guards, as matplotlib objects; `style.save` writes them."""
+"""Figures of what an action can do, as matplotlib objects; `style.save` writes them."""
 
 from __future__ import annotations
 

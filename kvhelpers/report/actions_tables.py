@@ -1,4 +1,4 @@
-"""Tables of a study of actions, for its log and as CSV."""
+"""Tables of what an action can do, for its log and as CSV."""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""Accuracy against memory over time, as matplotlib objects; `style.save` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from kvhelpers.guard.frontier import PolicyResult
+from kvhelpers.guard.live import LiveStudy
+from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above
+
+
+def frontier_figure(study: LiveStudy, made: Sequence[PolicyResult]) -> Figure:
+    """Accuracy against the share of the full cache's entries × steps, a panel a source, a marker a policy
+    with 95 % intervals over prompts; a line joins the mean over conditions of the press's own ratios.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+        row = figure.subplots(1, len(study.sources), squeeze=False, sharey=True)[0]
+        shown = {}
+        for axes, source in zip(row, study.sources, strict=True):
+            for number, one in enumerate(one for one in made if one.experiment == source.experiment):
+                shown[one.policy] = axes.errorbar(
+                    1 - one.saved.value,
+                    one.accuracy.value,
+                    xerr=_ends(one.saved),
+                    yerr=_ends(one.accuracy),
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    linestyle="none",
+                    markersize=5,
+                    elinewidth=0.7,
+                )
+            for label in source.conditions:
+                points = _curve(study, source.experiment, label)
+                (line,) = axes.plot(*zip(*points, strict=True), color="0.7", linewidth=1, zorder=0)
+                shown["the press's own ratios, a line a condition"] = line
+            axes.set_title(source.model)
+            axes.set_xlabel("entries × steps, relative to the full cache")
+        row[0].set_ylabel("share that ends right")
+        legend_above(figure, shown)
+    return figure
+
+
+def _ends(value) -> list[list[float]]:
+    if value.low is None:
+        return [[0.0], [0.0]]
+    return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+
+
+def _curve(study: LiveStudy, experiment: str, label: str) -> list[tuple[float, float]]:
+    """A condition's press at its ratios: mean entries × steps relative to the full cache, and accuracy."""
+    of = [one for one in study.curves if (one.experiment, one.condition) == (experiment, label)]
+    ratios = sorted({one.ratio for one in of})
+    means = {
+        ratio: np.mean([(one.entry_steps, one.correct) for one in of if one.ratio == ratio], axis=0)
+        for ratio in ratios
+    }
+    full = means[0.0][0]
+    return sorted((float(held / full), float(right)) for held, right in means.values())
