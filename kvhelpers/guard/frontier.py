@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvhelpers.guard.contract import Contract, judge
-from kvhelpers.guard.live import CurvePoint, GuardedRun, LiveStudy
+from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
 from kvhelpers.records import Shape
 from kvhelpers.stats import Comparison, Estimate, compare_counts, estimate, mean
 

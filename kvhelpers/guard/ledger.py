@@ -72,3 +72,13 @@ def cost(stretches: Sequence[Stretch], discarded: int = 0) -> Cost:
 def _sum(entries: float, steps: int) -> float:
     """Entries held over so many steps, one more at each."""
     return steps * entries + steps * (steps + 1) / 2
+
+
+def over_time(stretches: Sequence[Stretch]) -> list[float]:
+    """Entries held at each token that was generated, those taken back included."""
+    held = []
+    for stretch in stretches:
+        for step in range(stretch.tokens):
+            beside = stretch.held + step if 0 < step <= stretch.beside else 0
+            held.append(stretch.kept + step + beside if step else float(stretch.held))
+    return held

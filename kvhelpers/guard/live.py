@@ -14,98 +14,24 @@ from typing import NamedTuple
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for
-from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.guard.alarms import AtToken
 from kvhelpers.guard.canary_values import canary_values
 from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
 from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns
 from kvhelpers.guard.ledger import Cost, Stretch, cost
-from kvhelpers.guard.live_check import LiveCheck, check_live
+from kvhelpers.guard.live_check import check_live
+from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveCheck, LiveSource, LiveStudy
 from kvhelpers.guard.policies import NEVER, Decision, Evidence, Policies
 from kvhelpers.guard.responses import RESTORE
 from kvhelpers.guard.thresholds import folds_of, train, trained_elsewhere
-from kvhelpers.hazard.provenance import StudyProvenance, study_provenance
+from kvhelpers.hazard.provenance import study_provenance
 from kvhelpers.hazard.risk_set import build
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.paths import relative, write_atomic
 from kvhelpers.presses.registry import NONE
-from kvhelpers.records import Record, Shape
+from kvhelpers.records import Record
 
 NOTHING = Decision(None, RESTORE, lambda: AtToken(NEVER))  # the press alone
 HAZARD = ("hazard_restore", "hazard_roll_back", "permuted")
-
-
-class GuardedRun(Shape):
-    """A run under a policy.
-
-    ``alarm`` is how many new tokens it had when the policy acted, None if it did not; ``keep`` how many
-    stayed. ``entry_steps``, ``peak``, ``fed`` and ``discarded`` are the ledger's (`ledger.Cost`);
-    ``entry_bytes`` are an entry's bytes.
-    """
-
-    experiment: str
-    policy: str
-    condition: str
-    prompt_index: int
-    prompt_id: str
-    alarm: int | None
-    keep: int | None
-    correct: bool
-    ended: bool
-    looping: bool
-    error: str | None
-    tokens: int
-    entry_steps: float
-    peak: float
-    fed: int
-    discarded: int
-    entry_bytes: float
-
-
-class CurvePoint(Shape):
-    """A run of a press at some ratio, of the curve on which a milder press is interpolated."""
-
-    experiment: str
-    condition: str
-    ratio: float
-    prompt_id: str
-    correct: bool
-    entry_steps: float
-
-
-class LiveSource(Shape):
-    """An experiment whose runs were guarded; ``n_prompts`` of each condition."""
-
-    experiment: str
-    model: str
-    task: str
-    dtype: str
-    conditions: tuple[str, ...]
-    n_prompts: int
-
-
-class LiveStudy(Shape):
-    """All guarded runs, the presses' own curves, and the prompts that were guarded while they ran."""
-
-    provenance: StudyProvenance
-    definition: LiveDefinition
-    sources: tuple[LiveSource, ...]
-    runs: tuple[GuardedRun, ...]
-    curves: tuple[CurvePoint, ...]
-    checks: tuple[LiveCheck, ...]
-
-    def save(self, path: Path) -> Path:
-        """Write the study as JSON."""
-        text = sealed_text(self.model_dump_json())
-        return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_live_study(path: Path) -> LiveStudy:
-    """Read a study written by `LiveStudy.save`. Raises InputError if the file is none, or was changed."""
-    try:
-        return LiveStudy.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"study file {relative(path)} is no study of a guard ({error!r})") from error
 
 
 def make_live_study(

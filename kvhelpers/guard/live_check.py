@@ -15,25 +15,11 @@ from kvhelpers.experiment.run import press_seed, prompts_of, rows_together
 from kvhelpers.generation.generate import Request, Settings, generate
 from kvhelpers.guard.alarms import Guard
 from kvhelpers.guard.definition import LiveDefinition, Source
+from kvhelpers.guard.live_study import LiveCheck
 from kvhelpers.guard.policies import Decision, Policies
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
-from kvhelpers.records import Shape
 from kvhelpers.tasks.prompts import STOP_STRINGS
-
-
-class LiveCheck(Shape):
-    """A policy's prompts of a condition that were guarded while they ran: how many, how many had the tokens
-    that were composed, how many were acted on, and the seconds that all took together.
-    """
-
-    experiment: str
-    policy: str
-    condition: str
-    n: int
-    same: int
-    acted: int
-    seconds: float
 
 
 def check_live(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvhelpers.guard.acted_runs import START, Group
-from kvhelpers.guard.what_an_action_can_do import (
+from kvhelpers.guard.actions_study import (
     ActionName,
     ActionsStudy,
     contrasts,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kvhelpers.guard.acted_runs import Group
-from kvhelpers.guard.what_an_action_can_do import (
+from kvhelpers.guard.actions_study import (
     ActionName,
     ActionsStudy,
     Contrast,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvhelpers.errors import InputError
-from kvhelpers.guard.live import LiveStudy, read_live_study
-from kvhelpers.guard.what_an_action_can_do import ActionsStudy, read_actions_study
+from kvhelpers.guard.actions_study import ActionsStudy, read_actions_study
+from kvhelpers.guard.live_study import LiveStudy, read_live_study
 from kvhelpers.paths import guard_path, relative
 from kvhelpers.report.actions_log import write_actions_log
 from kvhelpers.report.live_log import write_live_log

@@ -13,7 +13,7 @@ from kvhelpers.guard import contract
 from kvhelpers.guard.contract import Verdict
 from kvhelpers.guard.definition import POLICIES
 from kvhelpers.guard.frontier import FULL, PRESS, PolicyResult, results
-from kvhelpers.guard.live import LiveSource, LiveStudy
+from kvhelpers.guard.live_study import LiveSource, LiveStudy
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
 from kvhelpers.report.figures.frontier import frontier_figure
 from kvhelpers.report.figures.style import save

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kvhelpers.guard.frontier import PolicyResult
-from kvhelpers.guard.live import LiveStudy
+from kvhelpers.guard.live_study import LiveStudy
 from kvhelpers.report.format import GAP, percent, points_of, share
 from kvhelpers.stats import Estimate
 

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from kvhelpers.guard.acted_runs import Group
-from kvhelpers.guard.what_an_action_can_do import ActionName, Outcome
+from kvhelpers.guard.actions_study import ActionName, Outcome
 from kvhelpers.report.figures.style import COLOURS, STYLE, WIDTH, legend_above
 
 TITLES = {

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvhelpers.guard.frontier import PolicyResult
-from kvhelpers.guard.live import LiveStudy
+from kvhelpers.guard.live_study import LiveStudy
 from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above
 
 
