@@ -4,6 +4,9 @@ restore   go on from there with the full cache
 relax     go on from there under the same press with a milder ratio
 again     go on from there under the same press and ratio, applied anew to prompt and output: what the new
           prefill does by itself, and what any change does to runs that were chosen because they fail
+no rows, wanted rows, another's rows, random rows, oldest rows
+          go on under the press applied to the prompt alone, with so many evicted positions brought back:
+          none, those that the last queries want, those that another prompt's would, random ones, the oldest
 
 Acting at the start is a run of its own: restored, it is the uncompressed run; again, the run itself.
 """
@@ -42,6 +45,15 @@ class ActionName(StrEnum):
     RESTORE = "restore"
     RELAX = "relax"
     AGAIN = "again"
+    NO_ROWS = "no rows"
+    WANTED_ROWS = "wanted rows"
+    OTHER_ROWS = "another's rows"
+    RANDOM_ROWS = "random rows"
+    OLDEST_ROWS = "oldest rows"
+
+
+WHOLE = (ActionName.RESTORE, ActionName.RELAX, ActionName.AGAIN)  # what is done to a whole cache
+ROWS = tuple(name for name in ActionName if name not in WHOLE)
 
 
 Side = tuple[str, ActionName]  # a place and what is done there
@@ -184,7 +196,7 @@ class Contrast(Shape):
 
 def contrasts(study: ActionsStudy) -> list[Contrast]:
     """What the log's sentences rest on: at each place restoring and relaxing against the same press anew,
-    and restoring at each place against restoring at the start.
+    restoring against restoring at the start, and the wanted rows against none and against others.
     """
     return [contrast for source in study.sources for contrast in _of_source(source.experiment, study.runs)]
 
@@ -219,6 +231,9 @@ def _sides(runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]]:
         yield (place, ActionName.AGAIN), (place, ActionName.RELAX)
         if place != START:
             yield (START, ActionName.RESTORE), (place, ActionName.RESTORE)
+        for other in ROWS:
+            if other != ActionName.WANTED_ROWS:
+                yield (place, other), (place, ActionName.WANTED_ROWS)
 
 
 def _paired(

@@ -8,12 +8,14 @@ saved when it ends; a killed call goes on with those that are missing.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kvpress import BasePress
 from pydantic import Field
 from tqdm import tqdm
 
@@ -37,15 +39,26 @@ from kvhelpers.guard.definition import Source
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.presses.registry import NONE
+from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Shape, StopReason
 from kvhelpers.scoring.score import Ended
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
 
 
+class Rows(Shape):
+    """So many evicted positions of the prompt that are brought back, and which (`presses.restore_rows`);
+    ``other`` is the prompt whose queries choose, if they are another's.
+    """
+
+    count: int
+    choose: str
+    other: int | None = None
+
+
 class Point(Shape):
     """A run of a condition, its first ``keep`` new tokens, and the press under which it goes on from there;
-    ``none`` is the full cache.
+    ``none`` is the full cache. With ``rows`` the press acts on the prompt alone.
     """
 
     condition: str
@@ -54,6 +67,7 @@ class Point(Shape):
     press: str = NONE
     ratio: float = 0.0
     press_kwargs: dict[str, Any] = Field(default_factory=dict)
+    rows: Rows | None = None
 
     @property
     def spec(self) -> PressSpec:
@@ -89,7 +103,7 @@ class Store:
 
     def path(self, point: Point) -> Path:
         """Where a point's continuation lies."""
-        key = {"run": self.of[point.condition], "point": point.model_dump(mode="json")}
+        key = {"run": self.of[point.condition], "point": json.loads(key_of(point))}
         return self.folder / f"{plain_hash(key)[:24]}.json"
 
     def read(self, point: Point) -> Continuation | None:
@@ -148,7 +162,7 @@ def continue_runs(
 
 def key_of(point: Point) -> str:
     """What a point's continuation is found by."""
-    return point.model_dump_json()
+    return point.model_dump_json(exclude=None if point.rows else {"rows"})
 
 
 def _prompts(source: Source, base: Condition, lm: LanguageModel) -> list[Prompt]:
@@ -179,7 +193,7 @@ def _generate(
     for point in points:
         prompt = prompts[point.prompt_index]
         given = tuple(tokens[point.condition][point.prompt_index][: point.keep])
-        press = point.spec.for_prompt(len(prompt.token_ids) + len(given))
+        press = _press(point, prompts, len(given))
         watch = partial(TakeUp, Action("take up", 0, press, given))
         requests.append(Request(prompt.token_ids, None, press_seed(base.seed, prompt.id), watch))
     settings = Settings(
@@ -195,6 +209,16 @@ def _generate(
             base, lm, prompts[points[run.index].prompt_index], points[run.index], run, now - since
         )
         since = now
+
+
+def _press(point: Point, prompts: Sequence[Prompt], given: int) -> BasePress | None:
+    """The press of the new cache of a prompt and so many new tokens."""
+    n_prompt = len(prompts[point.prompt_index].token_ids)
+    if point.rows is None:
+        return point.spec.for_prompt(n_prompt + given)
+    other = () if point.rows.other is None else tuple(prompts[point.rows.other].token_ids)
+    base = point.spec.for_prompt(n_prompt)
+    return RestoreRowsPress(base, n_prompt, point.rows.count, point.rows.choose, other)
 
 
 def _continuation(

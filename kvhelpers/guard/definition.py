@@ -46,13 +46,20 @@ class SourceRuns(Part):
     conditions: tuple[str, ...] = Field(min_length=1)
 
 
+class RowsBack(Part):
+    """How many evicted positions are brought back in each head, and at which places of failing runs."""
+
+    count: int = Field(ge=1)
+    at: tuple[str, ...] = Field(min_length=1)
+
+
 class ActionsDefinition(Part):
     """What an action can do at all (`what_an_action_can_do`).
 
     ``runs`` is how many failing runs of a condition are acted on, ``others`` how many of those that end wrong
     and of those that end right (`acted_runs.places`); ``before_onset`` are tokens before a
-    failure's onset, ``shares`` those of a run's tokens; *relax* multiplies the ratio by ``relax``. ``seed``
-    draws the tokens at which right runs are acted on.
+    failure's onset, ``shares`` those of a run's tokens; *relax* multiplies the ratio by ``relax``; ``rows``
+    are brought back where it is given. ``seed`` draws the tokens at which right runs are acted on.
     """
 
     kind: Literal["actions"]
@@ -64,6 +71,7 @@ class ActionsDefinition(Part):
     before_onset: tuple[int, ...] = (0, 5, 10, 16)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     relax: float = Field(default=0.5, gt=0, lt=1)
+    rows: RowsBack | None = None
     seed: int = Field(default=0, ge=0)
     next_steps: str = ""
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kvhelpers.errors import InputError
-from kvhelpers.guard.acted_runs import START, Place, places
+from kvhelpers.guard.acted_runs import START, Group, Place, places
 from kvhelpers.guard.actions_study import ActedRun, ActedSource, ActionName, ActionsStudy
-from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
+from kvhelpers.guard.continuations import Continuation, Point, Rows, continue_runs, key_of
 from kvhelpers.guard.definition import ActionsDefinition, Source, SourceRuns
 from kvhelpers.hazard.provenance import study_provenance
+from kvhelpers.presses.restore_rows import OLDEST, OTHER, RANDOM, WANTED
 from kvhelpers.records import Record
 
 
@@ -81,6 +82,21 @@ def _wanted(source: Source, definition: ActionsDefinition) -> Iterator[_Wanted]:
             for action, point in points.items():
                 known = name == START and action != ActionName.RELAX
                 yield _Wanted(place, name, action, None if known else point)
+            if definition.rows and place.group == Group.FAILING and name in definition.rows.at:
+                anew = points[ActionName.AGAIN]
+                for action, rows in _rows(source, place, definition.rows.count).items():
+                    yield _Wanted(place, name, action, anew.model_copy(update={"rows": rows}))
+
+
+def _rows(source: Source, place: Place, count: int) -> dict[ActionName, Rows]:
+    other = (place.prompt_index + 1) % len(source.baseline.records)
+    return {
+        ActionName.NO_ROWS: Rows(count=0, choose=WANTED),
+        ActionName.WANTED_ROWS: Rows(count=count, choose=WANTED),
+        ActionName.OTHER_ROWS: Rows(count=count, choose=OTHER, other=other),
+        ActionName.RANDOM_ROWS: Rows(count=count, choose=RANDOM),
+        ActionName.OLDEST_ROWS: Rows(count=count, choose=OLDEST),
+    }
 
 
 def _common(source: Source, wanted: _Wanted) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kvhelpers.guard.acted_runs import START, Group
 from kvhelpers.guard.actions_study import (
+    ROWS,
     ActionName,
     ActionsStudy,
     contrasts,
@@ -48,6 +49,10 @@ def actions_log(study: ActionsStudy) -> str:
             for source in study.sources
             for group in Group
         },
+        rows={
+            source.experiment: outcomes_table(study, source.experiment, Group.FAILING, ROWS)
+            for source in study.sources
+        },
         contrasts={source.experiment: contrasts_table(made, source.experiment) for source in study.sources},
         new=sum(not run.known for run in study.runs),
         errored=sum(run.error is not None for run in study.runs),
@@ -84,6 +89,8 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
             for group, place, action in by_key
             if group == Group.FAILING and action == ActionName.RESTORE and place not in (START, "onset")
         ],
+        "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
+        "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],
         "relaxed": by_key.get((Group.FAILING, "onset", ActionName.RELAX)),
         "wrong": [
             by_key[Group.WRONG, place, ActionName.RESTORE]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kvhelpers.guard.acted_runs import Group
 from kvhelpers.guard.actions_study import (
+    WHOLE,
     ActionName,
     ActionsStudy,
     Contrast,
@@ -18,14 +19,22 @@ from kvhelpers.guard.actions_study import (
 from kvhelpers.report.format import GAP, points_of, share
 
 
-def outcomes_table(study: ActionsStudy, experiment: str, group: Group) -> pd.DataFrame:
-    """The share of a group's runs that end right, a row a place, a column an action."""
-    made = [one for one in outcomes(study) if (one.experiment, one.group) == (experiment, group)]
+def outcomes_table(
+    study: ActionsStudy, experiment: str, group: Group, actions: Sequence[ActionName] = WHOLE
+) -> pd.DataFrame:
+    """The share of a group's runs that end right, a row a place, a column an action; without a row where none
+    of these was done.
+    """
+    made = [
+        one
+        for one in outcomes(study)
+        if (one.experiment, one.group) == (experiment, group) and one.action in actions
+    ]
     by_key = {(one.place, one.action): one for one in made}
     rows = []
     for place in dict.fromkeys(one.place for one in made):
-        row: dict[str, object] = {"Acted on at": place, "n": by_key[place, ActionName.RESTORE].right.n}
-        for action in ActionName:
+        row: dict[str, object] = {"Acted on at": place, "n": by_key[place, actions[0]].right.n}
+        for action in actions:
             row[str(action)] = _right(by_key.get((place, action)))
         rows.append(row)
     return pd.DataFrame(rows)
