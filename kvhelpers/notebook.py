@@ -17,6 +17,8 @@ from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.guard.responses import MARK as MARK_OF_ANSWER
+from kvhelpers.models.load import load_tokenizer
 from kvhelpers.paths import relative
 from kvhelpers.stats import wilson
 
@@ -77,10 +79,10 @@ def guard_parameters(namespace: Mapping[str, Any]) -> GuardParameters:
     of_condition = ("press", "ratio", "press_kwargs", "model", "task", "data_file", "n_prompts")
     of_condition += ("n_fewshot", "max_new_tokens", "seed")
     values = checked_parameters(namespace, (*of_condition, *of_policy, *others))
-    return GuardParameters(
-        {name: values[name] for name in of_condition},
-        {argument: values[name] for name, argument in of_policy.items()},
-    )
+    policy = {argument: values[name] for name, argument in of_policy.items()}
+    if values["policy"] == "force_answer":
+        policy["mark"] = load_tokenizer(values["model"]).encode(MARK_OF_ANSWER, add_special_tokens=False)
+    return GuardParameters({name: values[name] for name in of_condition}, policy)
 
 
 def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:

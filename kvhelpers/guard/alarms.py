@@ -105,7 +105,7 @@ class Guard:
         if self.acted or not self.alarm.due(tokens, signals):
             return None
         self.acted = True
-        return self.response.action(self.prompt_tokens, len(tokens))
+        return self.response.action(self.prompt_tokens, tokens)
 
 
 def first_alarm(alarm: Alarm, token_ids: Sequence[int], signals: Sequence[Mapping[str, float]]) -> int | None:

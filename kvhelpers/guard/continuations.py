@@ -58,7 +58,8 @@ class Rows(Shape):
 
 class Point(Shape):
     """A run of a condition, its first ``keep`` new tokens, and the press under which it goes on from there;
-    ``none`` is the full cache. With ``rows`` the press acts on the prompt alone.
+    ``none`` is the full cache. With ``rows`` the press acts on the prompt alone. Tokens of ``then`` are put
+    behind those kept.
     """
 
     condition: str
@@ -68,6 +69,7 @@ class Point(Shape):
     ratio: float = 0.0
     press_kwargs: dict[str, Any] = Field(default_factory=dict)
     rows: Rows | None = None
+    then: tuple[int, ...] = ()
 
     @property
     def spec(self) -> PressSpec:
@@ -162,7 +164,7 @@ def continue_runs(
 
 def key_of(point: Point) -> str:
     """What a point's continuation is found by."""
-    return point.model_dump_json(exclude=None if point.rows else {"rows"})
+    return point.model_dump_json(exclude={name for name in ("rows", "then") if not getattr(point, name)})
 
 
 def _prompts(source: Source, base: Condition, lm: LanguageModel) -> list[Prompt]:
@@ -192,7 +194,7 @@ def _generate(
     requests = []
     for point in points:
         prompt = prompts[point.prompt_index]
-        given = tuple(tokens[point.condition][point.prompt_index][: point.keep])
+        given = (*tokens[point.condition][point.prompt_index][: point.keep], *point.then)
         press = _press(point, prompts, len(given))
         watch = partial(TakeUp, Action("take up", 0, press, given))
         requests.append(Request(prompt.token_ids, None, press_seed(base.seed, prompt.id), watch))
@@ -236,6 +238,6 @@ def _continuation(
         correct=scored.correct,
         looping=scored.failures.looping,
         kept_tokens=run.cache.kept_tokens if run.cache else None,
-        held_tokens=len(prompt.token_ids) + point.keep,
+        held_tokens=len(prompt.token_ids) + point.keep + len(point.then),
         wall_seconds=round(seconds, 3),
     )

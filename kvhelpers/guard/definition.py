@@ -21,6 +21,8 @@ POLICIES = {
     "press": "the press alone",
     "stop": "the press; a run that repeats itself is stopped",
     "repetition_restart": "the press; a run that repeats itself begins again with the full cache",
+    "prune": "the press; a run that repeats itself loses the repeated tail, and goes on under the press anew",
+    "force_answer": "the press; a run that repeats itself is made to answer, under the press anew",
     "hazard_restore": "the press; when the hazard exceeds its threshold, the full cache is restored",
     "hazard_roll_back": "the same, after some tokens are taken back",
     "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",

@@ -72,6 +72,7 @@ class _Wanted(NamedTuple):
     label: str
     index: int
     decision: Decision
+    keep: int | None
     point: Point | None
 
 
@@ -83,10 +84,11 @@ def _of_source(
     evidence = _evidence(source, part, definition, folder, load)
     policies = {label: Policies(source, label, definition, evidence) for label in source.conditions}
     wanted = [
-        _Wanted(policy, label, index, decision, _point(source, label, index, decision))
+        _Wanted(policy, label, index, decision, keep, _point(label, index, decision, keep))
         for policy in definition.policies
         for label, of_condition in policies.items()
         for index, decision in enumerate(of_condition.decisions(policy))
+        for keep in [of_condition.keep(index, decision)]
     ]
     done = continue_runs(source, [one.point for one in wanted if one.point is not None], folder, load)
     runs = [_guarded(source, one, done) for one in wanted]
@@ -134,13 +136,13 @@ def _evidence(
     return evidence
 
 
-def _point(source: Source, label: str, index: int, decision: Decision) -> Point | None:
+def _point(label: str, index: int, decision: Decision, keep: int | None) -> Point | None:
     """Where a run goes on after the decision; None if it is known: it does not act, it stops, or it begins
     again with the full cache.
     """
-    if decision.step is None or decision.response.stop:
+    if keep is None or decision.response.stop:
         return None
-    keep, spec = decision.response.keep(decision.step), decision.response.spec
+    spec = decision.response.spec
     if keep == 0 and spec.name == NONE:
         return None
     return Point(
@@ -150,15 +152,15 @@ def _point(source: Source, label: str, index: int, decision: Decision) -> Point 
         press=spec.name,
         ratio=spec.ratio,
         press_kwargs=spec.kwargs,
+        then=decision.response.then,
     )
 
 
 def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) -> GuardedRun:
     decision, result = wanted.decision, source.conditions[wanted.label]
     record = result.records[wanted.index]
-    spent = cost_of(
-        decision, record, source.baseline.records[wanted.index], wanted.point and done[key_of(wanted.point)]
-    )
+    full, after = source.baseline.records[wanted.index], wanted.point and done[key_of(wanted.point)]
+    spent = cost_of(decision, wanted.keep, record, full, after)
     acted = decision.step is not None
     common = {
         "experiment": source.experiment,
@@ -167,15 +169,14 @@ def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) 
         "prompt_index": wanted.index,
         "prompt_id": record.prompt_id,
         "alarm": decision.step,
-        "keep": decision.response.keep(decision.step) if acted else None,
+        "keep": wanted.keep,
         "entry_steps": spent.entry_steps,
         "peak": spent.peak,
         "fed": spent.fed,
         "discarded": spent.discarded,
         "entry_bytes": record.cache.full_bytes / record.cache.prompt_tokens if record.cache else 0.0,
     }
-    if wanted.point is not None:
-        after = done[key_of(wanted.point)]
+    if after is not None:
         return GuardedRun(
             **common,
             correct=after.correct,
@@ -188,7 +189,7 @@ def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) 
         return GuardedRun(
             **common, correct=False, ended=False, looping=False, error=None, tokens=decision.step
         )
-    known = source.baseline.records[wanted.index] if acted else record
+    known = full if acted else record
     return GuardedRun(
         **common,
         correct=known.correct,
@@ -199,9 +200,11 @@ def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) 
     )
 
 
-def cost_of(decision: Decision, record: Record, full: Record, after: Continuation | None) -> Cost:
-    """What a run costs under a decision: ``record`` is the run under the press alone, ``full`` the
-    uncompressed one, ``after`` how it went on where that is not one of these.
+def cost_of(
+    decision: Decision, keep: int | None, record: Record, full: Record, after: Continuation | None
+) -> Cost:
+    """What a run costs under a decision that keeps so many tokens: ``record`` is the run under the press
+    alone, ``full`` the uncompressed one, ``after`` how it went on where that is not one of these.
     """
     prompt, kept = record.prompt_tokens, record.cache.kept_tokens if record.cache else record.prompt_tokens
     if decision.step is None:
@@ -209,13 +212,12 @@ def cost_of(decision: Decision, record: Record, full: Record, after: Continuatio
     before = [Stretch(prompt, kept, decision.step, decision.beside)] if decision.step else []
     if decision.response.stop:
         return cost(before)
-    keep = decision.response.keep(decision.step)
     discarded = decision.step - keep
     if after is None:
         return cost([*before, Stretch(prompt, prompt, full.n_tokens)], discarded)
-    held = prompt + keep
+    held, generated = after.held_tokens, after.tokens - (after.held_tokens - prompt)
     kept_then = held if after.kept_tokens is None else after.kept_tokens
-    return cost([*before, Stretch(held, kept_then, after.tokens - keep)], discarded)
+    return cost([*before, Stretch(held, kept_then, generated)], discarded)
 
 
 def _output(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) -> list[int]:
@@ -239,7 +241,7 @@ def _curves(source: Source, definition: LiveDefinition) -> list[CurvePoint]:
             ratio=result.condition.ratio,
             prompt_id=record.prompt_id,
             correct=record.correct,
-            entry_steps=cost_of(NOTHING, record, record, None).entry_steps,
+            entry_steps=cost_of(NOTHING, None, record, record, None).entry_steps,
         )
         for label, guarded in source.conditions.items()
         for result in source.every.values()

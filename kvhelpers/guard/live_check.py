@@ -21,6 +21,8 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
+NOT_IN_KEY = {"name", "objective", "sources", "policies", "next_steps"}  # change nothing in a policy's runs
+
 
 def check_live(
     source: Source,
@@ -36,9 +38,8 @@ def check_live(
     for policy, label in tqdm(pairs, desc=f"{source.experiment}, live", unit="policy"):
         decisions = policies[label].decisions(policy)[: definition.live]
         composed = [list(outputs[policy, label, index]) for index in range(len(decisions))]
-        key = plain_hash(
-            [source.every[label].condition_hash, policy, definition.model_dump(mode="json"), composed]
-        )
+        settings = definition.model_dump(mode="json", exclude=NOT_IN_KEY)
+        key = plain_hash([source.every[label].condition_hash, policy, settings, composed])
         path = folder / f"live-{key[:24]}.json"
         if not path.exists():
             check = _check(source, definition, policy, label, decisions, composed, load())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import answer_text, char_ends, judged, load_for, press_seed, prompts_of
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
-from kvhelpers.guard.alarms import Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
+from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
 from kvhelpers.guard.ledger import Stretch, over_time
-from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, relax, roll_back
+from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, force, prune, relax, roll_back
 from kvhelpers.hazard.features import READS
 from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
@@ -43,11 +43,13 @@ def run_policy(
     back: int = 16,
     fixed_token: int = 32,
     factor: float = 0.5,
+    mark: Sequence[int] = (),
 ) -> RunPolicy:
     """A policy by name (`definition.POLICIES`).
 
     ``threshold`` is a probability for the hazard, of which ``model`` is the model, and a divergence in nats
-    for the canary; ``back`` tokens are taken back; at ``fixed_token`` the ratio is multiplied by ``factor``.
+    for the canary; ``back`` tokens are taken back; at ``fixed_token`` the ratio is multiplied by ``factor``;
+    ``mark`` are the tokens that force an answer.
 
     Raises
     ------
@@ -69,6 +71,8 @@ def run_policy(
         "press": lambda: RunPolicy(lambda: AtToken(-1), RESTORE),
         "stop": lambda: RunPolicy(RepetitionAlarm, STOP),
         "repetition_restart": lambda: RunPolicy(RepetitionAlarm, RESTART),
+        "prune": lambda: RunPolicy(RepetitionAlarm, prune(REPEATED, spec)),
+        "force_answer": lambda: RunPolicy(RepetitionAlarm, force(mark, spec)),
         "hazard_restore": lambda: RunPolicy(hazard, RESTORE),
         "hazard_roll_back": lambda: RunPolicy(hazard, roll_back(back)),
         "canary_commit": lambda: RunPolicy(
@@ -177,8 +181,10 @@ def stretches_of(run: Generation, prompt_tokens: int, beside: int = 0) -> list[S
     for acted in run.acted:
         if acted.step > stood:
             stretches.append(Stretch(held, kept, acted.step - stood, 0 if stretches else beside))
-        held, stood = prompt_tokens + acted.keep, acted.keep
-        kept = acted.cache.kept_tokens if acted.cache else kept
+        stood = acted.step
+        if acted.cache:  # None where the run stopped
+            held, kept = acted.cache.prompt_tokens, acted.cache.kept_tokens
+            stood = held - prompt_tokens
     if len(run.token_ids) > stood:
         stretches.append(Stretch(held, kept, len(run.token_ids) - stood, 0 if stretches else beside))
     return stretches

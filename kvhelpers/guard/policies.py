@@ -12,11 +12,30 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kvhelpers.errors import InputError
-from kvhelpers.guard.alarms import Alarm, AtToken, CanaryAlarm, HazardAlarm, RepetitionAlarm, first_alarm
+from kvhelpers.guard.alarms import (
+    REPEATED,
+    Alarm,
+    AtToken,
+    CanaryAlarm,
+    HazardAlarm,
+    RepetitionAlarm,
+    first_alarm,
+)
 from kvhelpers.guard.contract import QUALITY_LOSS
 from kvhelpers.guard.definition import LiveDefinition, Source
-from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, relax, roll_back
+from kvhelpers.guard.responses import (
+    MARK,
+    RESTART,
+    RESTORE,
+    STOP,
+    Response,
+    force,
+    prune,
+    relax,
+    roll_back,
+)
 from kvhelpers.guard.thresholds import Trained
+from kvhelpers.models.load import load_tokenizer
 
 NEVER = -1  # new tokens at which an alarm goes off that never does
 
@@ -72,6 +91,16 @@ class Policies:
 
     def _repetition_restart(self) -> list[Decision]:
         return [self._watched(index, RepetitionAlarm, RESTART) for index in range(len(self.records))]
+
+    def _prune(self) -> list[Decision]:
+        response = prune(REPEATED, self.result.condition.press_spec)
+        return [self._watched(index, RepetitionAlarm, response) for index in range(len(self.records))]
+
+    def _force_answer(self) -> list[Decision]:
+        tokenizer = load_tokenizer(self.result.condition.model)
+        mark = tokenizer.encode(MARK, add_special_tokens=False)
+        response = force(mark, self.result.condition.press_spec)
+        return [self._watched(index, RepetitionAlarm, response) for index in range(len(self.records))]
 
     def _hazard_restore(self) -> list[Decision]:
         return self._hazard(RESTORE)
@@ -162,6 +191,12 @@ class Policies:
     @staticmethod
     def _at(step: int | None, response: Response) -> Decision:
         return Decision(step, response, lambda: AtToken(NEVER if step is None else step))
+
+    def keep(self, index: int, decision: Decision) -> int | None:
+        """How many tokens of a run stay under a decision; None if it does nothing."""
+        if decision.step is None:
+            return None
+        return decision.response.keep(self.tokens[index][: decision.step])
 
     def _watched(self, index: int, make: Callable[[], Alarm], response: Response) -> Decision:
         step = first_alarm(make(), self.tokens[index], self.signals.get(index, []))

@@ -4,11 +4,14 @@ restore     go on with the full cache of prompt and output
 roll back   take tokens back first
 restart     take all of them back
 relax       go on under a milder press
+prune       take the repeated tail back, and go on under the press applied anew
+force       put the answer's mark behind the output, under the press applied anew
 stop        end the run: a baseline, since loops cost memory too
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvhelpers.errors import InputError
@@ -17,31 +20,61 @@ from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.spec import PressSpec
 
 FULL = PressSpec(NONE, 0.0)
+MARK = "\n#### "  # of GSM8K's answers
 
 
 @dataclass(frozen=True)
 class Response:
-    """``back`` tokens are taken back, None takes back all; ``spec`` is the press of the new cache."""
+    """``back`` tokens are taken back, None takes back all; with ``prune`` those from the second occurrence
+    of the last ``prune`` tokens on. ``then`` are put behind what stays; ``spec`` is the press of the new
+    cache.
+    """
 
     name: str
     back: int | None = 0
     spec: PressSpec = FULL
     stop: bool = False
+    prune: int = 0
+    then: tuple[int, ...] = ()
 
-    def keep(self, n_tokens: int) -> int:
+    def keep(self, tokens: Sequence[int]) -> int:
         """How many of a run's new tokens stay."""
-        return 0 if self.back is None else max(0, n_tokens - self.back)
+        if self.back is None:
+            return 0
+        if self.prune:
+            return _second_occurrence(tokens, self.prune)
+        return max(0, len(tokens) - self.back)
 
-    def action(self, prompt_tokens: int, n_tokens: int) -> Action:
-        """The action for a run with so many tokens."""
-        keep = self.keep(n_tokens)
-        press = None if self.stop else self.spec.for_prompt(prompt_tokens + keep)
-        return Action(self.name, keep, press, stop=self.stop)
+    def action(self, prompt_tokens: int, tokens: Sequence[int]) -> Action:
+        """The action for a run with these tokens."""
+        keep = self.keep(tokens)
+        press = None if self.stop else self.spec.for_prompt(prompt_tokens + keep + len(self.then))
+        return Action(self.name, keep, press, self.then, self.stop)
+
+
+def _second_occurrence(tokens: Sequence[int], length: int) -> int:
+    """Where the last ``length`` tokens occur for the second time; all tokens if they occur once."""
+    last = list(tokens[-length:])
+    starts = (
+        start for start in range(len(tokens) - length + 1) if list(tokens[start : start + length]) == last
+    )
+    next(starts, None)
+    return next(starts, len(tokens))
 
 
 RESTORE = Response("restore")
 RESTART = Response("restart", back=None)
 STOP = Response("stop", stop=True)
+
+
+def prune(length: int, spec: PressSpec) -> Response:
+    """Take back what follows the first occurrence of the last ``length`` tokens, under the press anew."""
+    return Response("prune", spec=spec, prune=length)
+
+
+def force(then: Sequence[int], spec: PressSpec) -> Response:
+    """Put the answer's mark behind the output, under the press anew."""
+    return Response("force the answer", spec=spec, then=tuple(then))
 
 
 def roll_back(tokens: int) -> Response:

@@ -5,7 +5,7 @@ import pytest
 
 from kvhelpers.errors import InputError
 from kvhelpers.guard.alarms import AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm, first_alarm
-from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, relax, roll_back
+from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, force, prune, relax, roll_back
 from kvhelpers.hazard.features import READS, run_features
 from kvhelpers.hazard.model import HazardModel
 from kvhelpers.presses.spec import PressSpec
@@ -72,14 +72,27 @@ def test_a_guard_acts_once_and_as_its_response_says():
     ("response", "keep"), [(RESTORE, 9), (RESTART, 0), (roll_back(4), 5), (roll_back(20), 0), (STOP, 9)]
 )
 def test_what_responses_keep(response, keep):
-    assert response.keep(9) == keep
-    assert response.action(100, 9).stop == (response is STOP)
+    assert response.keep(range(9)) == keep
+    assert response.action(100, range(9)).stop == (response is STOP)
+
+
+def test_pruning_keeps_the_first_occurrence_and_what_stands_before_it():
+    spec, loop = PressSpec("knorm", 0.5), [7, 8, 9]
+    tokens = [1, 2, *loop, 5, *loop]
+    assert prune(3, spec).keep(tokens) == 6
+    assert prune(3, spec).keep([1, 2, *loop]) == 5
+    assert prune(2, spec).keep([4, 4, 4]) == 1  # the window overlaps itself
+
+
+def test_forcing_puts_the_mark_behind_all_tokens_under_the_press_anew():
+    action = force((3, 4), PressSpec("knorm", 0.5)).action(60, range(10))
+    assert (action.keep, action.then, action.press.compression_ratio) == (10, (3, 4), 0.5)
 
 
 def test_relaxing_is_the_same_press_at_a_share_of_its_ratio():
     made = relax(PressSpec("snapkv", 0.8, None, {"window_size": 16}), 0.5)
     assert (made.spec.name, made.spec.ratio, made.spec.kwargs) == ("snapkv", 0.4, {"window_size": 16})
-    press = made.action(60, 4).press
+    press = made.action(60, range(4)).press
     assert (press.compression_ratio, press.window_size) == (0.4, 16)
 
 
