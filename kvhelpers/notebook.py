@@ -17,8 +17,6 @@ from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.guard.responses import MARK as MARK_OF_ANSWER
-from kvhelpers.models.load import load_tokenizer
 from kvhelpers.paths import relative
 from kvhelpers.stats import wilson
 
@@ -81,7 +79,9 @@ def guard_parameters(namespace: Mapping[str, Any]) -> GuardParameters:
     values = checked_parameters(namespace, (*of_condition, *of_policy, *others))
     policy = {argument: values[name] for name, argument in of_policy.items()}
     if values["policy"] == "force_answer":
-        policy["mark"] = load_tokenizer(values["model"]).encode(MARK_OF_ANSWER, add_special_tokens=False)
+        from kvhelpers.guard.policies import answer_mark  # needs torch
+
+        policy["mark"] = answer_mark(values["model"])
     return GuardParameters({name: values[name] for name in of_condition}, policy)
 
 

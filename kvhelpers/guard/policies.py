@@ -40,6 +40,11 @@ from kvhelpers.models.load import load_tokenizer
 NEVER = -1  # new tokens at which an alarm goes off that never does
 
 
+def answer_mark(model: str) -> list[int]:
+    """The tokens of a model that stand before an answer."""
+    return load_tokenizer(model).encode(MARK, add_special_tokens=False)
+
+
 @dataclass(frozen=True)
 class Decision:
     """What a policy does to a run: at so many new tokens (None: nothing) it responds; until then the full
@@ -97,9 +102,7 @@ class Policies:
         return [self._watched(index, RepetitionAlarm, response) for index in range(len(self.records))]
 
     def _force_answer(self) -> list[Decision]:
-        tokenizer = load_tokenizer(self.result.condition.model)
-        mark = tokenizer.encode(MARK, add_special_tokens=False)
-        response = force(mark, self.result.condition.press_spec)
+        response = force(answer_mark(self.result.condition.model), self.result.condition.press_spec)
         return [self._watched(index, RepetitionAlarm, response) for index in range(len(self.records))]
 
     def _hazard_restore(self) -> list[Decision]:
