@@ -138,6 +138,8 @@ def _sample(options: argparse.Namespace) -> str:
 
 
 def _verify(options: argparse.Namespace) -> str:
+    if guard_path(options.experiment, find_results(options.experiment)).is_file():
+        return _verify_study(options.experiment)
     from kvhelpers.commands.verify import verify
 
     done = verify(options.experiment, find_results(options.experiment))
@@ -149,6 +151,15 @@ def _verify(options: argparse.Namespace) -> str:
     notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
     return "; ".join(notes)
+
+
+def _verify_study(name: str) -> str:
+    from kvhelpers.commands.verify_study import study_faults
+
+    runs, faults = study_faults(name, find_results(name))
+    if faults:
+        raise InputError(f"study {name!r} does not hold together: " + "; ".join(faults))
+    return f"{runs} runs hold together"
 
 
 def _check_name(name: str) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.guard.definition import ActionsDefinition, Source
+from kvhelpers.guard.definition import ActionsDefinition, Source, before_name
 from kvhelpers.hazard.events import Event, event_of
 from kvhelpers.records import Record
 
@@ -116,11 +116,6 @@ def _right(result: ConditionResult, definition: ActionsDefinition, depths: Seque
 def _at_shares(result: ConditionResult, record: Record, group: Group, definition: ActionsDefinition) -> Place:
     keep = {share_name(share): max(1, int(share * record.n_tokens)) for share in definition.shares}
     return Place(result.label, record.prompt_index, group, None, {START: 0} | keep)
-
-
-def before_name(before: int) -> str:
-    """``onset``, ``onset − 5``."""
-    return f"onset − {before}" if before else "onset"
 
 
 def share_name(share: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kvhelpers.errors import InputError, shown, unknown_name
 from kvhelpers.experiment.condition import check_name
@@ -77,6 +77,19 @@ class ActionsDefinition(Part):
     seed: int = Field(default=0, ge=0)
     next_steps: str = ""
 
+    @model_validator(mode="after")
+    def _rows_at_places_that_exist(self) -> ActionsDefinition:
+        places = [before_name(before) for before in self.before_onset]
+        for place in self.rows.at if self.rows else ():
+            if place not in places:
+                raise ValueError(f"rows.at {place!r} is none of the places {', '.join(places)}")
+        return self
+
+
+def before_name(before: int) -> str:
+    """``onset``, ``onset − 5``."""
+    return f"onset − {before}" if before else "onset"
+
 
 class LiveDefinition(Part):
     """What a guard is worth (`live`).
@@ -143,8 +156,9 @@ def load_definition(path: Path, name: str | None = None, overrides: dict[str, An
         definition = made(**data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{file}: {key} {shown(first['input'])} is not allowed: {first['msg']}") from error
+        key, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        what = f"{key} {shown(first['input'])} is not allowed: " if key else ""
+        raise InputError(f"{file}: {what}{reason}") from error
     check_name(definition.name)
     for policy in getattr(definition, "policies", ()):
         if policy not in POLICIES:

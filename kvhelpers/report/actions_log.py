@@ -26,7 +26,7 @@ from kvhelpers.report.render import render
 def write_actions_log(study: ActionsStudy) -> Path:
     """Write a study's log, figures and tables under its name; return the log's path."""
     name, folder = study.definition.name, figures_dir(study.definition.name)
-    save(actions_figure(outcomes(study)), folder, "actions")
+    save(actions_figure(study), folder, "actions")
     save_frames(action_tables(study), folder)
     text = actions_log(study)
     return write_atomic(log_path(name), lambda path: path.write_text(text, encoding="utf-8"))

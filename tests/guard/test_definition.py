@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -48,6 +50,10 @@ def test_values_can_be_overridden(load):
             LIVE | {"policies": ["none", "press", "canary_comit"]},
             "policy 'canary_comit' is unknown; did you mean",
         ),
+        (
+            ACTIONS | {"rows": {"count": 3, "at": ["onsets"]}},
+            "rows.at 'onsets' is none of the places onset, onset",
+        ),
         (LIVE | {"policies": ["press"]}, "it needs none, beside which the others stand"),
         (LIVE | {"false_alarms": 2}, "false_alarms 2 is not allowed"),
     ],
@@ -84,3 +90,9 @@ def test_the_command_ends_with_one_sentence(tmp_path, capsys):
     path.write_text(yaml.safe_dump(LIVE | {"policies": ["none", "press", "guess"]}))
     assert main(["guard", str(path)]) == 2
     assert capsys.readouterr().err.startswith("kvhelpers: error: policy 'guess' is unknown")
+
+
+def test_the_documentation_s_guard_acts(capsys):
+    code = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs" / "guard.md").read_text(), re.DOTALL)
+    exec(code[1], {})
+    assert "Acted(name='restore'" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from kvhelpers.guard.acted_runs import Group
-from kvhelpers.guard.actions_study import ActionName, Outcome
+from kvhelpers.guard.actions_study import ActionName, ActionsStudy, Outcome, outcomes
 from kvhelpers.report.figures.style import COLOURS, STYLE, WIDTH, legend_above
 
 TITLES = {
@@ -23,20 +23,20 @@ LOOKS = {
 }
 
 
-def actions_figure(outcomes: Sequence[Outcome]) -> Figure:
+def actions_figure(study: ActionsStudy) -> Figure:
     """The share that ends right by where it was acted on, a row a source, a column a group, a colour an
     action; 95 % intervals over prompts.
     """
-    sources = list(dict.fromkeys(one.experiment for one in outcomes))
+    made = outcomes(study)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 2.4 * len(sources) + 0.4), layout="constrained")
-        grid = figure.subplots(len(sources), len(TITLES), squeeze=False, sharey=True)
+        figure = Figure(figsize=(WIDTH, 2.4 * len(study.sources) + 0.4), layout="constrained")
+        grid = figure.subplots(len(study.sources), len(TITLES), squeeze=False, sharey=True)
         shown = {}
-        for row, source in zip(grid, sources, strict=True):
+        for row, source in zip(grid, study.sources, strict=True):
             for axes, group in zip(row, TITLES, strict=True):
-                part = [one for one in outcomes if (one.experiment, one.group) == (source, group)]
+                part = [one for one in made if (one.experiment, one.group) == (source.experiment, group)]
                 shown |= _panel(axes, part)
-                axes.set_title(f"{source[:3]}: {TITLES[group]}")
+                axes.set_title(f"{source.model},\n{TITLES[group]}")
             row[0].set_ylabel("share that ends right")
         legend_above(figure, shown)
     return figure
