@@ -87,7 +87,8 @@ def _failing(
     at_once = [index for index in sorted(onsets) if onsets[index] < 1][: definition.runs]
     for index in sorted(late + at_once):
         onset = onsets[index]
-        keep = {before_name(before): onset - before for before in definition.before_onset}
+        depths = sorted(definition.before_onset, reverse=True)
+        keep = {before_name(before): onset - before for before in depths}
         keep = {name: token for name, token in keep.items() if token >= 1}
         yield Place(result.label, index, Group.FAILING, onset, {START: 0} | keep)
 
