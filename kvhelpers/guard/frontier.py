@@ -22,8 +22,8 @@ class PolicyResult(Shape):
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more. ``rescued`` compares the press alone
     (first) with the policy (second). ``peak`` and ``fed`` are means relative to the full cache's,
-    ``discarded`` the mean tokens taken back. ``slow_down`` is against the full cache, of prompts guarded
-    while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there was none.
+    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of prompts
+    guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there was none.
     """
 
     experiment: str
@@ -122,7 +122,7 @@ def _timed(study: LiveStudy, experiment: str, policy: str) -> tuple[float | None
     n, same = sum(check.n for check in its), sum(check.same for check in its)
     if not n:
         return None, 0, 0
-    return sum(check.seconds for check in its) / sum(check.seconds for check in whole) - 1, n, same
+    return sum(check.cpu_seconds for check in its) / sum(check.cpu_seconds for check in whole) - 1, n, same
 
 
 def _above_curve(its: _Unit, curve: Sequence[CurvePoint]):
@@ -156,21 +156,25 @@ def _above_curve(its: _Unit, curve: Sequence[CurvePoint]):
 
 def best_mixture(budgets: Sequence[float], rates: Sequence[float], budget: float) -> float:
     """The highest rate of a mixture of points whose mean budget is at most ``budget``; of the cheapest point
-    where none is so cheap. Rates lie on the upper concave hull of the points.
+    where none is so cheap.
     """
-    order = sorted(zip(budgets, rates, strict=True))
-    hull: list[tuple[float, float]] = []
-    for point in order:
-        if hull and point[1] <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point):
-            hull.pop()
-        if hull and point[0] == hull[-1][0]:
-            hull.pop()
-        hull.append(point)
-    x, y = zip(*hull, strict=True)
+    x, y = zip(*hull(budgets, rates), strict=True)
     return float(np.interp(budget, x, y))
 
 
+def hull(budgets: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
+    """The points that a mixture may be of: the upper concave hull, from the cheapest to the best."""
+    kept: list[tuple[float, float]] = []
+    for point in sorted(zip(budgets, rates, strict=True)):
+        if kept and point[1] <= kept[-1][1]:
+            continue
+        if kept and point[0] == kept[-1][0]:
+            kept.pop()
+        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], point):
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
 def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
-    return (other[1] - one[1]) / max(other[0] - one[0], 1e-12)
+    return (other[1] - one[1]) / (other[0] - one[0])

@@ -39,7 +39,9 @@ def check_live(
         decisions = policies[label].decisions(policy)[: definition.live]
         composed = [list(outputs[policy, label, index]) for index in range(len(decisions))]
         settings = definition.model_dump(mode="json", exclude=NOT_IN_KEY)
-        key = plain_hash([source.every[label].condition_hash, policy, settings, composed])
+        key = plain_hash(
+            [*LiveCheck.model_fields, source.every[label].condition_hash, policy, settings, composed]
+        )
         path = folder / f"live-{key[:24]}.json"
         if not path.exists():
             check = _check(source, definition, policy, label, decisions, composed, load())
@@ -84,7 +86,7 @@ def _check(
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=max((decision.beside for decision in decisions), default=0),
     )
-    started = time.monotonic()
+    started, processor = time.monotonic(), time.process_time()
     runs = list(generate(lm, requests, settings))
     return LiveCheck(
         experiment=source.experiment,
@@ -94,4 +96,5 @@ def _check(
         same=sum(run.token_ids == list(composed[run.index]) for run in runs),
         acted=sum(bool(run.acted) for run in runs),
         seconds=round(time.monotonic() - started, 3),
+        cpu_seconds=round(time.process_time() - processor, 3),
     )

@@ -63,7 +63,8 @@ class LiveSource(Shape):
 
 class LiveCheck(Shape):
     """A policy's prompts of a condition that were guarded while they ran: how many, how many had the tokens
-    that were composed, how many were acted on, and the seconds that all took together.
+    that were composed, how many were acted on, and what all took together: seconds, and seconds of the
+    processor, which other work on the machine does not lengthen.
     """
 
     experiment: str
@@ -73,6 +74,7 @@ class LiveCheck(Shape):
     same: int
     acted: int
     seconds: float
+    cpu_seconds: float
 
 
 class LiveStudy(Shape):

@@ -16,7 +16,7 @@ from kvhelpers.guard.actions_study import (
     contrasts,
     outcomes,
 )
-from kvhelpers.report.format import GAP, points_of, share
+from kvhelpers.report.format import GAP, p_value, points_of, share
 
 
 def outcomes_table(
@@ -55,7 +55,7 @@ def contrasts_table(made: Sequence[Contrast], experiment: str) -> pd.DataFrame:
             "Points": points_of(one.difference),
             "Only first right": one.comparison.only_first,
             "Only second right": one.comparison.only_second,
-            "q": f"{one.q:.3f}",
+            "q": p_value(one.q),
             "The second": one.finding,
         }
         for one in made

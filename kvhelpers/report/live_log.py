@@ -65,6 +65,8 @@ def answer(source: LiveSource, made: Sequence[PolicyResult]) -> dict[str, Any]:
         "kept": [one.policy for one in judged if one.contract.whole == Verdict.PASS],
         "unmeasured": [one.policy for one in judged if one.contract.whole == Verdict.NOT_MEASURED],
         "above": [one for one in judged if one.above_curve.low is not None and one.above_curve.low > 0],
+        "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
+        "judged": judged,
         "hazard": by_name.get("hazard_roll_back"),
         "permuted": by_name.get("permuted"),
         "canary": by_name.get("canary_commit"),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kvhelpers.guard.frontier import PolicyResult
 from kvhelpers.guard.live_study import LiveStudy
-from kvhelpers.report.format import GAP, percent, points_of, share
+from kvhelpers.report.format import GAP, p_value, percent, points_of, share
 from kvhelpers.stats import Estimate
 
 
@@ -23,7 +23,7 @@ def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
             "Above mixture": points_of(one.above_curve),
             "Rescued": one.rescued.only_second,
             "Harmed": one.rescued.only_first,
-            "p": f"{one.rescued.p:.3f}",
+            "p": p_value(one.rescued.p),
             "n": one.rescued.n,
         }
         for one in made

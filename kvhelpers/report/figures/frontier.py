@@ -8,17 +8,17 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvhelpers.guard.frontier import PolicyResult
+from kvhelpers.guard.frontier import PolicyResult, hull
 from kvhelpers.guard.live_study import LiveStudy
 from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above
 
 
 def frontier_figure(study: LiveStudy, made: Sequence[PolicyResult]) -> Figure:
     """Accuracy against the share of the full cache's entries × steps, a panel a source, a marker a policy
-    with 95 % intervals over prompts; a line joins the mean over conditions of the press's own ratios.
+    with 95 % intervals over prompts; grey are each condition's press at its own ratios, and their mixtures.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
         row = figure.subplots(1, len(study.sources), squeeze=False, sharey=True)[0]
         shown = {}
         for axes, source in zip(row, study.sources, strict=True):
@@ -29,15 +29,18 @@ def frontier_figure(study: LiveStudy, made: Sequence[PolicyResult]) -> Figure:
                     xerr=_ends(one.saved),
                     yerr=_ends(one.accuracy),
                     color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
+                    marker=MARKERS[(number + 3 * (number // len(COLOURS))) % len(MARKERS)],
                     linestyle="none",
                     markersize=5,
                     elinewidth=0.7,
                 )
             for label in source.conditions:
                 points = _curve(study, source.experiment, label)
-                (line,) = axes.plot(*zip(*points, strict=True), color="0.7", linewidth=1, zorder=0)
-                shown["the press's own ratios, a line a condition"] = line
+                axes.plot(*zip(*points, strict=True), ".", color="0.6", zorder=0)
+                (line,) = axes.plot(
+                    *zip(*hull(*zip(*points, strict=True)), strict=True), color="0.7", linewidth=1, zorder=0
+                )
+                shown["the press's own ratios and their mixtures"] = line
             axes.set_title(source.model)
             axes.set_xlabel("entries × steps, relative to the full cache")
         row[0].set_ylabel("share that ends right")
