@@ -22,8 +22,9 @@ class PolicyResult(Shape):
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more. ``rescued`` compares the press alone
     (first) with the policy (second). ``peak`` and ``fed`` are means relative to the full cache's,
-    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of prompts
-    guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there was none.
+    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
+    prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
+    was none.
     """
 
     experiment: str
