@@ -16,6 +16,7 @@ from kvhelpers.paths import (
     figures_dir,
     find_results,
     inner_study_path,
+    guard_path,
     log_path,
     relative,
     results_dir,
@@ -66,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         help="worker processes on this machine; default: one, or one per GPU",
     )
     _add_lm_eval(commands)
+    guard = commands.add_parser("guard", help="act on finished runs, as a study's file says; write its log")
+    guard.set_defaults(function=_guard)
+    guard.add_argument("file", help="experiments/*.yaml with the key 'kind'")
+    guard.add_argument("--name", help="run it under another name")
+    guard.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other values of its keys"
+    )
+    guard.add_argument(
+        "--only", nargs="+", default=[], metavar="EXPERIMENT", help="only these of the study's sources"
+    )
     for name, function, text in (
         ("rescore", _rescore, "judge an experiment's saved answers by today's rules, without a model"),
         ("log", _log, "render the log of an experiment's finished conditions, or of its committed sample"),
@@ -161,6 +172,16 @@ def _run(options: argparse.Namespace) -> str:
     return _where(experiment.name)
 
 
+def _guard(options: argparse.Namespace) -> str:
+    from kvhelpers.guard.definition import load_definition
+
+    definition = load_definition(options.file, options.name, parse_overrides(options.set))
+    from kvhelpers.commands.guard import run_study
+
+    run_study(definition, options.file, options.set, options.only)
+    return _where(definition.name)
+
+
 def _rescore(options: argparse.Namespace) -> str:
     from kvhelpers.commands.rescore import rescore
 
@@ -174,6 +195,8 @@ def _log(options: argparse.Namespace) -> str:
         from kvhelpers.report.hazard_log import write_stored_log as write
     elif inner_study_path(name, root).is_file():
         from kvhelpers.report.inner_log import write_inner_log as write
+    elif guard_path(name, root).is_file():
+        from kvhelpers.report.guard_log import write_stored_log as write
     else:
         from kvhelpers.report.log import write_log as write
     write(name, root)
@@ -187,6 +210,8 @@ def _sample(options: argparse.Namespace) -> str:
 
 
 def _verify(options: argparse.Namespace) -> str:
+    if guard_path(options.experiment, find_results(options.experiment)).is_file():
+        return _verify_study(options.experiment)
     from kvhelpers.commands.verify import verify
 
     done = verify(options.experiment, find_results(options.experiment))
@@ -211,6 +236,15 @@ def _inner(options: argparse.Namespace) -> str:
 
     study_inner(options.experiment, options.learn_from, options.horizon)
     return _log(options)
+
+
+def _verify_study(name: str) -> str:
+    from kvhelpers.commands.verify_study import study_faults
+
+    runs, faults = study_faults(name, find_results(name))
+    if faults:
+        raise InputError(f"study {name!r} does not hold together: " + "; ".join(faults))
+    return f"{runs} runs hold together"
 
 
 def _check_name(name: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,32 @@ def condition_from_parameters(namespace: Mapping[str, Any]) -> Condition:
             f"(papermill: -y '{WRITE_LOG}: false')"
         )
     return check_here(make_condition(values))
+
+
+@dataclass(frozen=True)
+class GuardParameters:
+    """The parameters of notebook 04: those of its condition, and those of its policy as
+    `guard.one_run.run_policy` calls them.
+    """
+
+    condition: dict[str, Any]
+    policy: dict[str, Any]
+
+
+def guard_parameters(namespace: Mapping[str, Any]) -> GuardParameters:
+    """Notebook 04's parameters, from its ``globals()``. Raises InputError as `checked_parameters`."""
+    of_policy = {"canary_tokens": "canary_tokens", "roll_back": "back", "fixed_token": "fixed_token"}
+    of_policy["relax"] = "factor"
+    others = ("policy", "threshold", "hazard_study", "actions_study", "live_study", "write_logs")
+    of_condition = ("press", "ratio", "press_kwargs", "model", "task", "data_file", "n_prompts")
+    of_condition += ("n_fewshot", "max_new_tokens", "seed")
+    values = checked_parameters(namespace, (*of_condition, *of_policy, *others))
+    policy = {argument: values[name] for name, argument in of_policy.items()}
+    if values["policy"] == "force_answer":
+        from kvhelpers.guard.policies import answer_mark  # needs torch
+
+        policy["mark"] = answer_mark(values["model"])
+    return GuardParameters({name: values[name] for name in of_condition}, policy)
 
 
 def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:

@@ -52,6 +52,16 @@ def inner_study_path(name: str, root: Path | None = None) -> Path:
     return results_dir(name, root) / "inner.json"
 
 
+def guard_path(name: str, root: Path | None = None) -> Path:
+    """A study of actions or of a guard as data, below ``root`` or where this project's runs write."""
+    return results_dir(name, root) / "guard.json"
+
+
+def continuations_dir(name: str) -> Path:
+    """Where runs that a study took up are kept, one by one."""
+    return results_dir(name) / "continuations"
+
+
 def model_path(name: str) -> Path:
     """A study's model."""
     return results_dir(name) / "model.json"

@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, computed_field
 
 
 class StopReason(StrEnum):
-    """Why a run stopped: an end token, a stop string, the limit on tokens, the limit on seconds, an error."""
+    """Why a run stopped: an end token, a stop string, the limit on tokens, the limit on seconds, what watched
+    it, an error.
+    """
 
     EOS = "eos"
     STOP_STRING = "stop_string"
     MAX_NEW_TOKENS = "max_new_tokens"
     TIMEOUT = "timeout"
+    GUARD = "guard"
     ERROR = "error"
 
     @property

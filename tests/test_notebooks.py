@@ -43,7 +43,7 @@ def test_parameters_cell_has_the_condition_s_names_and_defaults_in_two_halves():
     assert make_condition(values) == Condition()  # so that a recorded command may leave out what is default
 
 
-@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard", "04_guard"])
 def test_papermill_knows_every_parameter(name):
     """It reads them line by line, and warns of those whose line it cannot read."""
     cells = nbformat.read(notebook_path(name), as_version=4).cells
@@ -51,7 +51,7 @@ def test_papermill_knows_every_parameter(name):
     assert sorted(inspect_notebook(str(notebook_path(name)))) == sorted(assigned_names(source))
 
 
-@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard"])
+@pytest.mark.parametrize("name", ["01_reproduce", "02_signals", "03_hazard", "04_guard"])
 def test_committed_notebook_is_executed_whole_with_kernel_python3(name):
     notebook = nbformat.read(notebook_path(name), as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"

@@ -27,7 +27,7 @@ from kvhelpers.experiment.tables import (
     records_table,
     with_condition,
 )
-from kvhelpers.paths import definition_path, samples_dir, temporary_beside, write_atomic
+from kvhelpers.paths import definition_path, guard_path, samples_dir, temporary_beside, write_atomic
 from kvhelpers.records import CHANGE, LISTS
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.tasks.load import texts_may_be_shared
@@ -37,14 +37,18 @@ COUNTS = ("prompt_index", "step", "char_end")  # they grow from row to row
 
 
 def write_sample(experiment: str) -> Path:
-    """Copy an experiment's finished conditions to ``data/samples/<experiment>``; return that folder. An
-    earlier sample stays until the new one is whole.
+    """Copy an experiment's finished conditions, or a study of actions or of a guard, to
+    ``data/samples/<experiment>``; return that folder. An earlier sample stays until the new one is whole.
 
     Raises
     ------
     InputError : the experiment has no finished condition, or an unreadable one.
     """
-    folder, results = samples_dir() / experiment, finished_results(experiment)
+    folder, study = samples_dir() / experiment, guard_path(experiment)
+    if study.is_file():
+        write_atomic(folder / study.name, lambda path: shutil.copyfile(study, path))
+        return folder
+    results = finished_results(experiment)
     temporary = temporary_beside(folder)
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this one's number
     try:

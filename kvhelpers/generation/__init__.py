@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "limits": ["auto_batch_size", "check_limits"],
         "requests": ["Generation", "Request", "Settings"],
+        "watch": ["Acted", "Action", "Watcher"],
         "token_signals": ["canary_signals", "entropy_change", "token_signals"],
     },
 )

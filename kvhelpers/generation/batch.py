@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 
 from kvhelpers.generation.batched_cache import BatchedCache
-from kvhelpers.generation.choose import Chooser, Row
+from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.cuda_graphs import recorder_for
 from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
@@ -21,6 +21,7 @@ from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
 from kvhelpers.generation.requests import Generation, Request, Settings
+from kvhelpers.generation.rows import Row
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.kinds import phases
 from kvhelpers.records import StopReason
@@ -55,6 +56,7 @@ class Batch:
         """Start again with empty caches of so many slots."""
         self.slots = slots
         self.rows: list[Row] = []
+        self.acting: list[Row] = []  # out of their slots, to be prefilled again
         self.joining: list[int] = []  # requests in their prefill
         self.cache = BatchedCache(self.lm.model, slots, self.recorder, self.lm.packed)
         self.full_caches = FullCaches(self.lm.model, slots, self.recorder, self.lm.packed)
@@ -62,15 +64,15 @@ class Batch:
     @property
     def is_done(self) -> bool:
         """Whether no prompt waits or decodes."""
-        return not (self.waiting or self.rows)
+        return not (self.waiting or self.rows or self.acting)
 
     def advance(self) -> list[Generation]:
-        """Let the next prompts join if a slot is free, else give each row one more token; return the runs
-        that ended.
+        """Let the next prompts join, or rows that were acted on, if a slot is free, else give each row one
+        more token; return the runs that ended.
         """
         out_of_memory = None
         try:
-            has_room = self.waiting and len(self.rows) < self.slots
+            has_room = (self.waiting or self.acting) and len(self.rows) < self.slots
             ended = self._join() if has_room else self._step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -85,7 +87,8 @@ class Batch:
         fit alone fails.
         """
         had_passes = self.prefiller.passes.give_up()
-        again, failed = list(dict.fromkeys([*(row.index for row in self.rows), *self.joining])), []
+        standing = [row.index for row in (*self.rows, *self.acting)]
+        again, failed = list(dict.fromkeys([*standing, *self.joining])), []
         if self.slots == 1 and not had_passes:
             error = f"out of memory: {reason}"
             failed = [Generation(again.pop(), [], StopReason.ERROR, None, 0.0, self.slots, error=error)]
@@ -125,53 +128,79 @@ class Batch:
 
     def _join(self) -> list[Row]:
         """Prefill the next prompts and let them join; return the rows that ended at once."""
-        self.joining = self._next_group()
-        started = time.monotonic()
-        rows = [Row(index, self.requests[index], started) for index in self.joining]
+        rows = self._next_rows()
+        self.joining = [row.index for row in rows]
         # copies, since a press that ran out of memory halfway may have kept notes
-        presses = [phases(copy.deepcopy(row.request.press)) for row in rows]
+        presses = [phases(copy.deepcopy(row.press)) for row in rows]
         group = [
-            Request(row.request.token_ids, prefilling, row.request.seed)
+            Request(row.past, prefilling, row.request.seed)
             for row, (prefilling, _) in zip(rows, presses, strict=True)
         ]
         alive = []
-        for row, (_, decoding), outcome in zip(rows, presses, self.prefiller(group), strict=True):
+        outcomes = self.prefiller(group, again=not any(row.tokens for row in rows))
+        for row, (_, decoding), outcome in zip(rows, presses, outcomes, strict=True):
             if isinstance(outcome, str):
                 row.fail(outcome)
                 continue
-            row.cache = outcome.report
+            row.prefilled(outcome.report)
             row.decoding = self.compressor.row(decoding, row.request.seed) if decoding else None
-            row.drafter = Drafter(row.request.token_ids) if self.drafts else None
+            if self.drafts and row.drafter is None:
+                row.drafter = Drafter(row.request.token_ids)
             alive.append((row, outcome))
         if alive:
             logits = torch.stack([prefilled.logits for _, prefilled in alive])
             self.choose([row for row, _ in alive], logits)
         for row, prefilled in alive:
-            if row.stop_reason is None:
+            if row.action is not None:
+                self._act(row)
+            elif row.stop_reason is None:
                 self.cache.join(prefilled.cache, prefilled.masked_keys, prefilled.shared)
                 self.rows.append(row)
-                if prefilled.full is not None:
+                if prefilled.full is not None and not row.acted:
                     self.full_caches.join(row.index, prefilled.full)
         self.joining = []
         return [row for row in rows if row.stop_reason is not None]
 
-    def _next_group(self) -> list[int]:
-        """Take the next prompts, at most as many as there are free slots, that are prefilled together."""
-        first = [self.requests[index] for index in list(self.waiting)[: self.slots - len(self.rows)]]
-        prompts = [request.token_ids for request in first]
-        size = self.prefiller.group_size(prompts, phases(first[0].press)[0])
-        return [self.waiting.popleft() for _ in range(size)]
+    def _next_rows(self) -> list[Row]:
+        """Take the rows that are prefilled together next, at most as many as there are free slots: those that
+        were acted on before prompts that wait.
+        """
+        free = self.slots - len(self.rows)
+        if self.acting:
+            size = self._group_size(self.acting[:free])
+            rows, self.acting = self.acting[:size], self.acting[size:]
+            return rows
+        started = time.monotonic()
+        first = [Row.of(index, self.requests[index], started) for index in list(self.waiting)[:free]]
+        size = self._group_size(first)
+        for _ in range(size):
+            self.waiting.popleft()
+        return first[:size]
+
+    def _group_size(self, rows: Sequence[Row]) -> int:
+        prefilling, _ = phases(rows[0].press)
+        return self.prefiller.group_size([row.past for row in rows], prefilling)
+
+    def _act(self, row: Row) -> None:
+        """Carry out what a row's watcher asks for, up to the prefill."""
+        row.act()
+        if row.stop_reason is None:
+            self.acting.append(row)
 
     def _leave(self) -> list[Row]:
-        """Take the rows that ended out of the batch, and full caches that have served out of memory."""
+        """Take the rows that ended or are acted on out of the batch, and full caches that have served out of
+        memory.
+        """
         limit = self.settings.canary_tokens
-        served = {row.index for row in self.rows if row.stop_reason is not None or len(row.tokens) > limit}
+        leaving = [row for row in self.rows if row.stop_reason is not None or row.action is not None]
+        served = {row.index for row in self.rows if row in leaving or len(row.tokens) > limit}
         self.full_caches.drop(served)
-        ended = []
         for slot in reversed(range(len(self.rows))):
-            if self.rows[slot].stop_reason is not None:
-                ended.append(self.rows[slot])
+            if self.rows[slot] in leaving:
                 self.rows[slot] = self.rows[-1]
                 self.rows.pop()
                 self.cache.leave(slot)
-        return ended
+        for row in leaving:
+            if row.stop_reason is None:
+                self._act(row)
+        return [row for row in leaving if row.stop_reason is not None]

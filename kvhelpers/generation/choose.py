@@ -4,90 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate, starmap
 
 import numpy as np
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from kvhelpers.generation.decoding_press import DecodingRow
-from kvhelpers.generation.drafts import Drafter
-from kvhelpers.generation.requests import Generation, Request, Settings
-from kvhelpers.generation.token_signals import canary_signals, entropy_change, token_signals
+from kvhelpers.generation.requests import Settings
+from kvhelpers.generation.rows import Row
+from kvhelpers.generation.token_signals import canary_signals, token_signals
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, CacheReport, Drafting, StopReason
+from kvhelpers.records import CANARY, StopReason
 
 SIGNAL_ROWS = 32  # tokens whose signals are computed together: what they need for a while stays in the caches
-
-
-@dataclass
-class Row:
-    """A run on its way: the request and its place in the call, what is known of its cache, and what it has
-    generated.
-
-    ``drafter`` guesses its next tokens, or is None; ``steps`` hold each token's signals: scalars, canary, top
-    log-probabilities and their token ids.
-    """
-
-    index: int
-    request: Request
-    started: float
-    cache: CacheReport | None = None
-    decoding: DecodingRow | None = None
-    drafter: Drafter | None = None
-    passes: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    tokens: list[int] = field(default_factory=list)
-    steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    stop_reason: StopReason | None = None
-    error: str | None = None
-
-    @property
-    def position(self) -> int:
-        """Place of the last token in the prompt and its answer, from 0."""
-        return len(self.request.token_ids) + len(self.tokens) - 1
-
-    def take(self, token: int, signals: tuple[np.ndarray, ...]) -> None:
-        """Go on by a token."""
-        self.tokens.append(token)
-        self.steps.append(signals)
-        if self.drafter:
-            self.drafter.append(token)
-
-    def count(self, drafted: int, accepted: int) -> None:
-        """Count a pass, in which so many drafted tokens were tried and accepted."""
-        self.passes, self.drafted = self.passes + 1, self.drafted + drafted
-        self.accepted += accepted
-
-    def fail(self, reason: str) -> None:
-        """Stop with an error."""
-        self.stop_reason, self.error = StopReason.ERROR, reason
-
-    def finish(self, batch_size: int) -> Generation:
-        """The run that this row became."""
-        return Generation(
-            index=self.index,
-            token_ids=self.tokens,
-            stop_reason=self.stop_reason,
-            cache=self.cache,
-            seconds=time.monotonic() - self.started,
-            batch_size=batch_size,
-            signals=self._signals(),
-            error=self.error,
-            compressions=tuple(self.decoding.compressions) if self.decoding else (),
-            drafting=Drafting(passes=self.passes, drafted=self.drafted, accepted=self.accepted),
-        )
-
-    def _signals(self) -> dict[str, np.ndarray]:
-        if not self.steps:
-            return {}
-        scalars, canary, logprobs, ids = (np.stack(column) for column in zip(*self.steps, strict=True))
-        signals = {name: scalars[:, column] for column, name in enumerate(SCALARS)}
-        signals[CHANGE] = entropy_change(signals["entropy"])
-        signals |= {name: canary[:, column] for column, name in enumerate(CANARY)}
-        return signals | dict(zip(LISTS, (logprobs, ids.astype(np.int32)), strict=True))
 
 
 def _agreeing(draft: Sequence[int], best: Sequence[int]) -> int:
@@ -116,7 +45,7 @@ class Chooser:
         compared: Sequence[int] = (),
         full: torch.Tensor | None = None,
     ) -> list[int]:
-        """Append to each row the tokens that greedy decoding chooses, until it stops.
+        """Append to each row the tokens that greedy decoding chooses, until it stops or what watches it acts.
 
         Parameters
         ----------
@@ -151,14 +80,16 @@ class Chooser:
                 token = best[start + place]
                 row.take(token, tuple(part[first + place] for part in columns))
                 row.stop_reason = self._reason(row, token)
-                if row.stop_reason is not None:
+                if row.stop_reason is None:
+                    row.look()
+                if row.stop_reason is not None or row.action is not None:
                     break
         return right
 
     def _penalized(self, rows: Sequence[Row], logits: torch.Tensor) -> torch.Tensor:
         if self.penalty is None:
             return logits
-        seen = (torch.tensor([[*row.request.token_ids, *row.tokens]], device=logits.device) for row in rows)
+        seen = (torch.tensor([row.past], device=logits.device) for row in rows)
         return torch.cat([self.penalty(ids, logits[i : i + 1]) for i, ids in enumerate(seen)])
 
     def _reason(self, row: Row, token: int) -> StopReason | None:

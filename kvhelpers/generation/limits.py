@@ -29,7 +29,8 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
     Raises
     ------
     InputError : no new token is asked for; a prompt and its new tokens exceed the model's context, or, under
-        a press, the window of a layer that the press compresses.
+        a press, the window of a layer that the press compresses; a run under a press that compresses while
+        decoding is watched.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
@@ -40,6 +41,12 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
             f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context "
             f"of {limit}; choose at most {limit - longest}"
         )
+    for request in requests:
+        if request.watch is not None and phases(request.press)[1] is not None:
+            raise InputError(
+                f"press {type(request.press).__name__!r} compresses while decoding; no action can be taken "
+                "on its runs, since their caches follow from all cuts so far and not from a new prefill"
+            )
     for request in sorted(requests, key=lambda request: -len(request.token_ids)):
         n_tokens, window = len(request.token_ids), compressed_window(model, request.press)
         if window is not None and n_tokens + max_new_tokens > window:

@@ -96,21 +96,21 @@ class Prefiller:
         return self.plain_layers and is_posthoc(press)
 
     @torch.inference_mode()
-    def __call__(self, requests: Sequence[Request]) -> list[Prefilled | str]:
+    def __call__(self, requests: Sequence[Request], again: bool = True) -> list[Prefilled | str]:
         """Prefill a group, each prompt under its press; a prompt on which the model or the press fails gives
-        a sentence instead.
+        a sentence instead. ``again`` is whether other conditions will ask for these prompts.
 
         Torch's generators are seeded for each prompt, so that a press that draws random numbers gives the
         same cache whichever group the prompt is in. Running out of memory raises.
         """
         if not all(self.together(request.press) for request in requests):
             return [or_reason(IN_PREFILL, self._alone, request) for request in requests]
-        endings = or_reason(IN_PREFILL, self._endings, requests)
+        endings = or_reason(IN_PREFILL, self._endings, requests, again)
         if isinstance(endings, str):
             return [endings] * len(requests)
         return [or_reason(IN_PREFILL, self._compress, *pair) for pair in zip(endings, requests, strict=True)]
 
-    def _endings(self, requests: Sequence[Request]) -> list[Part]:
+    def _endings(self, requests: Sequence[Request], again: bool) -> list[Part]:
         """What a pass leaves of each prompt's ending; prompts whose endings are kept need none."""
         passes, skip = self.passes, len(self.beginning)
         passes.begin(self.lm.attn, self.beginning)
@@ -124,7 +124,8 @@ class Prefiller:
             ran = self._run([prompts[index][skip:] for index in missing], passes.beginning_part, watch)
             for index, ending in zip(missing, ran, strict=True):
                 endings[index] = ending
-                passes.keep(prompts[index], ending)
+                if again:
+                    passes.keep(prompts[index], ending)
         return endings
 
     def _run(self, texts: Sequence[Sequence[int]], before: Part | None, watch: bool) -> list[Part]:

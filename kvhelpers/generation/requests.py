@@ -9,18 +9,20 @@ import kvpress
 import numpy as np
 
 from kvhelpers.errors import InputError
+from kvhelpers.generation.watch import Acted, MakeWatcher
 from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 
 
 @dataclass(frozen=True)
 class Request:
     """One prompt: its token ids, its own press (None: the full cache), and a seed for presses that draw
-    random numbers.
+    random numbers. ``watch`` makes what watches the run, or is None.
     """
 
     token_ids: Sequence[int]
     press: kvpress.BasePress | None
     seed: int
+    watch: MakeWatcher | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Generation:
     array ``[T]`` or ``[T, 20]``; ``cache`` is None when the prefill failed; ``error`` says why a run with
     stop reason ``error`` failed; ``compressions`` are the cuts of a press that compresses while decoding;
     ``batch_size`` is how many rows could decode together when the run ended, this one included; ``drafting``
-    counts its passes and drafted tokens.
+    counts its passes and drafted tokens; ``acted`` are the actions of what watched it.
     """
 
     index: int
@@ -82,3 +84,4 @@ class Generation:
     error: str | None = None
     compressions: tuple[Compression, ...] = ()
     drafting: Drafting | None = None
+    acted: tuple[Acted, ...] = ()

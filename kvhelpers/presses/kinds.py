@@ -5,6 +5,7 @@ from __future__ import annotations
 import kvpress
 
 from kvhelpers.presses.registry import POSTHOC
+from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.sink import SinkPress
 
 
@@ -21,7 +22,7 @@ def is_posthoc(press: kvpress.BasePress | None) -> bool:
     """Whether a press needs no more of the prompt's forward pass than hidden states, keys and values, once it
     is over.
     """
-    if isinstance(press, SinkPress):
+    if isinstance(press, (SinkPress, RestoreRowsPress)):
         return is_posthoc(press.press)
     return press is None or type(press).__name__ in POSTHOC
 

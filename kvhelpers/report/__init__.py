@@ -17,8 +17,12 @@ from kvhelpers.report.figures import (
     token_trace,
     trace,
 )
+from kvhelpers.report.figures.actions import actions_figure
+from kvhelpers.report.figures.frontier import frontier_figure
+from kvhelpers.report.figures.guarded_run import guarded_run
 from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
 from kvhelpers.report.format import markdown_table
+from kvhelpers.report.guard_log import write_stored_log
 from kvhelpers.report.hazard_log import (
     abstract,
     conclusions,
@@ -33,6 +37,7 @@ from kvhelpers.report.hazard_tables import (
     number_tables,
     published_table,
 )
+from kvhelpers.report.live_tables import contract_table, policies_table
 from kvhelpers.report.log import write_log
 from kvhelpers.report.sentences import (
     alarm_sentences,
@@ -53,18 +58,22 @@ __all__ = [
     "RunChooser",
     "ShownAnswer",
     "abstract",
+    "actions_figure",
     "alarm_sentences",
     "alarms_table",
     "aligned",
     "cache_over_time",
     "conclusions",
     "condition_sentence",
+    "contract_table",
     "control_sentence",
     "cumulative_incidence",
     "discriminator_dots",
     "discriminator_sentences",
     "endings_table",
     "events_table",
+    "frontier_figure",
+    "guarded_run",
     "hazard_figures",
     "heat_map",
     "markdown_table",
@@ -73,6 +82,7 @@ __all__ = [
     "number_tables",
     "onset_sentences",
     "outcomes",
+    "policies_table",
     "press_table",
     "published_table",
     "rates_by_kept",
@@ -84,4 +94,5 @@ __all__ = [
     "trace",
     "write_hazard_log",
     "write_log",
+    "write_stored_log",
 ]

@@ -49,7 +49,7 @@ def share(value: Estimate | None) -> str:
     if value is None:
         return GAP
     interval = "no interval" if value.low is None else f"{100 * value.low:.0f}, {100 * value.high:.0f}"
-    return f"{100 * value.value:.0f} % [{interval}]"
+    return f"{100 * value.value:.0f} % [{interval}]".replace("-", "−")
 
 
 def points(comparison: Comparison) -> str:
@@ -62,6 +62,11 @@ def points_of(value: Estimate) -> str:
     if value.low is None:
         return f"{_point(value.value)} [no interval]"
     return _signed(value.value, value.low, value.high)
+
+
+def p_value(value: float) -> str:
+    """``.012``, or that it is below .001."""
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _signed(*shares: float) -> str:

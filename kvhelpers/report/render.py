@@ -19,6 +19,7 @@ FILTERS = (
     "share",
     "points",
     "points_of",
+    "p_value",
     "claim_measure",
     "sentence",
     "markdown_table",

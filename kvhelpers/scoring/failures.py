@@ -14,19 +14,21 @@ from kvhelpers.records import Failures, PeriodicLoop, StopReason, WindowLoop
 
 WINDOW = 20
 REPEATS = 3
+STOPPED = (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT, StopReason.GUARD)
 
 
 def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool) -> Failures:
     """Judge one run.
 
-    non_termination: the limit on tokens (or on time) was reached without end token or stop string.
+    non_termination: the limit on tokens (or on time) was reached without end token or stop string, or what
+    watched the run stopped it.
     looping: `find_window_loop` finds something, as in the original experiment.
     wrong_answer: the extracted answer is not the reference; a run that broke has no answer.
     """
     window, periodic = find_window_loop(token_ids), find_periodic_loop(token_ids)
     first = _surest(window, periodic)
     return Failures(
-        non_termination=stop_reason in (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT),
+        non_termination=stop_reason in STOPPED,
         looping=window is not None,
         wrong_answer=not right or stop_reason == StopReason.ERROR,
         loop_onset=first.start if first else None,

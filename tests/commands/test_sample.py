@@ -9,12 +9,13 @@ from factories import make_result
 from samples import SAMPLES
 
 from kvhelpers.analysis.runs import runs_table
+from kvhelpers.commands import sample
 from kvhelpers.commands.sample import LEFT_OUT, runs_with_conditions, write_sample
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.run import run_condition
-from kvhelpers.paths import find_results, results_dir, samples_dir
+from kvhelpers.paths import find_results, guard_path, results_dir, samples_dir
 
 NAME = "002-compression-sweep"
 
@@ -86,3 +87,14 @@ def test_conditions_are_told_apart_in_the_table():
     assert set(runs["press_kwargs"]) == {'{"window_size": 8}'} and set(runs["kept_tokens"]) == {50}
     assert runs["detected"].tolist()[1] == result.records[1].failures.loop_detected
     assert runs["stop_reason"].tolist() == ["eos", "max_new_tokens"]
+
+
+def test_a_study_s_sample_is_its_file(output, monkeypatch, tmp_path):
+    study = guard_path("011-what-an-action-can-do", samples_dir())
+    own = guard_path("made")
+    own.parent.mkdir(parents=True)
+    own.write_bytes(study.read_bytes())
+    monkeypatch.setattr(sample, "samples_dir", lambda: tmp_path / "samples")
+    folder = write_sample("made")
+    assert [path.name for path in folder.iterdir()] == ["guard.json"]
+    assert (folder / "guard.json").read_bytes() == study.read_bytes()

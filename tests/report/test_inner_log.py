@@ -68,7 +68,10 @@ def log(*questions):
 def test_a_family_adds_where_its_interval_says_so(gain, says, not_says):
     _, text = log(asked(10, gain, made(0.6, 0.4, 0.8)))
     assert says in text and not_says not in text
-    assert "is not shown to tell more than chance either: 0.60 [0.40, 0.80]" in text and "target of .75 is missed" in text
+    assert (
+        "is not shown to tell more than chance either: 0.60 [0.40, 0.80]" in text
+        and "target of .75 is missed" in text
+    )
     assert "Not replayed in `made`: tova 0.5." in text
 
 

@@ -1,0 +1,261 @@
+"""What an action can do, as data: finished runs after each action, and what became of them.
+
+restore   go on from there with the full cache
+relax     go on from there under the same press with a milder ratio
+again     go on from there under the same press and ratio, applied anew to prompt and output: what the new
+          prefill does by itself, and what any change does to runs that were chosen because they fail
+no rows, wanted rows, another's rows, random rows, oldest rows
+          go on under the press applied to the prompt alone, with so many evicted positions brought back:
+          none, those that the last queries want, those that another prompt's would, random ones, the oldest
+
+Acting at the start is a run of its own: restored, it is the uncompressed run; again, the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.seal import sealed_text, unsealed
+from kvhelpers.guard.acted_runs import START, Group
+from kvhelpers.guard.definition import ActionsDefinition
+from kvhelpers.hazard.provenance import StudyProvenance
+from kvhelpers.paths import relative, write_atomic
+from kvhelpers.records import Shape
+from kvhelpers.stats import (
+    SIGNIFICANCE,
+    Comparison,
+    Estimate,
+    adjusted,
+    compare_counts,
+    estimate,
+    fewest_discordant,
+    mean,
+    proportion,
+)
+
+
+class ActionName(StrEnum):
+    """What is done to a run."""
+
+    RESTORE = "restore"
+    RELAX = "relax"
+    AGAIN = "again"
+    NO_ROWS = "no rows"
+    WANTED_ROWS = "wanted rows"
+    OTHER_ROWS = "another's rows"
+    RANDOM_ROWS = "random rows"
+    OLDEST_ROWS = "oldest rows"
+
+
+WHOLE = (ActionName.RESTORE, ActionName.RELAX, ActionName.AGAIN)  # what is done to a whole cache
+ROWS = tuple(name for name in ActionName if name not in WHOLE)
+
+
+Side = tuple[str, ActionName]  # a place and what is done there
+
+
+class ActedRun(Shape):
+    """A run after an action.
+
+    ``keep`` tokens stood when it was acted on at ``place``, ``before`` is how many it had by itself.
+    ``known`` runs were not generated anew: the uncompressed run, and the run itself. ``text`` is empty for
+    them.
+    """
+
+    experiment: str
+    condition: str
+    press: str
+    prompt_index: int
+    prompt_id: str
+    group: Group
+    onset: int | None
+    place: str
+    keep: int
+    before: int
+    action: ActionName
+    known: bool
+    correct: bool
+    ended: bool
+    looping: bool
+    error: str | None
+    tokens: int
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    kept_tokens: float | None
+    held_tokens: int
+    wall_seconds: float
+
+    @property
+    def prompt(self) -> str:
+        """What its prompt is called among the sources."""
+        return f"{self.experiment}/{self.prompt_id}"
+
+
+class ActedSource(Shape):
+    """An experiment whose runs were acted on."""
+
+    experiment: str
+    model: str
+    task: str
+    dtype: str
+    conditions: tuple[str, ...]
+    max_new_tokens: int
+
+
+class ActionsStudy(Shape):
+    """All runs that were acted on, and where they come from."""
+
+    provenance: StudyProvenance
+    definition: ActionsDefinition
+    sources: tuple[ActedSource, ...]
+    runs: tuple[ActedRun, ...]
+
+    def save(self, path: Path) -> Path:
+        """Write the study as JSON."""
+        text = sealed_text(self.model_dump_json())
+        return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_actions_study(path: Path) -> ActionsStudy:
+    """Read a study written by `ActionsStudy.save`. Raises InputError if the file is none, or was changed."""
+    try:
+        return ActionsStudy.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"study file {relative(path)} is no study of actions ({error!r})") from error
+
+
+class Finding(StrEnum):
+    """What the second of two ways to act does to the share of right runs."""
+
+    HELPS = "helps"
+    HARMS = "harms"
+    NO_EVIDENCE = "no evidence"
+    TOO_FEW = "too few"
+
+
+class Outcome(Shape):
+    """What became of the runs of a group that were acted on at a place: the share that end right, with its
+    interval over prompts, and shares of those that loop and that end.
+    """
+
+    experiment: str
+    group: Group
+    place: str
+    action: ActionName
+    right: Estimate
+    looping: Estimate
+    ended: Estimate
+    tokens: float
+
+
+def outcomes(study: ActionsStudy) -> list[Outcome]:
+    """All groups, places and actions of all sources, in the order in which they are asked for."""
+    keys = dict.fromkeys((run.experiment, run.group, run.place, run.action) for run in study.runs)
+    return [_outcome(key, [run for run in study.runs if _key(run) == key]) for key in keys]
+
+
+def _key(run: ActedRun) -> tuple:
+    return run.experiment, run.group, run.place, run.action
+
+
+def _outcome(key: tuple, runs: Sequence[ActedRun]) -> Outcome:
+    prompts = [run.prompt for run in runs]
+    experiment, group, place, action = key
+    return Outcome(
+        experiment=experiment,
+        group=group,
+        place=place,
+        action=action,
+        right=proportion([run.correct for run in runs], prompts),
+        looping=proportion([run.looping for run in runs], prompts),
+        ended=proportion([run.ended for run in runs], prompts),
+        tokens=sum(run.tokens for run in runs) / len(runs),
+    )
+
+
+class Contrast(Shape):
+    """Two ways to act on the same runs: ``first`` and ``second`` are (place, action), differences are second
+    minus first. ``comparison`` counts runs, ``difference`` has its interval over prompts, ``q`` is the
+    p-value adjusted for all contrasts of the source.
+    """
+
+    experiment: str
+    group: Group
+    first: tuple[str, ActionName]
+    second: tuple[str, ActionName]
+    comparison: Comparison
+    difference: Estimate
+    q: float
+    finding: Finding
+
+
+def contrasts(study: ActionsStudy) -> list[Contrast]:
+    """What the log's sentences rest on: at each place restoring and relaxing against the same press anew,
+    restoring against restoring at the start, and the wanted rows against none and against others.
+    """
+    return [contrast for source in study.sources for contrast in _of_source(source.experiment, study.runs)]
+
+
+def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
+    pairs = [
+        pair
+        for group in Group
+        for runs in [[run for run in every if (run.experiment, run.group) == (experiment, group)]]
+        for first, second in _sides(runs)
+        if (pair := _paired(group, runs, first, second)) is not None
+    ]
+    q_values = adjusted([comparison.p for *_, comparison, _ in pairs])
+    return [
+        Contrast(
+            experiment=experiment,
+            group=group,
+            first=first,
+            second=second,
+            comparison=comparison,
+            difference=difference,
+            q=q,
+            finding=_finding(comparison, difference, q),
+        )
+        for (group, first, second, comparison, difference), q in zip(pairs, q_values, strict=True)
+    ]
+
+
+def _sides(runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]]:
+    for place in dict.fromkeys(run.place for run in runs):
+        yield (place, ActionName.AGAIN), (place, ActionName.RESTORE)
+        yield (place, ActionName.AGAIN), (place, ActionName.RELAX)
+        if place != START:
+            yield (START, ActionName.RESTORE), (place, ActionName.RESTORE)
+        for other in ROWS:
+            if other != ActionName.WANTED_ROWS:
+                yield (place, other), (place, ActionName.WANTED_ROWS)
+
+
+def _paired(
+    group: Group, runs: Sequence[ActedRun], first: Side, second: Side
+) -> tuple[Group, Side, Side, Comparison, Estimate] | None:
+    """Two sides on their common runs; None without one."""
+    right = {
+        side: {(run.prompt, run.condition): run.correct for run in runs if (run.place, run.action) == side}
+        for side in (first, second)
+    }
+    common = [run for run in right[first] if run in right[second]]
+    if not common:
+        return None
+    changes = [int(right[second][run]) - int(right[first][run]) for run in common]
+    comparison = compare_counts(changes.count(-1), changes.count(1), len(common))
+    difference = estimate(mean(np.array(changes)), [prompt for prompt, _ in common])
+    return group, first, second, comparison, difference
+
+
+def _finding(comparison: Comparison, difference: Estimate, q: float) -> Finding:
+    if comparison.n < fewest_discordant() or difference.low is None:
+        return Finding.TOO_FEW
+    if q >= SIGNIFICANCE or difference.low <= 0 <= difference.high:
+        return Finding.NO_EVIDENCE
+    return Finding.HELPS if difference.value > 0 else Finding.HARMS

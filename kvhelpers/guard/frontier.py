@@ -1,0 +1,181 @@
+"""What each policy gains and costs, beside the full cache, the press alone, and compressing less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvhelpers.guard.contract import Contract, judge
+from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
+from kvhelpers.records import Shape
+from kvhelpers.stats import Comparison, Estimate, compare_counts, estimate, mean
+
+FULL, PRESS = "none", "press"
+
+
+class PolicyResult(Shape):
+    """A policy on all guarded runs of a source; intervals are over prompts.
+
+    ``loss`` is the accuracy of the full cache minus the policy's, ``saved`` the share of the full cache's
+    entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
+    press's own ratios (the full cache among them) that holds no more. ``rescued`` compares the press alone
+    (first) with the policy (second). ``peak`` and ``fed`` are means relative to the full cache's,
+    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
+    prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
+    was none.
+    """
+
+    experiment: str
+    policy: str
+    acted: float
+    accuracy: Estimate
+    loss: Estimate
+    saved: Estimate
+    above_curve: Estimate
+    rescued: Comparison
+    peak: float
+    fed: float
+    discarded: float
+    slow_down: float | None
+    live: int
+    live_same: int
+    contract: Contract
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Arrays over the guarded runs of a source, in one order of condition and prompt."""
+
+    prompts: list[str]
+    condition: np.ndarray
+    right: np.ndarray
+    entry_steps: np.ndarray
+
+
+def results(study: LiveStudy) -> list[PolicyResult]:
+    """All policies of all sources, in the definition's order.
+
+    The full cache and the press alone are among the policies (`definition.LiveDefinition` sees to it).
+    """
+    return [
+        _result(study, source.experiment, policy)
+        for source in study.sources
+        for policy in study.definition.policies
+    ]
+
+
+def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
+    runs = [run for run in study.runs if (run.experiment, run.policy) == (experiment, policy)]
+    return sorted(runs, key=lambda run: (run.condition, run.prompt_id))
+
+
+def _unit(runs: Sequence[GuardedRun] | Sequence[CurvePoint]) -> _Unit:
+    return _Unit(
+        [run.prompt_id for run in runs],
+        np.array([run.condition for run in runs], dtype=object),
+        np.array([run.correct for run in runs], dtype=float),
+        np.array([run.entry_steps for run in runs], dtype=float),
+    )
+
+
+def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
+    runs, full, press = (_runs(study, experiment, name) for name in (policy, FULL, PRESS))
+    its, whole = _unit(runs), _unit(full)
+    loss = estimate(mean(whole.right - its.right), its.prompts)
+    saved = estimate(
+        lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
+    )
+    curve = [point for point in study.curves if point.experiment == experiment]
+    pairs = [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
+    slow_down, n, same = _timed(study, experiment, policy)
+    return PolicyResult(
+        experiment=experiment,
+        policy=policy,
+        acted=float(np.mean([run.alarm is not None for run in runs])),
+        accuracy=estimate(mean(its.right), its.prompts),
+        loss=loss,
+        saved=saved,
+        above_curve=estimate(_above_curve(its, curve), its.prompts),
+        rescued=compare_counts(pairs.count(-1), pairs.count(1), len(pairs)),
+        peak=_relative(runs, full, "peak"),
+        fed=_relative(runs, full, "fed"),
+        discarded=float(np.mean([run.discarded for run in runs])),
+        slow_down=slow_down,
+        live=n,
+        live_same=same,
+        contract=judge(loss, saved, slow_down),
+    )
+
+
+def _relative(runs: Sequence[GuardedRun], full: Sequence[GuardedRun], name: str) -> float:
+    return sum(getattr(run, name) for run in runs) / sum(getattr(run, name) for run in full)
+
+
+def _timed(study: LiveStudy, experiment: str, policy: str) -> tuple[float | None, int, int]:
+    """Slow-down against the full cache, prompts guarded while they ran, and how many were as composed."""
+
+    def of(name: str):
+        return [one for one in study.checks if (one.experiment, one.policy) == (experiment, name)]
+
+    its, whole = of(policy), of(FULL)
+    n, same = sum(check.n for check in its), sum(check.same for check in its)
+    if not n:
+        return None, 0, 0
+    return sum(check.cpu_seconds for check in its) / sum(check.cpu_seconds for check in whole) - 1, n, same
+
+
+def _above_curve(its: _Unit, curve: Sequence[CurvePoint]):
+    """The statistic of `PolicyResult.above_curve`: the mean over conditions of the policy's accuracy minus
+    the curve's at the policy's budget.
+    """
+    conditions = sorted(set(its.condition))
+    by_condition = {}
+    for name in conditions:
+        points = [point for point in curve if point.condition == name]
+        ratios = sorted({point.ratio for point in points})
+        by_condition[name] = [
+            _unit(sorted((one for one in points if one.ratio == ratio), key=lambda one: one.prompt_id))
+            for ratio in ratios
+        ]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        above = np.zeros(len(weights))
+        for name in conditions:
+            own = its.condition == name
+            share = weights[:, own] / weights[:, own].sum(1, keepdims=True)
+            held, right = share @ its.entry_steps[own], share @ its.right[own]
+            curves = [(share @ unit.entry_steps, share @ unit.right) for unit in by_condition[name]]
+            budgets, rates = (np.stack(column, axis=1) for column in zip(*curves, strict=True))
+            best = [best_mixture(*row) for row in zip(budgets, rates, held, strict=True)]
+            above += (right - best) / len(conditions)
+        return above
+
+    return statistic
+
+
+def best_mixture(budgets: Sequence[float], rates: Sequence[float], budget: float) -> float:
+    """The highest rate of a mixture of points whose mean budget is at most ``budget``; of the cheapest point
+    where none is so cheap.
+    """
+    x, y = zip(*hull(budgets, rates), strict=True)
+    return float(np.interp(budget, x, y))
+
+
+def hull(budgets: Sequence[float], rates: Sequence[float]) -> list[tuple[float, float]]:
+    """The points that a mixture may be of: the upper concave hull, from the cheapest to the best."""
+    kept: list[tuple[float, float]] = []
+    for point in sorted(zip(budgets, rates, strict=True)):
+        if kept and point[1] <= kept[-1][1]:
+            continue
+        if kept and point[0] == kept[-1][0]:
+            kept.pop()
+        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], point):
+            kept.pop()
+        kept.append(point)
+    return kept
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])

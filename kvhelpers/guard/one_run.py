@@ -1,0 +1,208 @@
+"""One run guarded while it goes on, beside the same run without a guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.run import answer_text, char_ends, judged, load_for, press_seed, prompts_of
+from kvhelpers.generation.generate import Generation, Request, Settings, generate
+from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
+from kvhelpers.guard.ledger import Stretch, over_time
+from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, force, prune, relax, roll_back
+from kvhelpers.hazard.features import READS
+from kvhelpers.hazard.model import HazardModel
+from kvhelpers.hazard.online import OnlineScorer
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.spec import PressSpec
+from kvhelpers.scoring.score import Ended, Score
+from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
+
+NEEDS_RUNS = ("permuted", "router", "oracle", "hazard_of_other_model")
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """A policy for runs that have not been made yet: what makes its alarm, its response, and for how many
+    tokens the full cache stands beside.
+    """
+
+    make: Callable[[], Alarm]
+    response: Response
+    beside: int = 0
+
+
+def run_policy(
+    name: str,
+    threshold: float,
+    spec: PressSpec,
+    model: HazardModel | None = None,
+    canary_tokens: int = 8,
+    back: int = 16,
+    fixed_token: int = 32,
+    factor: float = 0.5,
+    mark: Sequence[int] = (),
+) -> RunPolicy:
+    """A policy by name (`definition.POLICIES`).
+
+    ``threshold`` is a probability for the hazard, of which ``model`` is the model, and a divergence in nats
+    for the canary; ``back`` tokens are taken back; at ``fixed_token`` the ratio is multiplied by ``factor``;
+    ``mark`` are the tokens that force an answer.
+
+    Raises
+    ------
+    InputError : a policy that does not exist or that needs finished runs, a threshold that cannot be one, a
+        model trained on features that are not known token by token.
+    """
+    if threshold < 0:
+        raise InputError(f"threshold {threshold} is below 0")
+    if name in NEEDS_RUNS:
+        raise InputError(f"policy {name!r} needs finished runs of the condition; see experiment 012")
+
+    def hazard() -> HazardAlarm:
+        if model is None:
+            raise InputError(f"policy {name!r} needs a hazard model")
+        return HazardAlarm(model, threshold)
+
+    policies: dict[str, Callable[[], RunPolicy]] = {
+        "none": lambda: RunPolicy(lambda: AtToken(0), RESTORE),
+        "press": lambda: RunPolicy(lambda: AtToken(-1), RESTORE),
+        "stop": lambda: RunPolicy(RepetitionAlarm, STOP),
+        "repetition_restart": lambda: RunPolicy(RepetitionAlarm, RESTART),
+        "prune": lambda: RunPolicy(RepetitionAlarm, prune(REPEATED, spec)),
+        "force_answer": lambda: RunPolicy(RepetitionAlarm, force(mark, spec)),
+        "hazard_restore": lambda: RunPolicy(hazard, RESTORE),
+        "hazard_roll_back": lambda: RunPolicy(hazard, roll_back(back)),
+        "canary_commit": lambda: RunPolicy(
+            lambda: CanaryAlarm(threshold, canary_tokens), RESTART, canary_tokens
+        ),
+        "fixed_relax": lambda: RunPolicy(lambda: AtToken(fixed_token), relax(spec, factor)),
+    }
+    if name not in policies:
+        raise unknown_name("policy", name, policies)
+    policy = policies[name]()
+    policy.make()  # so that what is wrong with it is found before a model is loaded
+    return policy
+
+
+@dataclass(frozen=True)
+class WatchedRun:
+    """A run with what it says, how it is judged, and the cache entries held at each of its tokens, those
+    taken back included.
+    """
+
+    run: Generation
+    text: str
+    score: Score
+    entries: list[float]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A prompt's run under the press alone, guarded, and without a press; which prompt it is, and of the
+    guard's prompts how many ended right under the press alone, guarded, and without one.
+    """
+
+    prompt: Prompt
+    alone: WatchedRun
+    guarded: WatchedRun
+    full: WatchedRun
+    right: tuple[int, int, int]
+
+
+def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
+    """Run the condition's prompts under the press alone, guarded and uncompressed; show the prompt on which
+    the guard acts and the answers differ, else one on which it acts, else one that fails.
+    """
+    lm = load_for(condition)
+    prompts = prompts_of(condition, lm)
+    alone = _run(condition, lm, prompts, None)
+    guarded = _run(condition, lm, prompts, policy)
+    full = _run(condition.uncompressed(), lm, prompts, None)
+
+    def interest(place: int) -> tuple[bool, bool, bool]:
+        acted = bool(guarded[place].run.acted)
+        helped = guarded[place].score.correct and not alone[place].score.correct
+        return acted and helped, acted, not alone[place].score.correct
+
+    shown = max(range(len(prompts)), key=interest)
+    right = tuple(sum(run.score.correct for run in runs) for runs in (alone, guarded, full))
+    return SideBySide(prompts[shown], alone[shown], guarded[shown], full[shown], right)
+
+
+def _run(
+    condition: Condition, lm: LanguageModel, prompts: list[Prompt], policy: RunPolicy | None
+) -> list[WatchedRun]:
+    requests = [
+        Request(
+            prompt.token_ids,
+            condition.press_spec.for_prompt(len(prompt.token_ids)),
+            press_seed(condition.seed, prompt.id),
+            policy and _Watch(policy, len(prompt.token_ids)),
+        )
+        for prompt in prompts
+    ]
+    beside = policy.beside if policy else 0
+    settings = Settings(
+        max_new_tokens=condition.max_new_tokens,
+        batch_size=len(prompts),
+        stop_strings=STOP_STRINGS,
+        canary_tokens=beside,
+    )
+    runs = sorted(generate(lm, requests, settings), key=lambda run: run.index)
+    return [_watched(condition, lm, prompts[run.index], run, beside) for run in runs]
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Makes the guard of one prompt."""
+
+    policy: RunPolicy
+    prompt_tokens: int
+
+    def __call__(self) -> Guard:
+        return Guard(self.policy.make(), self.policy.response, self.prompt_tokens)
+
+
+def _watched(
+    condition: Condition, lm: LanguageModel, prompt: Prompt, run: Generation, beside: int
+) -> WatchedRun:
+    text, ends = answer_text(run.token_ids, lm), char_ends(run.token_ids, lm)
+    scored = judged(condition, prompt.id, prompt.reference, Ended(text, run.token_ids, ends, run.stop_reason))
+    return WatchedRun(run, text, scored, over_time(stretches_of(run, len(prompt.token_ids), beside)))
+
+
+def stretches_of(run: Generation, prompt_tokens: int, beside: int = 0) -> list[Stretch]:
+    """What the ledger is kept of: the stretches between a run's actions."""
+    kept = run.cache.kept_tokens if run.cache else prompt_tokens
+    stretches, held, stood = [], prompt_tokens, 0
+    for acted in run.acted:
+        if acted.step > stood:
+            stretches.append(Stretch(held, kept, acted.step - stood, 0 if stretches else beside))
+        stood = acted.step
+        if acted.cache:  # None where the run stopped
+            held, kept = acted.cache.prompt_tokens, acted.cache.kept_tokens
+            stood = held - prompt_tokens
+    if len(run.token_ids) > stood:
+        stretches.append(Stretch(held, kept, len(run.token_ids) - stood, 0 if stretches else beside))
+    return stretches
+
+
+def risk_of(run: Generation, model: HazardModel) -> list[float]:
+    """The hazard model's risk at each of a run's tokens."""
+    scorer = OnlineScorer(model)
+    columns = {name: run.signals[name].tolist() for name in READS}
+    return [
+        scorer.push(token, {name: column[place] for name, column in columns.items()})
+        for place, token in enumerate(run.token_ids)
+    ]
+
+
+def risk_over_time(alone: Generation, guarded: Generation, model: HazardModel) -> list[float]:
+    """The risk at each token that a guarded run generated, those taken back included: up to its action the
+    run is the one without a guard.
+    """
+    before, after = risk_of(alone, model), risk_of(guarded, model)
+    return [*before[: guarded.acted[0].step], *after[guarded.acted[0].keep :]] if guarded.acted else after

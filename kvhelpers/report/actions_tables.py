@@ -1,0 +1,106 @@
+"""Tables of what an action can do, for its log and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kvhelpers.guard.acted_runs import Group
+from kvhelpers.guard.actions_study import (
+    WHOLE,
+    ActionName,
+    ActionsStudy,
+    Contrast,
+    Outcome,
+    contrasts,
+    outcomes,
+)
+from kvhelpers.report.format import GAP, p_value, points_of, share
+
+
+def outcomes_table(
+    study: ActionsStudy, experiment: str, group: Group, actions: Sequence[ActionName] = WHOLE
+) -> pd.DataFrame:
+    """The share of a group's runs that end right, a row a place, a column an action; without a row where none
+    of these was done.
+    """
+    made = [
+        one
+        for one in outcomes(study)
+        if (one.experiment, one.group) == (experiment, group) and one.action in actions
+    ]
+    by_key = {(one.place, one.action): one for one in made}
+    rows = []
+    for place in dict.fromkeys(one.place for one in made):
+        row: dict[str, object] = {"Acted on at": place, "n": by_key[place, actions[0]].right.n}
+        for action in actions:
+            row[str(action)] = _right(by_key.get((place, action)))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _right(outcome: Outcome | None) -> str:
+    return GAP if outcome is None else share(outcome.right)
+
+
+def contrasts_table(made: Sequence[Contrast], experiment: str) -> pd.DataFrame:
+    """A source's contrasts: differences in points, runs that changed, and what is found."""
+    return pd.DataFrame(
+        {
+            "Runs": one.group,
+            "First": _side(one.first),
+            "Second": _side(one.second),
+            "n": one.comparison.n,
+            "Points": points_of(one.difference),
+            "Only first right": one.comparison.only_first,
+            "Only second right": one.comparison.only_second,
+            "q": p_value(one.q),
+            "The second": one.finding,
+        }
+        for one in made
+        if one.experiment == experiment
+    )
+
+
+def _side(side: tuple[str, ActionName]) -> str:
+    return f"{side[1]}, {side[0]}"
+
+
+def action_tables(study: ActionsStudy) -> dict[str, pd.DataFrame]:
+    """The study's numbers by name of the CSV file: outcomes, contrasts, and all runs without their texts."""
+    return {
+        "outcomes": pd.DataFrame(
+            {
+                "experiment": one.experiment,
+                "runs": one.group,
+                "place": one.place,
+                "action": one.action,
+                **_estimate("right", one.right),
+                "looping": one.looping.value,
+                "ended": one.ended.value,
+                "tokens": one.tokens,
+            }
+            for one in outcomes(study)
+        ),
+        "contrasts": pd.DataFrame(
+            {
+                "experiment": one.experiment,
+                "runs": one.group,
+                "first": _side(one.first),
+                "second": _side(one.second),
+                **_estimate("difference", one.difference),
+                "only_first": one.comparison.only_first,
+                "only_second": one.comparison.only_second,
+                "p": one.comparison.p,
+                "q": one.q,
+                "finding": one.finding,
+            }
+            for one in contrasts(study)
+        ),
+        "runs": pd.DataFrame(run.model_dump(exclude={"token_ids", "text"}) for run in study.runs),
+    }
+
+
+def _estimate(name: str, value) -> dict[str, float | int | None]:
+    return {name: value.value, "low": value.low, "high": value.high, "n": value.n, "prompts": value.prompts}

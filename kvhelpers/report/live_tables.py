@@ -1,0 +1,97 @@
+"""Tables of a live guard, for its log and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kvhelpers.guard.frontier import PolicyResult
+from kvhelpers.guard.live_study import LiveStudy
+from kvhelpers.report.format import GAP, p_value, percent, points_of, share
+from kvhelpers.stats import Estimate
+
+
+def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
+    """What each policy gains, a row a policy."""
+    return pd.DataFrame(
+        {
+            "Policy": one.policy,
+            "Acted on": percent(one.acted),
+            "Right": share(one.accuracy),
+            "Saved": share(one.saved),
+            "Above mixture": points_of(one.above_curve),
+            "Rescued": one.rescued.only_second,
+            "Harmed": one.rescued.only_first,
+            "p": p_value(one.rescued.p),
+            "n": one.rescued.n,
+        }
+        for one in made
+    )
+
+
+def contract_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
+    """Each policy's clauses and verdict."""
+    return pd.DataFrame(
+        {
+            "Policy": one.policy,
+            "Loss, points": f"{points_of(one.loss)}: {one.contract.quality}",
+            "Saved": f"{share(one.saved)}: {one.contract.budget}",
+            "Slow-down": f"{_signed(one.slow_down)}: {one.contract.speed}",
+            "Contract": one.contract.whole,
+        }
+        for one in made
+    )
+
+
+def costs_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
+    """What each policy costs beside entries × steps."""
+    return pd.DataFrame(
+        {
+            "Policy": one.policy,
+            "Peak": percent(one.peak),
+            "Tokens fed": percent(one.fed),
+            "Taken back": f"{one.discarded:.1f}",
+            "Live": f"{one.live_same} of {one.live} the same" if one.live else GAP,
+        }
+        for one in made
+    )
+
+
+def _signed(value: float | None) -> str:
+    return GAP if value is None else f"{100 * value:+.0f} %".replace("-", "−")
+
+
+def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.DataFrame]:
+    """The study's numbers by name of the CSV file: policies, all runs, and those guarded while they ran."""
+    return {
+        "policies": pd.DataFrame(
+            {
+                "experiment": one.experiment,
+                "policy": one.policy,
+                "acted": one.acted,
+                **_columns("accuracy", one.accuracy),
+                **_columns("loss", one.loss),
+                **_columns("saved", one.saved),
+                **_columns("above_curve", one.above_curve),
+                "rescued": one.rescued.only_second,
+                "harmed": one.rescued.only_first,
+                "p": one.rescued.p,
+                "peak": one.peak,
+                "fed": one.fed,
+                "discarded": one.discarded,
+                "slow_down": one.slow_down,
+                "quality": one.contract.quality,
+                "budget": one.contract.budget,
+                "speed": one.contract.speed,
+                "contract": one.contract.whole,
+            }
+            for one in made
+        ),
+        "runs": pd.DataFrame(run.model_dump() for run in study.runs),
+        "live": pd.DataFrame(check.model_dump() for check in study.checks),
+    }
+
+
+def _columns(name: str, value: Estimate) -> dict[str, float | None]:
+    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}

@@ -1,0 +1,53 @@
+"""A study's file is checked against the runs that it acted on."""
+
+import pytest
+
+from kvhelpers.__main__ import main
+from kvhelpers.commands.verify_study import study_faults
+from kvhelpers.guard.actions_study import ActionName, read_actions_study
+from kvhelpers.paths import guard_path, samples_dir
+
+NAME = "011-what-an-action-can-do"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return read_actions_study(guard_path(NAME, samples_dir()))
+
+
+def write(study, output, place, **changes):
+    """The study as the results' own, with one of its runs changed."""
+    runs = list(study.runs)
+    runs[place] = runs[place].model_copy(update=changes)
+    return study.model_copy(update={"runs": tuple(runs)}).save(guard_path(NAME))
+
+
+def test_the_committed_study_holds_together(study):
+    assert study_faults(NAME, samples_dir()) == (len(study.runs), [])
+
+
+def test_a_run_said_to_be_right_that_is_not_is_named(study, output):
+    place, run = next(
+        (place, run) for place, run in enumerate(study.runs) if not run.known and not run.correct
+    )
+    write(study, output, place, correct=True)
+    _, (fault,) = study_faults(NAME)
+    assert fault.endswith("today's rules do not say that it is right") and run.prompt_id in fault
+
+
+def test_a_known_run_that_is_not_the_finished_one_is_named(study, output):
+    place = next(
+        place
+        for place, run in enumerate(study.runs)
+        if run.known and run.action == ActionName.RESTORE and run.correct
+    )
+    write(study, output, place, correct=False)
+    _, (fault,) = study_faults(NAME)
+    assert fault.endswith("it is not the finished run that it is said to be")
+
+
+def test_an_edit_is_noticed_when_the_file_is_read(study, output, capsys):
+    path = write(study, output, 0)
+    path.write_text(path.read_text().replace('"tokens":', '"tokens": 1', 1))
+    assert main(["verify", NAME]) == 2
+    assert "is no study of actions or of a guard, or was changed" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""A live guard on a few prompts of the committed sample, with the embedded model."""
+
+import pytest
+
+from kvhelpers.guard.definition import LiveDefinition
+from kvhelpers.guard.frontier import results
+from kvhelpers.guard.ledger import Stretch
+from kvhelpers.guard.live import make_live_study
+from kvhelpers.guard.live_study import read_live_study
+
+POLICIES = (
+    "none",
+    "press",
+    "stop",
+    "repetition_restart",
+    "prune",
+    "force_answer",
+    "canary_commit",
+    "fixed_relax",
+    "router",
+    "oracle",
+)
+DEFINITION = LiveDefinition(
+    kind="live",
+    name="made",
+    objective="See.",
+    sources=[
+        {"experiment": "002-compression-sweep", "conditions": ["streaming_llm 0.875", "tova 0.75"]},
+    ],
+    policies=POLICIES,
+    n_prompts=3,
+    folds=3,
+    live=2,
+    fixed_token=12,
+    false_alarms=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_live_study(DEFINITION, tmp_path_factory.mktemp("live"), "do it")
+
+
+def runs_of(study, policy):
+    return {(run.condition, run.prompt_index): run for run in study.runs if run.policy == policy}
+
+
+def test_every_prompt_guarded_while_it_runs_has_the_composed_tokens(study):
+    assert {check.policy for check in study.checks} == set(POLICIES)
+    assert all(check.same == check.n == 2 for check in study.checks)
+    assert sum(check.acted for check in study.checks if check.policy not in ("none", "press")) > 4
+
+
+def test_all_policies_have_all_prompts(study):
+    assert {policy: len(runs_of(study, policy)) for policy in POLICIES} == dict.fromkeys(POLICIES, 6)
+
+
+def test_what_begins_again_with_the_full_cache_is_the_uncompressed_run_and_costs_more(study):
+    full, alone = runs_of(study, "none"), runs_of(study, "press")
+    for policy in ("repetition_restart", "canary_commit", "oracle", "router"):
+        for key, run in runs_of(study, policy).items():
+            same = full[key] if run.alarm is not None else alone[key]
+            assert (run.correct, run.tokens) == (same.correct, same.tokens)
+            if run.alarm:
+                assert run.entry_steps > full[key].entry_steps and run.discarded == run.alarm
+
+
+def test_a_stopped_run_is_not_right_and_costs_less(study):
+    alone = runs_of(study, "press")
+    stopped = {key: run for key, run in runs_of(study, "stop").items() if run.alarm is not None}
+    assert stopped
+    for key, run in stopped.items():
+        assert not run.correct and not run.ended and run.tokens == run.alarm
+        assert run.entry_steps < alone[key].entry_steps
+
+
+def test_an_uncompressed_run_s_cost_is_its_prompt_and_output(study):
+    for run in runs_of(study, "none").values():
+        prompt = run.peak - run.tokens + 1
+        assert run.entry_steps == Stretch(int(prompt), prompt, run.tokens).entry_steps
+
+
+def test_the_oracle_is_right_wherever_one_of_both_is(study):
+    full, alone, oracle = (runs_of(study, policy) for policy in ("none", "press", "oracle"))
+    assert all(run.correct == (full[key].correct or alone[key].correct) for key, run in oracle.items())
+
+
+def test_a_study_is_read_as_it_was_written_and_its_results_follow(study, tmp_path):
+    again = read_live_study(study.save(tmp_path / "guard.json"))
+    assert again == study
+    by_name = {one.policy: one for one in results(again)}
+    assert by_name["none"].loss.value == by_name["none"].saved.value == 0
+    assert by_name["none"].contract.budget == "fail"
+    assert by_name["press"].acted == 0 and by_name["none"].acted == 1
+    assert by_name["oracle"].rescued.only_first == 0
+    assert by_name["press"].above_curve.value <= 1e-9  # it is a point of its own curve

@@ -1,0 +1,126 @@
+"""The log of what an action can do, of studies made for the purpose: its first sentences follow the data."""
+
+import pytest
+
+from kvhelpers.guard.acted_runs import START
+from kvhelpers.guard.actions_study import (
+    ActedRun,
+    ActedSource,
+    ActionName,
+    ActionsStudy,
+    Finding,
+    contrasts,
+    outcomes,
+)
+from kvhelpers.guard.definition import ActionsDefinition
+from kvhelpers.hazard.provenance import StudyProvenance
+from kvhelpers.report.actions_log import actions_log
+from kvhelpers.report.figures.actions import actions_figure
+
+NAMES = (ActionName.RESTORE, ActionName.RELAX, ActionName.AGAIN)
+
+
+def run(index, group, place, action, correct):
+    return ActedRun(
+        experiment="made",
+        condition="knorm 0.5",
+        press="knorm",
+        prompt_index=index,
+        prompt_id=f"p/{index}",
+        group=group,
+        onset=7 if group == "failing" else None,
+        place=place,
+        keep=0 if place == START else 7,
+        before=20,
+        action=action,
+        known=False,
+        correct=correct,
+        ended=True,
+        looping=False,
+        error=None,
+        tokens=12,
+        kept_tokens=30.0,
+        held_tokens=60,
+        wall_seconds=0.1,
+    )
+
+
+def study(n, restored, again):
+    """``n`` failing runs, of which so many are right when restored at the onset, and with the press anew;
+    all when restored at the start.
+    """
+    right = {ActionName.RESTORE: restored, ActionName.RELAX: restored, ActionName.AGAIN: again}
+    runs = []
+    for index in range(n):
+        for name in NAMES:
+            runs.append(run(index, "failing", START, name, name != ActionName.AGAIN))
+            runs.append(run(index, "failing", "onset", name, index < right[name]))
+            runs.append(run(index, "right", START, name, True))
+            runs.append(run(index, "right", "matched", name, name == ActionName.RESTORE))
+    return ActionsStudy(
+        provenance=StudyProvenance(
+            command="do it",
+            commit="c" * 40,
+            clean=True,
+            processor="x",
+            cores=2,
+            threads=1,
+            versions={"numpy": "2"},
+        ),
+        definition=ActionsDefinition(
+            kind="actions",
+            name="made",
+            objective="See.",
+            sources=[{"experiment": "made", "conditions": ["knorm 0.5"]}],
+        ),
+        sources=(
+            ActedSource(
+                experiment="made",
+                model="m",
+                task="t",
+                dtype="float32",
+                conditions=("knorm 0.5",),
+                max_new_tokens=20,
+            ),
+        ),
+        runs=tuple(runs),
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "restored", "again", "finding", "sentence"),
+    [
+        (20, 16, 2, Finding.HELPS, "**Restoring at the onset helps.**"),
+        (20, 3, 2, Finding.NO_EVIDENCE, "**That restoring at the onset helps is not shown:"),
+        (20, 1, 15, Finding.HARMS, "**Restoring at the onset does worse than the same press anew:"),
+        (4, 4, 0, Finding.TOO_FEW, "**Too few runs to say whether restoring at the onset helps.**"),
+    ],
+)
+def test_the_first_sentence_follows_the_data(output, n, restored, again, finding, sentence):
+    made = study(n, restored, again)
+    (gain,) = (
+        one
+        for one in contrasts(made)
+        if (one.group, one.first, one.second)
+        == ("failing", ("onset", ActionName.AGAIN), ("onset", ActionName.RESTORE))
+    )
+    assert gain.finding == finding
+    assert gain.comparison.only_second - gain.comparison.only_first == restored - again
+    log = actions_log(made)
+    assert sentence in log
+    assert f"difference {100 * (restored - again) / n:+.0f}".replace("-", "−") in log
+    assert f"of {n} runs that end right by themselves, 100 %" in log
+
+
+def test_outcomes_are_the_shares_of_right_runs(output):
+    made = {(one.group, one.place, one.action): one for one in outcomes(study(20, 15, 5))}
+    assert made["failing", "onset", ActionName.RESTORE].right.value == 0.75
+    assert made["failing", "onset", ActionName.AGAIN].right.value == 0.25
+    assert made["right", "matched", ActionName.AGAIN].right.value == 0
+    assert all(one.right.n == 20 for one in made.values())
+
+
+def test_the_figure_has_a_panel_for_each_group(output):
+    figure = actions_figure(study(20, 15, 5))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["m,\nruns that fail", "m,\nruns that end wrong", "m,\nruns that end right"]
