@@ -15,8 +15,8 @@ from kvhelpers.errors import InputError, shown
 from kvhelpers.paths import (
     figures_dir,
     find_results,
-    inner_study_path,
     guard_path,
+    inner_study_path,
     log_path,
     relative,
     results_dir,
