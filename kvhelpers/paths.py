@@ -54,7 +54,7 @@ def inner_study_path(name: str, root: Path | None = None) -> Path:
 
 def guard_path(name: str, root: Path | None = None) -> Path:
     """A study of actions or of a guard as data, below ``root`` or where this project's runs write."""
-    return results_dir(name, root) / "guard.json"
+    return results_dir(name, root) / "guard.json.gz"
 
 
 def continuations_dir(name: str) -> Path:

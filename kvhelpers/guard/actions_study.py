@@ -19,12 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kvhelpers.errors import InputError
-from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.guard.acted_runs import START, Group
 from kvhelpers.guard.definition import ActionsDefinition
+from kvhelpers.guard.storage import read_study, write_study
 from kvhelpers.hazard.provenance import StudyProvenance
-from kvhelpers.paths import relative, write_atomic
 from kvhelpers.records import Shape
 from kvhelpers.stats import (
     SIGNIFICANCE,
@@ -116,17 +114,13 @@ class ActionsStudy(Shape):
     runs: tuple[ActedRun, ...]
 
     def save(self, path: Path) -> Path:
-        """Write the study as JSON."""
-        text = sealed_text(self.model_dump_json())
-        return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        """Write the study."""
+        return write_study(self, path)
 
 
 def read_actions_study(path: Path) -> ActionsStudy:
     """Read a study written by `ActionsStudy.save`. Raises InputError if the file is none, or was changed."""
-    try:
-        return ActionsStudy.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"study file {relative(path)} is no study of actions ({error!r})") from error
+    return read_study(path, ActionsStudy, "actions")
 
 
 class Finding(StrEnum):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvhelpers.errors import InputError
-from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.guard.definition import LiveDefinition
+from kvhelpers.guard.storage import read_study, write_study
 from kvhelpers.hazard.provenance import StudyProvenance
-from kvhelpers.paths import relative, write_atomic
 from kvhelpers.records import Shape
 
 
@@ -88,14 +86,10 @@ class LiveStudy(Shape):
     checks: tuple[LiveCheck, ...]
 
     def save(self, path: Path) -> Path:
-        """Write the study as JSON."""
-        text = sealed_text(self.model_dump_json())
-        return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        """Write the study."""
+        return write_study(self, path)
 
 
 def read_live_study(path: Path) -> LiveStudy:
     """Read a study written by `LiveStudy.save`. Raises InputError if the file is none, or was changed."""
-    try:
-        return LiveStudy.model_validate(unsealed(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"study file {relative(path)} is no study of a guard ({error!r})") from error
+    return read_study(path, LiveStudy, "a guard")

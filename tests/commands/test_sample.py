@@ -96,5 +96,5 @@ def test_a_study_s_sample_is_its_file(output, monkeypatch, tmp_path):
     own.write_bytes(study.read_bytes())
     monkeypatch.setattr(sample, "samples_dir", lambda: tmp_path / "samples")
     folder = write_sample("made")
-    assert [path.name for path in folder.iterdir()] == ["guard.json"]
-    assert (folder / "guard.json").read_bytes() == study.read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["guard.json.gz"]
+    assert (folder / "guard.json.gz").read_bytes() == study.read_bytes()

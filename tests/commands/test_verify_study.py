@@ -1,5 +1,7 @@
 """A study's file is checked against the runs that it acted on."""
 
+import gzip
+
 import pytest
 
 from kvhelpers.__main__ import main
@@ -48,6 +50,7 @@ def test_a_known_run_that_is_not_the_finished_one_is_named(study, output):
 
 def test_an_edit_is_noticed_when_the_file_is_read(study, output, capsys):
     path = write(study, output, 0)
-    path.write_text(path.read_text().replace('"tokens":', '"tokens": 1', 1))
+    text = gzip.decompress(path.read_bytes()).decode()
+    path.write_bytes(gzip.compress(text.replace('"tokens":', '"tokens": 1', 1).encode()))
     assert main(["verify", NAME]) == 2
     assert "is no study of actions or of a guard, or was changed" in capsys.readouterr().err

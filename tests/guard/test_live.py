@@ -86,7 +86,7 @@ def test_the_oracle_is_right_wherever_one_of_both_is(study):
 
 
 def test_a_study_is_read_as_it_was_written_and_its_results_follow(study, tmp_path):
-    again = read_live_study(study.save(tmp_path / "guard.json"))
+    again = read_live_study(study.save(tmp_path / "guard.json.gz"))
     assert again == study
     by_name = {one.policy: one for one in results(again)}
     assert by_name["none"].loss.value == by_name["none"].saved.value == 0
