@@ -91,7 +91,7 @@ def study(n, restored, again):
     ("n", "restored", "again", "finding", "sentence"),
     [
         (20, 16, 2, Finding.HELPS, "**Restoring at the onset helps.**"),
-        (20, 3, 2, Finding.NO_EVIDENCE, "**That restoring at the onset helps is not shown:"),
+        (20, 3, 2, Finding.NO_EVIDENCE, "**That restoring at the onset helps is not shown.**"),
         (20, 1, 15, Finding.HARMS, "**Restoring at the onset does worse than the same press anew:"),
         (4, 4, 0, Finding.TOO_FEW, "**Too few runs to say whether restoring at the onset helps.**"),
     ],

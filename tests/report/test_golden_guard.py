@@ -24,7 +24,7 @@ CAPABLE = "014-actions-on-a-capable-model"
 def made(request):
     """A study's name, its log and its tables."""
     study = read_guard_study(guard_path(request.param, samples_dir()))
-    if request.param == ACTIONS:
+    if request.param != LIVE:
         return request.param, actions_log(study), action_tables(study)
     policies = results(study)
     return request.param, live_log(study, policies), live_tables(study, policies)
