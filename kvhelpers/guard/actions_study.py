@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from kvhelpers.guard.acted_runs import START, Group
-from kvhelpers.guard.definition import ActionsDefinition
+from kvhelpers.guard.definition import ActionsDefinition, before_name
 from kvhelpers.guard.storage import read_study, write_study
 from kvhelpers.hazard.provenance import StudyProvenance
 from kvhelpers.records import Shape
@@ -190,7 +190,9 @@ class Contrast(Shape):
 
 def contrasts(study: ActionsStudy) -> list[Contrast]:
     """What the log's sentences rest on: at each place restoring and relaxing against the same press anew,
-    restoring against restoring at the start, and the wanted rows against none and against others.
+    restoring against restoring at the start and, before the onset, against restoring at it, and the wanted
+    rows against none and against others. What follows from how the runs were chosen is not tested: what they
+    do by themselves, and that runs that need not end wrong are right at the start.
     """
     return [contrast for source in study.sources for contrast in _of_source(source.experiment, study.runs)]
 
@@ -200,7 +202,7 @@ def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
         pair
         for group in Group
         for runs in [[run for run in every if (run.experiment, run.group) == (experiment, group)]]
-        for first, second in _sides(runs)
+        for first, second in _sides(group, runs)
         if (pair := _paired(group, runs, first, second)) is not None
     ]
     q_values = adjusted([comparison.p for *_, comparison, _ in pairs])
@@ -219,12 +221,17 @@ def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
     ]
 
 
-def _sides(runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]]:
+def _sides(group: Group, runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]]:
+    onset = before_name(0)
     for place in dict.fromkeys(run.place for run in runs):
+        if place == START:
+            continue
         yield (place, ActionName.AGAIN), (place, ActionName.RESTORE)
         yield (place, ActionName.AGAIN), (place, ActionName.RELAX)
-        if place != START:
+        if group != Group.WRONG:
             yield (START, ActionName.RESTORE), (place, ActionName.RESTORE)
+        if group == Group.FAILING and place != onset:
+            yield (onset, ActionName.RESTORE), (place, ActionName.RESTORE)
         for other in ROWS:
             if other != ActionName.WANTED_ROWS:
                 yield (place, other), (place, ActionName.WANTED_ROWS)

@@ -93,12 +93,14 @@ def read_inner_study(path: Path) -> InnerStudy:
 @dataclass(frozen=True)
 class Gaining:
     """The families, without the oracle, whose gain's interval lies above zero (or below) in the proposed
-    predictor, and those of the former that do so in the boosted trees too; the best predictor that is no
+    predictor, and those of the former that do so in the boosted trees too; those that do so in the trees
+    alone; the best predictor that is no
     oracle, by its AUROC in the proposed one; and the oracle.
     """
 
     above: tuple[str, ...]
     above_in_both: tuple[str, ...]
+    trees_alone: tuple[str, ...]
     below: tuple[str, ...]
     best: Added
     oracle: Added
@@ -107,11 +109,13 @@ class Gaining:
 def gaining(asked: Asked) -> Gaining:
     """Which families add something to a question."""
     proposed = [one for one in asked.added[PROPOSED] if one.family != ORACLE]
-    trees = {one.family for one in asked.added[TREES] if one.gain and (one.gain.low or 0) > 0}
+    in_trees = [one for one in asked.added[TREES] if one.family != ORACLE]
+    trees = [one.family for one in in_trees if one.gain and (one.gain.low or 0) > 0]
     above = tuple(one.family for one in proposed if one.gain and (one.gain.low or 0) > 0)
     return Gaining(
         above=above,
         above_in_both=tuple(family for family in above if family in trees),
+        trees_alone=tuple(family for family in trees if family not in above),
         below=tuple(one.family for one in proposed if one.gain and (one.gain.high or 0) < 0),
         best=max(proposed, key=lambda one: one.within.value if one.within else 0.0),
         oracle=next(one for one in asked.added[PROPOSED] if one.family == ORACLE),

@@ -85,9 +85,11 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
         "gain": contrast(Group.FAILING, again, restored),
         "lost": contrast(Group.FAILING, (START, ActionName.RESTORE), restored),
         "earlier": [
-            by_key[Group.FAILING, place, ActionName.RESTORE]
+            (by_key[Group.FAILING, place, ActionName.RESTORE], above_onset)
             for group, place, action in by_key
-            if group == Group.FAILING and action == ActionName.RESTORE and place not in (START, "onset")
+            if group == Group.FAILING
+            and action == ActionName.RESTORE
+            and (above_onset := contrast(Group.FAILING, restored, (place, ActionName.RESTORE))) is not None
         ],
         "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
         "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],

@@ -60,9 +60,9 @@ def log(*questions):
 @pytest.mark.parametrize(
     ("gain", "says", "not_says"),
     [
-        (made(0.1, 0.05, 0.15), "*inside* adds to it in the logistic hazard", "No family adds"),
+        (made(0.1, 0.05, 0.15), "*inside* adds to it in the logistic hazard", "No family is"),
         (made(-0.1, -0.15, -0.05), "*inside* takes from it", "*inside* adds"),
-        (made(0.1, -0.05, 0.25), "No family adds to it", "takes from"),
+        (made(0.1, -0.05, 0.25), "No family is shown to add to it", "takes from"),
     ],
 )
 def test_a_family_adds_where_its_interval_says_so(gain, says, not_says):
