@@ -15,6 +15,7 @@ from kvhelpers.experiment.run import generate_prompts, prompts_of, rows_together
 from kvhelpers.guard.definition import Source
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
+from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN
 
 
@@ -37,9 +38,14 @@ def canary_values(
     return {int(index): tuple(some) for index, some in values.items()}
 
 
+def has_canary(result: ConditionResult, tokens: int) -> bool:
+    """Whether a compressed condition's runs hold a canary of so many tokens."""
+    return result.condition.press != NONE and result.condition.canary_tokens >= tokens
+
+
 def _stored(result: ConditionResult, tokens: int, n_prompts: int) -> dict[int, tuple[float, ...]] | None:
     """What the runs hold; None if they have no canary of so many tokens."""
-    if result.condition.canary_tokens < tokens:
+    if not has_canary(result, tokens):
         return None
     table = result.signals(["prompt_index", "step", "canary_kl"])
     first = FIRST_COMPRESSED_TOKEN

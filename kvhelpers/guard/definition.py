@@ -171,7 +171,8 @@ class Source:
 
     Raises
     ------
-    InputError : a condition that is not there or that compresses while decoding; no uncompressed condition.
+    InputError : a condition that is not there or that compresses while decoding; no uncompressed condition;
+        conditions whose prompts are made otherwise.
     """
 
     def __init__(self, asked: SourceRuns):
@@ -184,6 +185,12 @@ class Source:
             refuse_decoding(self.every[label])
         self.conditions = {label: self.every[label] for label in asked.conditions}
         first = self.every[asked.conditions[0]]
+        for label, result in self.conditions.items():
+            if result.condition.setting != first.condition.setting:
+                raise InputError(
+                    f"conditions {first.label!r} and {label!r} of {asked.experiment} make their prompts "
+                    "otherwise; name them in different studies"
+                )
         baseline = find_baseline(every, first)
         if baseline is None:
             raise InputError(

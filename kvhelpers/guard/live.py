@@ -15,7 +15,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for
 from kvhelpers.guard.alarms import AtToken
-from kvhelpers.guard.canary_values import canary_values
+from kvhelpers.guard.canary_values import canary_values, has_canary
 from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
 from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns
 from kvhelpers.guard.ledger import Cost, Stretch, cost
@@ -129,9 +129,10 @@ def _evidence(
             evidence.other_model = train(risk, horizon, false_alarms, every)
     if "canary_commit" in definition.policies:
         n = definition.canary_tokens
+        labels = [*source.conditions, *(name for name, one in source.every.items() if has_canary(one, n))]
         evidence.canary = {
             label: canary_values(source, label, n, definition.n_prompts, folder, load)
-            for label in source.conditions
+            for label in dict.fromkeys(labels)
         }
     return evidence
 

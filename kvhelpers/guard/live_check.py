@@ -21,6 +21,7 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
+TIMES = 2  # that each is run; the faster counts, since the first pays for what is done once
 NOT_IN_KEY = {"name", "objective", "sources", "policies", "next_steps"}  # change nothing in a policy's runs
 
 
@@ -86,8 +87,12 @@ def _check(
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=max((decision.beside for decision in decisions), default=0),
     )
-    started, processor = time.monotonic(), time.process_time()
-    runs = list(generate(lm, requests, settings))
+    spent = []
+    for _ in range(TIMES):
+        started, processor = time.monotonic(), time.process_time()
+        runs = list(generate(lm, requests, settings))
+        spent.append((time.monotonic() - started, time.process_time() - processor))
+    seconds, processor_seconds = map(min, zip(*spent, strict=True))
     return LiveCheck(
         experiment=source.experiment,
         policy=policy,
@@ -95,6 +100,6 @@ def _check(
         n=len(runs),
         same=sum(run.token_ids == list(composed[run.index]) for run in runs),
         acted=sum(bool(run.acted) for run in runs),
-        seconds=round(time.monotonic() - started, 3),
-        cpu_seconds=round(time.process_time() - processor, 3),
+        seconds=round(seconds, 3),
+        cpu_seconds=round(processor_seconds, 3),
     )

@@ -149,6 +149,7 @@ def _run(
         max_new_tokens=condition.max_new_tokens,
         batch_size=len(prompts),
         stop_strings=STOP_STRINGS,
+        repetition_penalty=condition.repetition_penalty,
         canary_tokens=beside,
     )
     runs = sorted(generate(lm, requests, settings), key=lambda run: run.index)

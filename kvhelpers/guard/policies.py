@@ -147,12 +147,14 @@ class Policies:
         return decisions
 
     def _canary_threshold(self, prompt: str) -> float:
-        """The mean divergence that the wanted share of right runs exceeds, of other presses and folds."""
+        """The mean divergence that the wanted share of right runs exceeds, of other presses and folds, of all
+        conditions with a canary; without such a run the alarm never goes off.
+        """
         n, folds = self.definition.canary_tokens, self.evidence.folds
         means = [
             sum(values) / n
             for label, by_prompt in self.evidence.canary.items()
-            for result in [self.source.conditions[label]]
+            for result in [self.source.every[label]]
             if result.condition.press != self.result.condition.press
             for index, values in by_prompt.items()
             for record in [result.records[index]]

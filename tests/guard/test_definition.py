@@ -68,6 +68,10 @@ def test_bad_definitions_are_told_in_a_sentence(load, data, sentence):
     ("part", "sentence"),
     [
         (("002-compression-sweep", "tova 0.9"), "condition 'tova 0.9' is unknown; did you mean 'tova 0"),
+        (
+            ("007-question-position", "snapkv 0.875", "snapkv 0.875 (question first)"),
+            "make their prompts otherwise; name them in different studies",
+        ),
         (("no-such-experiment", "none"), "experiment 'no-such-experiment' has no finished condition"),
         (
             (
@@ -79,9 +83,9 @@ def test_bad_definitions_are_told_in_a_sentence(load, data, sentence):
     ],
 )
 def test_sources_that_cannot_be_acted_on_are_refused(part, sentence):
-    experiment, condition = part
+    experiment, *conditions = part
     with pytest.raises(InputError) as caught:
-        Source(SourceRuns(experiment=experiment, conditions=(condition,)))
+        Source(SourceRuns(experiment=experiment, conditions=tuple(conditions)))
     assert sentence in str(caught.value)
 
 
