@@ -27,7 +27,7 @@ POLICIES = {
     "hazard_roll_back": "the same, after some tokens are taken back",
     "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",
     "permuted": "as hazard_roll_back, with the alarms dealt out to other runs of the condition",
-    "canary_commit": "both caches for the first tokens; then once the full or the compressed one",
+    "canary_commit": "both caches for the first tokens; then once: begin again with the full one, or not",
     "fixed_relax": "the press; at a fixed token a milder ratio",
     "router": "the press, or the full cache where the press loses too much on other prompts",
     "oracle": "the press; runs that would not end right begin with the full cache",
