@@ -29,7 +29,8 @@ def committed(name):
 
 
 def test_every_log_has_its_data():
-    studies = {path.parent.name for path in samples_dir().glob("*/study.json")}
+    stored = ("study.json", "inner.json", "guard.json.gz")
+    studies = {path.parent.name for name in stored for path in samples_dir().glob(f"*/{name}")}
     assert set(LOGS) == {*SAMPLES, *studies} and len(SAMPLES) > 3
 
 

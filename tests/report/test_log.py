@@ -225,7 +225,7 @@ def garble(folder):
         (truncate, "signals file .*none/.*parquet cannot be read"),
         (lose_signals, "signals file .*none/.*parquet cannot be read"),
         (drop_rows, "has \\d+ tokens of prompt onestep/42/\\d+, its results say \\d+; delete both and run"),
-        (drop_column, "has no column 'margin'; it has prompt_index"),
+        (drop_column, "has no column 'margin'; it has experiment, .*prompt_index"),
         (other_schema, "has schema version 1; this version reads 2"),
         (garble, "is no readable condition result"),
     ],
