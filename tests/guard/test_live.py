@@ -30,7 +30,7 @@ DEFINITION = LiveDefinition(
     policies=POLICIES,
     n_prompts=3,
     folds=3,
-    live=2,
+    live=1,
     fixed_token=12,
     false_alarms=0.5,
 )
@@ -47,7 +47,7 @@ def runs_of(study, policy):
 
 def test_every_prompt_guarded_while_it_runs_has_the_composed_tokens(study):
     assert {check.policy for check in study.checks} == set(POLICIES)
-    assert all(check.same == check.n == 2 for check in study.checks)
+    assert all(check.same == check.n == 1 for check in study.checks)
     assert sum(check.acted for check in study.checks if check.policy not in ("none", "press")) > 4
 
 
