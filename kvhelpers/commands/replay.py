@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from kvhelpers.analysis.runs import run_signals
@@ -88,8 +89,6 @@ def _missing(result: ConditionResult) -> Iterator[tuple[ConditionResult, Record,
 
 
 def _write(setting: _Setting, result: ConditionResult, record: Record, ids: list[int]) -> None:
-    import torch
-
     prompt, condition = setting.prompts[record.prompt_index], result.condition
     n_tokens = len(prompt.token_ids)
     press = condition.press_spec.for_prompt(n_tokens)

@@ -39,7 +39,8 @@ import numpy as np
 import torch
 
 from kvhelpers.generation.replay import Pass, Prompt, Replayer, attention
-from kvhelpers.records import EVICTED
+from kvhelpers.generation.token_signals import canary_signals, token_signals
+from kvhelpers.records import EVICTED, SCALARS
 
 BEST, SINKS, ROWS = 10, 4, 32
 
@@ -57,12 +58,12 @@ def course(logits: torch.Tensor) -> np.ndarray:
 
 def against_full(full: torch.Tensor, logits: torch.Tensor, token_ids: Sequence[int]) -> np.ndarray:
     """`FULL` of tokens 1 to T-1, float32 ``[T-1, 3]``, from raw logits ``[T-1, V]`` of both caches."""
-    columns, chosen = [], torch.tensor(token_ids[1:], device=logits.device)[:, None]
+    columns, chosen = [], torch.tensor(token_ids[1:], device=logits.device)
     for whole, now, token in zip(*(part.split(ROWS) for part in (full, logits, chosen)), strict=True):
-        q, p = whole.log_softmax(-1), now.log_softmax(-1)
-        gap = (q.exp() * q).sum(-1) - (p.exp() * p).sum(-1)
-        kl = (q.exp() * (q - p)).sum(-1).clamp_min(0)
-        columns.append(torch.stack([kl, gap, (p - q).gather(1, token)[:, 0]], dim=-1))
+        kl, entropy, logprob = canary_signals(whole, now, token).unbind(-1)
+        scalars = dict(zip(SCALARS, token_signals(now, token)[0].unbind(-1), strict=True))
+        gaps = scalars["entropy"] - entropy, scalars["chosen_logprob"] - logprob
+        columns.append(torch.stack([kl, *gaps], dim=-1))
     return torch.cat(columns).cpu().numpy()
 
 

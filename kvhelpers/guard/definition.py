@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,6 +165,15 @@ def load_definition(path: Path, name: str | None = None, overrides: dict[str, An
         if policy not in POLICIES:
             raise unknown_name("policy", policy, POLICIES)
     return definition
+
+
+def asked_sources(definition: Definition, only: Sequence[str]) -> list[SourceRuns]:
+    """A study's sources, or those of these experiments only. Raises InputError if there is none."""
+    asked = [part for part in definition.sources if not only or part.experiment in only]
+    if not asked:
+        names = ", ".join(part.experiment for part in definition.sources)
+        raise InputError(f"only {list(only)} names no source of this study; it has {names}")
+    return asked
 
 
 class Source:

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for
 from kvhelpers.guard.alarms import AtToken
 from kvhelpers.guard.canary_values import canary_values, has_canary
 from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
-from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns
+from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns, asked_sources
 from kvhelpers.guard.ledger import Cost, Stretch, cost
 from kvhelpers.guard.live_check import check_live
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveCheck, LiveSource, LiveStudy
@@ -40,10 +39,7 @@ def make_live_study(
     """Guard the runs of the definition's sources, or of these only; what is in ``folder`` is not generated
     again.
     """
-    asked = [part for part in definition.sources if not only or part.experiment in only]
-    if not asked:
-        names = ", ".join(part.experiment for part in definition.sources)
-        raise InputError(f"only {list(only)} names no source of this study; it has {names}")
+    asked = asked_sources(definition, only)
     provenance = study_provenance(command)
     made = [_of_source(part, definition, folder) for part in asked]
     return LiveStudy(

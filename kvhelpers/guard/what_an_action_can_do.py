@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kvhelpers.errors import InputError
 from kvhelpers.guard.acted_runs import START, Group, Place, places
 from kvhelpers.guard.actions_study import ActedRun, ActedSource, ActionName, ActionsStudy
 from kvhelpers.guard.continuations import Continuation, Point, Rows, continue_runs, key_of
-from kvhelpers.guard.definition import ActionsDefinition, Source, SourceRuns
+from kvhelpers.guard.definition import ActionsDefinition, Source, SourceRuns, asked_sources
 from kvhelpers.hazard.provenance import study_provenance
 from kvhelpers.presses.restore_rows import OLDEST, OTHER, RANDOM, WANTED
 from kvhelpers.records import Record
@@ -22,10 +21,7 @@ def make_actions_study(
     """Act on the runs of the definition's sources, or of these only; what is in ``folder`` is not generated
     again.
     """
-    asked = [part for part in definition.sources if not only or part.experiment in only]
-    if not asked:
-        names = ", ".join(part.experiment for part in definition.sources)
-        raise InputError(f"only {list(only)} names no source of this study; it has {names}")
+    asked = asked_sources(definition, only)
     provenance = study_provenance(command)
     sources, runs = [], []
     for part in asked:

@@ -93,7 +93,6 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
         ],
         "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
         "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],
-        "relaxed": by_key.get((Group.FAILING, "onset", ActionName.RELAX)),
         "wrong": [
             by_key[Group.WRONG, place, ActionName.RESTORE]
             for group, place, action in by_key

@@ -183,23 +183,24 @@ def number_tables(study: Study) -> dict[str, pd.DataFrame]:
     return {
         "events": events_table(study.data).rename(columns=lambda name: name.lower().replace(" ", "_")),
         "predictors": _metric_numbers(study.methods, "predictor"),
-        "runs": _table(
+        "runs": numbers_table(
             [
-                {"question": question, "predictor": name, "metric": "auroc_within_condition"} | _number(value)
+                {"question": question, "predictor": name, "metric": "auroc_within_condition"}
+                | number_of(value)
                 for question, runs in _runs_within(study).items()
                 for name, value in runs.items()
             ]
         ),
-        "differences": _table(
+        "differences": numbers_table(
             [
-                {"baseline": name, "metric": "auroc_within_difference"} | _number(value)
+                {"baseline": name, "metric": "auroc_within_difference"} | number_of(value)
                 for name, value in study.above.items()
             ]
         ),
-        "caught_differences": _table(
+        "caught_differences": numbers_table(
             [
                 {"baseline": name, "false_alarms_wanted": wanted, "metric": "caught_difference"}
-                | _number(value)
+                | number_of(value)
                 for name, by_rate in study.caught_above.items()
                 for wanted, value in zip(study.settings.false_alarms, by_rate, strict=True)
             ]
@@ -221,13 +222,13 @@ def _runs_within(study: Study) -> dict[str, Mapping[str, Estimate | None]]:
 
 def _scrutiny_numbers(scrutiny: Scrutiny) -> dict[str, pd.DataFrame]:
     steps = [
-        {"definitions": step.change, "horizon": horizon, "metric": metric} | _number(value)
+        {"definitions": step.change, "horizon": horizon, "metric": metric} | number_of(value)
         for step in scrutiny.published
         for metric, by_horizon in (("auroc_of_fold", step.pooled), ("auroc_within", step.within))
         for horizon, value in by_horizon.items()
     ]
     varied = [
-        {"failure": one.definition, "horizon": horizon, "metric": "auroc_within"} | _number(value)
+        {"failure": one.definition, "horizon": horizon, "metric": "auroc_within"} | number_of(value)
         for one in scrutiny.varied
         for horizon, value in one.within.items()
     ]
@@ -237,15 +238,15 @@ def _scrutiny_numbers(scrutiny: Scrutiny) -> dict[str, pd.DataFrame]:
         for question, oracle in oracles.items()
     ]
     gains = [
-        {"question": question, "predictor": kind, "metric": "auroc_within_gain"} | _number(value)
+        {"question": question, "predictor": kind, "metric": "auroc_within_gain"} | number_of(value)
         for question, oracle in oracles.items()
         for kind, value in oracle.gain.items()
     ]
     return {
-        "published": _table(steps),
-        "varied": _table(varied),
+        "published": numbers_table(steps),
+        "varied": numbers_table(varied),
         "oracle": pd.concat(knows, ignore_index=True),
-        "oracle_gains": _table(gains),
+        "oracle_gains": numbers_table(gains),
     }
 
 
@@ -253,9 +254,9 @@ def _metric_numbers(metrics: Mapping[object, TokenMetrics], key: str) -> pd.Data
     rows = []
     for name, value in metrics.items():
         for metric in ("auroc_within", "auroc", "auprc", "brier"):
-            rows.append({key: name, "metric": metric} | _number(getattr(value, metric)))
+            rows.append({key: name, "metric": metric} | number_of(getattr(value, metric)))
         rows.append({key: name, "metric": "base_rate", "estimate": value.base_rate, "n": value.tokens})
-    return _table(rows)
+    return numbers_table(rows)
 
 
 def _alarm_numbers(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
@@ -263,22 +264,24 @@ def _alarm_numbers(alarms: Mapping[str, Sequence[RunAlarms]]) -> pd.DataFrame:
     for name, by_rate in alarms.items():
         for value in by_rate:
             of = {"predictor": name, "false_alarms_wanted": value.wanted}
-            rows.append(of | {"metric": "false_alarms"} | _number(value.false_alarms))
-            rows.append(of | {"metric": "wrong_ends"} | _number(value.wrong_ends))
-            rows.append(of | {"metric": "caught"} | _number(value.caught))
+            rows.append(of | {"metric": "false_alarms"} | number_of(value.false_alarms))
+            rows.append(of | {"metric": "wrong_ends"} | number_of(value.wrong_ends))
+            rows.append(of | {"metric": "caught"} | number_of(value.caught))
             for percentile in QUARTILES:
                 lead = float(np.percentile(value.lead, percentile)) if value.lead else None
                 metric = f"lead_percentile_{percentile}"
                 rows.append(of | {"metric": metric, "estimate": lead, "n": len(value.lead)})
-    return _table(rows)
+    return numbers_table(rows)
 
 
-def _number(value: Estimate | None) -> dict[str, float | None]:
+def number_of(value: Estimate | None) -> dict[str, float | None]:
+    """An estimate's columns `NUMBERS`; none where there is no estimate."""
     if value is None:
         return {}
     return dict(zip(NUMBERS, (value.value, value.low, value.high, value.n, value.prompts), strict=True))
 
 
-def _table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+def numbers_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows of what an estimate is of, and its columns; a missing number is empty."""
     of = [name for name in rows[0] if name not in NUMBERS]
     return pd.DataFrame(rows, columns=[*of, *NUMBERS]).astype(NUMBERS)

@@ -17,7 +17,7 @@ from kvhelpers.report.figures.inner import gains
 from kvhelpers.report.figures.style import save
 from kvhelpers.report.format import estimate
 from kvhelpers.report.frames import save_frames
-from kvhelpers.report.hazard_tables import NUMBERS
+from kvhelpers.report.hazard_tables import number_of, numbers_table
 from kvhelpers.report.render import render
 from kvhelpers.stats import Estimate
 
@@ -86,16 +86,9 @@ def families_frame(study: InnerStudy) -> pd.DataFrame:
                     "features": one.family,
                 }
                 for metric in ("within", "gain", "runs"):
-                    rows.append(of | {"metric": f"auroc_{metric}"} | _numbers(getattr(one, metric)))
-    columns = ["experiment", "question", "predictor", "features", "metric", *NUMBERS]
-    return pd.DataFrame(rows, columns=columns).astype(NUMBERS)
+                    rows.append(of | {"metric": f"auroc_{metric}"} | number_of(getattr(one, metric)))
+    return numbers_table(rows)
 
 
 def _gain(value: Estimate | None) -> str:
     return estimate(value).replace("-", "−")
-
-
-def _numbers(value: Estimate | None) -> dict[str, float | None]:
-    if value is None:
-        return {}
-    return dict(zip(NUMBERS, (value.value, value.low, value.high, value.n, value.prompts), strict=True))

@@ -13,7 +13,7 @@ from samples import SAMPLES
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.runs import runs_table
 from kvhelpers.experiment.grid import find_experiment, finished_results
-from kvhelpers.paths import REPOSITORY, samples_dir
+from kvhelpers.paths import REPOSITORY, guard_path, inner_study_path, samples_dir, study_path
 from kvhelpers.records import FailureMode
 from kvhelpers.report import log
 from kvhelpers.report.excerpt import read_labels, specimens
@@ -29,7 +29,7 @@ def committed(name):
 
 
 def test_every_log_has_its_data():
-    stored = ("study.json", "inner.json", "guard.json.gz")
+    stored = [path("any").name for path in (study_path, inner_study_path, guard_path)]
     studies = {path.parent.name for name in stored for path in samples_dir().glob(f"*/{name}")}
     assert set(LOGS) == {*SAMPLES, *studies} and len(SAMPLES) > 3
 
