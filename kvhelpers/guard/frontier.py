@@ -21,7 +21,8 @@ class PolicyResult(Shape):
     ``loss`` is the accuracy of the full cache minus the policy's, ``saved`` the share of the full cache's
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more. ``rescued`` compares the press alone
-    (first) with the policy (second). ``peak`` and ``fed`` are means relative to the full cache's,
+    (first) with the policy (second); of the ``right_alone`` runs that end right without a guard it acts on
+    ``right_acted``. ``peak`` and ``fed`` are means relative to the full cache's,
     ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
     prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
     was none.
@@ -35,6 +36,8 @@ class PolicyResult(Shape):
     saved: Estimate
     above_curve: Estimate
     rescued: Comparison
+    right_alone: int
+    right_acted: int
     peak: float
     fed: float
     discarded: float
@@ -64,6 +67,12 @@ def results(study: LiveStudy) -> list[PolicyResult]:
         for source in study.sources
         for policy in study.definition.policies
     ]
+
+
+def accuracy_gain(study: LiveStudy, experiment: str, policy: str, over: str) -> Estimate:
+    """The accuracy of a policy minus that of another on the same runs; the interval is over prompts."""
+    its, other = (_unit(_runs(study, experiment, name)) for name in (policy, over))
+    return estimate(mean(its.right - other.right), its.prompts)
 
 
 def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
@@ -99,6 +108,10 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         saved=saved,
         above_curve=estimate(_above_curve(its, curve), its.prompts),
         rescued=compare_counts(pairs.count(-1), pairs.count(1), len(pairs)),
+        right_alone=sum(other.correct for other in press),
+        right_acted=sum(
+            other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)
+        ),
         peak=_relative(runs, full, "peak"),
         fed=_relative(runs, full, "fed"),
         discarded=float(np.mean([run.discarded for run in runs])),

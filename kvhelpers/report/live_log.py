@@ -12,7 +12,7 @@ from typing import Any
 from kvhelpers.guard import contract
 from kvhelpers.guard.contract import Verdict
 from kvhelpers.guard.definition import POLICIES
-from kvhelpers.guard.frontier import FULL, PRESS, PolicyResult, results
+from kvhelpers.guard.frontier import FULL, PRESS, PolicyResult, accuracy_gain, results
 from kvhelpers.guard.live_study import LiveSource, LiveStudy
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
 from kvhelpers.report.figures.frontier import frontier_figure
@@ -21,6 +21,7 @@ from kvhelpers.report.frames import save_frames
 from kvhelpers.report.live_tables import contract_table, costs_table, live_tables, policies_table
 from kvhelpers.report.render import render
 
+HAZARD, PERMUTED = "hazard_roll_back", "permuted"
 BESIDE = (FULL, PRESS, "oracle")  # no policies that anyone could follow, or nothing to judge
 
 
@@ -46,7 +47,7 @@ def live_log(study: LiveStudy, made: Sequence[PolicyResult]) -> str:
         folder=folder,
         limits=contract,
         policies=POLICIES,
-        answers=[answer(source, by_source[source.experiment]) for source in study.sources],
+        answers=[answer(study, source, by_source[source.experiment]) for source in study.sources],
         tables={name: policies_table(some) for name, some in by_source.items()},
         contracts={name: contract_table(some) for name, some in by_source.items()},
         costs={name: costs_table(some) for name, some in by_source.items()},
@@ -56,10 +57,11 @@ def live_log(study: LiveStudy, made: Sequence[PolicyResult]) -> str:
     )
 
 
-def answer(source: LiveSource, made: Sequence[PolicyResult]) -> dict[str, Any]:
+def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -> dict[str, Any]:
     """What the log's first sentences say of a source, and the results that they rest on."""
     by_name = {one.policy: one for one in made}
     judged = [one for one in made if one.policy not in BESIDE]
+    dealt = {HAZARD, PERMUTED} <= set(by_name)
     return {
         "source": source,
         "kept": [one.policy for one in judged if one.contract.whole == Verdict.PASS],
@@ -67,7 +69,9 @@ def answer(source: LiveSource, made: Sequence[PolicyResult]) -> dict[str, Any]:
         "above": [one for one in judged if one.above_curve.low is not None and one.above_curve.low > 0],
         "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
         "judged": judged,
-        "hazard": by_name.get("hazard_roll_back"),
-        "permuted": by_name.get("permuted"),
+        "full": by_name[FULL],
+        "hazard": by_name.get(HAZARD),
+        "permuted": by_name.get(PERMUTED),
+        "over_permuted": accuracy_gain(study, source.experiment, HAZARD, PERMUTED) if dealt else None,
         "canary": by_name.get("canary_commit"),
     }

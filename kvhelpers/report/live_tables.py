@@ -77,6 +77,8 @@ def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.
                 "rescued": one.rescued.only_second,
                 "harmed": one.rescued.only_first,
                 "p": one.rescued.p,
+                "right_alone": one.right_alone,
+                "right_acted": one.right_acted,
                 "peak": one.peak,
                 "fed": one.fed,
                 "discarded": one.discarded,
