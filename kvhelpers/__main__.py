@@ -210,15 +210,18 @@ def _sample(options: argparse.Namespace) -> str:
 
 
 def _verify(options: argparse.Namespace) -> str:
-    if guard_path(options.experiment, find_results(options.experiment)).is_file():
-        return _verify_study(options.experiment)
+    name, root = options.experiment, find_results(options.experiment)
+    if guard_path(name, root).is_file():
+        return _verify_study(name)
+    if study_path(name, root).is_file() or inner_study_path(name, root).is_file():
+        from kvhelpers.commands.verify_study import sealed_command
+
+        return f"the study is as it was saved; what makes it again: {sealed_command(name, root)}"
     from kvhelpers.commands.verify import verify
 
-    done = verify(options.experiment, find_results(options.experiment))
+    done = verify(name, root)
     if done.faults:
-        raise InputError(
-            f"experiment {options.experiment!r} does not hold together: " + "; ".join(done.faults)
-        )
+        raise InputError(f"experiment {name!r} does not hold together: " + "; ".join(done.faults))
     notes = [f"{done.conditions} conditions with {done.runs} runs hold together"]
     notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []

@@ -1,4 +1,6 @@
-"""Check a study of actions or of a guard against the runs that it acted on, without running a model."""
+"""Check a study without running a model: one of actions or of a guard against the runs that it acted on,
+one of predictors by its seal.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from kvhelpers.guard.actions_study import ActedRun, ActionName, ActionsStudy
 from kvhelpers.guard.definition import Source, SourceRuns
 from kvhelpers.guard.frontier import FULL, PRESS
 from kvhelpers.guard.live_study import GuardedRun, LiveStudy
-from kvhelpers.paths import guard_path, relative
+from kvhelpers.hazard.inner_study import read_inner_study
+from kvhelpers.hazard.study import read_study
+from kvhelpers.paths import guard_path, inner_study_path, relative, study_path
 from kvhelpers.records import Record, StopReason
 from kvhelpers.report.guard_log import read_guard_study
 from kvhelpers.scoring.score import Ended
@@ -32,6 +36,18 @@ def study_faults(name: str, root: Path | None = None) -> tuple[int, list[str]]:
     }
     check = _of_actions if isinstance(study, ActionsStudy) else _of_guard
     return len(study.runs), [f"{relative(path)}: {fault}" for fault in check(study, sources)]
+
+
+def sealed_command(name: str, root: Path | None = None) -> str:
+    """The command that makes a study of predictors or of inner signals again.
+
+    Raises
+    ------
+    InputError : there is none, the file is no study, or it was changed.
+    """
+    path = inner_study_path(name, root)
+    study = read_inner_study(path) if path.is_file() else read_study(study_path(name, root))
+    return study.provenance.command or "not noted"
 
 
 def _of_actions(study: ActionsStudy, sources: dict[str, Source]) -> Iterator[str]:

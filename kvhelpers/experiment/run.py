@@ -255,7 +255,14 @@ def uncompressed_run(condition: Condition, prompt_index: int) -> tuple[Record, p
     lm = load_for(bare)
     prompt = prompts_of(bare, lm)[prompt_index]
     (run,) = generate_prompts(bare, lm, [prompt], batch_size=1)
-    record, columns = _Recorder(bare, lm).record(prompt_index, prompt, run)
+    return recorded(bare, lm, prompt_index, prompt, run)
+
+
+def recorded(
+    condition: Condition, lm: LanguageModel, prompt_index: int, prompt: Prompt, run: Generation
+) -> tuple[Record, pd.DataFrame]:
+    """A run's record, and a row per new token with ``step``, ``token_id``, ``char_end`` and the signals."""
+    record, columns = _Recorder(condition, lm).record(prompt_index, prompt, run)
     tokens = pd.DataFrame({name: list(columns.get(name, [])) for name in ("token_id", "char_end", *SCALARS)})
     return record, tokens.rename_axis("step").reset_index()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition
-from kvhelpers.experiment.run import answer_text, char_ends, judged, load_for, press_seed, prompts_of
+from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
 from kvhelpers.guard.ledger import Stretch, over_time
@@ -17,7 +19,7 @@ from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.scoring.score import Ended, Score
+from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
 
 NEEDS_RUNS = ("permuted", "router", "oracle", "hazard_of_other_model")
@@ -89,13 +91,13 @@ def run_policy(
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """A run with what it says, how it is judged, and the cache entries held at each of its tokens, those
-    taken back included.
+    """A run with its record and its tokens (`experiment.run.recorded`), and the cache entries held at each
+    token, those taken back included.
     """
 
     run: Generation
-    text: str
-    score: Score
+    record: Record
+    tokens: pd.DataFrame
     entries: list[float]
 
 
@@ -124,11 +126,11 @@ def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
 
     def interest(place: int) -> tuple[bool, bool, bool]:
         acted = bool(guarded[place].run.acted)
-        helped = guarded[place].score.correct and not alone[place].score.correct
-        return acted and helped, acted, not alone[place].score.correct
+        helped = guarded[place].record.correct and not alone[place].record.correct
+        return acted and helped, acted, not alone[place].record.correct
 
     shown = max(range(len(prompts)), key=interest)
-    right = tuple(sum(run.score.correct for run in runs) for runs in (alone, guarded, full))
+    right = tuple(sum(run.record.correct for run in runs) for runs in (alone, guarded, full))
     return SideBySide(prompts[shown], alone[shown], guarded[shown], full[shown], right)
 
 
@@ -153,7 +155,14 @@ def _run(
         canary_tokens=beside,
     )
     runs = sorted(generate(lm, requests, settings), key=lambda run: run.index)
-    return [_watched(condition, lm, prompts[run.index], run, beside) for run in runs]
+    return [
+        WatchedRun(
+            run,
+            *recorded(condition, lm, run.index, prompt, run),
+            over_time(stretches_of(run, len(prompt.token_ids), beside)),
+        )
+        for run, prompt in zip(runs, prompts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -165,14 +174,6 @@ class _Watch:
 
     def __call__(self) -> Guard:
         return Guard(self.policy.make(), self.policy.response, self.prompt_tokens)
-
-
-def _watched(
-    condition: Condition, lm: LanguageModel, prompt: Prompt, run: Generation, beside: int
-) -> WatchedRun:
-    text, ends = answer_text(run.token_ids, lm), char_ends(run.token_ids, lm)
-    scored = judged(condition, prompt.id, prompt.reference, Ended(text, run.token_ids, ends, run.stop_reason))
-    return WatchedRun(run, text, scored, over_time(stretches_of(run, len(prompt.token_ids), beside)))
 
 
 def stretches_of(run: Generation, prompt_tokens: int, beside: int = 0) -> list[Stretch]:

@@ -1,13 +1,14 @@
 """A study's file is checked against the runs that it acted on."""
 
 import gzip
+import shutil
 
 import pytest
 
 from kvhelpers.__main__ import main
 from kvhelpers.commands.verify_study import study_faults
 from kvhelpers.guard.actions_study import ActionName, read_actions_study
-from kvhelpers.paths import guard_path, samples_dir
+from kvhelpers.paths import guard_path, inner_study_path, samples_dir, study_path
 
 NAME = "011-what-an-action-can-do"
 
@@ -54,3 +55,17 @@ def test_an_edit_is_noticed_when_the_file_is_read(study, output, capsys):
     path.write_bytes(gzip.compress(text.replace('"tokens":', '"tokens": 1', 1).encode()))
     assert main(["verify", NAME]) == 2
     assert "is no study of actions or of a guard, or was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "path_of"), [("005-hazard-predictor", study_path), ("013-inner-signals", inner_study_path)]
+)
+def test_a_study_of_predictors_is_read_by_its_seal(name, path_of, output, capsys):
+    path = path_of(name)
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(path_of(name, samples_dir()), path)
+    assert main(["verify", name]) == 0
+    assert name in capsys.readouterr().out.rpartition("what makes it again: ")[2]
+    path.write_text(path.read_text().replace('"commit":"', '"commit":"0', 1))
+    assert main(["verify", name]) == 2
+    assert "error: study file " in capsys.readouterr().err

@@ -64,6 +64,7 @@ def test_a_hub_id_that_cannot_be_reached_is_named(monkeypatch):
         raise OSError("We couldn't connect to the hub\nand more")
 
     monkeypatch.setattr("kvhelpers.models.load.AutoTokenizer.from_pretrained", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # weights are looked for only here
     with pytest.raises(
         InputError, match=r"model 'a/b' \(hub:a/b\) cannot be loaded: We couldn't connect to the hub$"
     ):
