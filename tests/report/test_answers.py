@@ -71,6 +71,12 @@ def test_every_token_is_there_and_none_acts():
     assert len(page.tokens) == 2 * LENGTH
 
 
+def test_a_text_without_spaces_stays_in_its_column():
+    """By a style that JupyterLab lets through: its sanitizer takes ``word-break: break-word`` away."""
+    style = next(given["style"] for tag, given in parsed(shown("TomTomTom")).tags if tag == "td")
+    assert "overflow-wrap: break-word" in style and "word-break" not in style
+
+
 def test_shade_and_hover_are_the_token_s_numbers():
     entropy = np.linspace(0, 2 * FULL, 9)
     page = parsed(shown("abcdefghi", entropy={0: entropy}))
