@@ -216,7 +216,7 @@ def _verify(options: argparse.Namespace) -> str:
     if study_path(name, root).is_file() or inner_study_path(name, root).is_file():
         from kvhelpers.commands.verify_study import sealed_command
 
-        return f"the study is as it was saved; what makes it again: {sealed_command(name, root)}"
+        return f"the study is as it was saved; what made it: {sealed_command(name, root)}"
     from kvhelpers.commands.verify import verify
 
     done = verify(name, root)

@@ -36,7 +36,7 @@ def test_another_policy_runs_and_writes_the_logs(output):
     small = ("-p", "n_prompts", "2", "-p", "max_new_tokens", "48", "-p", "policy", "repetition_restart")
     run = papermill(output / "out.ipynb", *small)
     assert run.returncode == 0, run.stderr
-    assert "guarded: restart at token" in text_of(output / "out.ipynb")
+    assert "guarded: restart after " in text_of(output / "out.ipynb")
     for name in ("011-what-an-action-can-do", "012-live-guard"):
         assert (output / f"experiments/{name}.md").exists()
 

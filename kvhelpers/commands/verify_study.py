@@ -39,7 +39,7 @@ def study_faults(name: str, root: Path | None = None) -> tuple[int, list[str]]:
 
 
 def sealed_command(name: str, root: Path | None = None) -> str:
-    """The command that makes a study of predictors or of inner signals again.
+    """The command that made a study of predictors or of inner signals, of the runs that were there then.
 
     Raises
     ------

@@ -75,6 +75,22 @@ def accuracy_gain(study: LiveStudy, experiment: str, policy: str, over: str) -> 
     return estimate(mean(its.right - other.right), its.prompts)
 
 
+def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int]:
+    """How many guarded runs are right with the full cache and not under the press alone; how many of these
+    loop or do not end there.
+    """
+    pairs = zip(_runs(study, experiment, PRESS), _runs(study, experiment, FULL), strict=True)
+    lost = [press for press, full in pairs if full.correct and not press.correct]
+    return len(lost), sum(run.looping or not run.ended for run in lost)
+
+
+def curve_ratios(study: LiveStudy, experiment: str) -> dict[str, list[float]]:
+    """The ratios that a mixture may be of, by guarded condition; 0 is the full cache."""
+    points = [point for point in study.curves if point.experiment == experiment]
+    labels = dict.fromkeys(point.condition for point in points)
+    return {label: sorted({one.ratio for one in points if one.condition == label}) for label in labels}
+
+
 def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
     runs = [run for run in study.runs if (run.experiment, run.policy) == (experiment, policy)]
     return sorted(runs, key=lambda run: (run.condition, run.prompt_id))

@@ -115,8 +115,8 @@ class SideBySide:
 
 
 def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
-    """Run the condition's prompts under the press alone, guarded and uncompressed; show the prompt on which
-    the guard acts and the answers differ, else one on which it acts, else one that fails.
+    """Run the condition's prompts under the press alone, guarded and uncompressed; show a prompt that
+    is right only when guarded, else one on which the guard acts, else one that fails.
     """
     lm = load_for(condition)
     prompts = prompts_of(condition, lm)

@@ -12,7 +12,15 @@ from typing import Any
 from kvhelpers.guard import contract
 from kvhelpers.guard.contract import Verdict
 from kvhelpers.guard.definition import POLICIES
-from kvhelpers.guard.frontier import FULL, PRESS, PolicyResult, accuracy_gain, results
+from kvhelpers.guard.frontier import (
+    FULL,
+    PRESS,
+    PolicyResult,
+    accuracy_gain,
+    curve_ratios,
+    lost_runs,
+    results,
+)
 from kvhelpers.guard.live_study import LiveSource, LiveStudy
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
 from kvhelpers.report.figures.frontier import frontier_figure
@@ -22,7 +30,7 @@ from kvhelpers.report.live_tables import contract_table, costs_table, live_table
 from kvhelpers.report.render import render
 
 HAZARD, PERMUTED = "hazard_roll_back", "permuted"
-BESIDE = (FULL, PRESS, "oracle")  # no policies that anyone could follow, or nothing to judge
+BESIDE = (FULL, PRESS, PERMUTED, "oracle")  # controls, and what nobody could follow
 
 
 def write_live_log(study: LiveStudy) -> Path:
@@ -53,6 +61,7 @@ def live_log(study: LiveStudy, made: Sequence[PolicyResult]) -> str:
         costs={name: costs_table(some) for name, some in by_source.items()},
         live={name: sum(getattr(check, name) for check in study.checks) for name in ("n", "same", "acted")},
         errored=sum(run.error is not None for run in study.runs),
+        ratios={source.experiment: curve_ratios(study, source.experiment) for source in study.sources},
         images={"frontier": f"{folder}/frontier.png"},
     )
 
@@ -61,6 +70,7 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
     """What the log's first sentences say of a source, and the results that they rest on."""
     by_name = {one.policy: one for one in made}
     judged = [one for one in made if one.policy not in BESIDE]
+    ratios = curve_ratios(study, source.experiment)
     dealt = {HAZARD, PERMUTED} <= set(by_name)
     return {
         "source": source,
@@ -69,7 +79,10 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "above": [one for one in judged if one.above_curve.low is not None and one.above_curve.low > 0],
         "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
         "judged": judged,
+        "two_points": [label for label, some in ratios.items() if len(some) == 2],
         "full": by_name[FULL],
+        "lost": lost_runs(study, source.experiment),
+        "router": by_name.get("router"),
         "hazard": by_name.get(HAZARD),
         "permuted": by_name.get(PERMUTED),
         "over_permuted": accuracy_gain(study, source.experiment, HAZARD, PERMUTED) if dealt else None,

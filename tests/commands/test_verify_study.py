@@ -65,7 +65,7 @@ def test_a_study_of_predictors_is_read_by_its_seal(name, path_of, output, capsys
     path.parent.mkdir(parents=True)
     shutil.copyfile(path_of(name, samples_dir()), path)
     assert main(["verify", name]) == 0
-    assert name in capsys.readouterr().out.rpartition("what makes it again: ")[2]
+    assert name in capsys.readouterr().out.rpartition("what made it: ")[2]
     path.write_text(path.read_text().replace('"commit":"', '"commit":"0', 1))
     assert main(["verify", name]) == 2
     assert "error: study file " in capsys.readouterr().err

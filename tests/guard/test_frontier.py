@@ -1,9 +1,14 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from kvhelpers.guard.contract import Verdict, judge
-from kvhelpers.guard.frontier import best_mixture
+from kvhelpers.guard.frontier import accuracy_gain, best_mixture, curve_ratios, lost_runs, results
+from kvhelpers.guard.live_study import read_live_study
+from kvhelpers.paths import guard_path, samples_dir
 from kvhelpers.stats import Estimate
+
+STUDY, SOURCE = "012-live-guard", "002-compression-sweep"
 
 
 def by_search(budgets, rates, budget):
@@ -50,3 +55,43 @@ def estimate(value, low, high):
 )
 def test_the_contract_is_kept_only_by_all_of_its_clauses(loss, saved, slow_down, verdict):
     assert judge(estimate(*loss), estimate(*saved), slow_down).whole == verdict
+
+
+@pytest.fixture(scope="module")
+def study():
+    return read_live_study(guard_path(STUDY, samples_dir()))
+
+
+@pytest.fixture(scope="module")
+def runs(study):
+    """A row a guarded run; of each value, a column a policy."""
+    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    return table.pivot(index=["condition", "prompt_id"], columns="policy")
+
+
+def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
+    right = runs["correct"].astype(bool)
+    by_policy = {one.policy: one for one in results(study)}
+    for name, one in by_policy.items():
+        assert one.rescued.only_second == (right[name] & ~right["press"]).sum()
+        assert one.rescued.only_first == (~right[name] & right["press"]).sum()
+        assert one.right_alone == right["press"].sum()
+        assert one.right_acted == (runs["alarm"][name].notna() & right["press"]).sum()
+    lost = right["none"] & ~right["press"]
+    failing = runs["looping"]["press"].astype(bool) | ~runs["ended"]["press"].astype(bool)
+    assert lost_runs(study, SOURCE) == (lost.sum(), (lost & failing).sum())
+
+
+def test_a_gain_is_the_first_policy_s_over_the_second(study, runs):
+    right = runs["correct"].astype(float)
+    gain = accuracy_gain(study, SOURCE, "hazard_roll_back", "press")
+    assert gain.value == pytest.approx((right["hazard_roll_back"] - right["press"]).mean())
+    assert 0 < gain.low < gain.value < gain.high
+    back = accuracy_gain(study, SOURCE, "press", "hazard_roll_back")
+    assert (back.value, back.low) == pytest.approx((-gain.value, -gain.high))
+
+
+def test_a_mixture_may_be_of_each_ratio_that_was_run(study):
+    ratios = curve_ratios(study, SOURCE)
+    assert ratios.keys() == {"streaming_llm 0.875", "tova 0.75", "tova 0.875"}
+    assert all(some == [0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875] for some in ratios.values())
