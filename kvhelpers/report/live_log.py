@@ -61,7 +61,6 @@ def live_log(study: LiveStudy, made: Sequence[PolicyResult]) -> str:
         costs={name: costs_table(some) for name, some in by_source.items()},
         live={name: sum(getattr(check, name) for check in study.checks) for name in ("n", "same", "acted")},
         errored=sum(run.error is not None for run in study.runs),
-        ratios={source.experiment: curve_ratios(study, source.experiment) for source in study.sources},
         images={"frontier": f"{folder}/frontier.png"},
     )
 
@@ -79,6 +78,7 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "above": [one for one in judged if one.above_curve.low is not None and one.above_curve.low > 0],
         "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
         "judged": judged,
+        "ratios": ratios,
         "two_points": [label for label, some in ratios.items() if len(some) == 2],
         "full": by_name[FULL],
         "lost": lost_runs(study, source.experiment),
