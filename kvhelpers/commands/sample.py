@@ -65,7 +65,7 @@ def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Pa
     for result in shared:
         target = folder / result.path.parent.name / result.path.name
         write_atomic(target.with_suffix(".parquet"), lambda path, result=result: _write_signals(result, path))
-        write_json(result, target, indent=None)
+        write_json(result, target, compact=True)
     records = records_table(shared)
     write_atomic(folder / "records.parquet", lambda path: _write_compressed(records, path))
     runs = runs_with_conditions(results)

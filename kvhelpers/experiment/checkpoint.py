@@ -159,11 +159,12 @@ def commit_of(signals: pa.Table) -> str:
     return signals.schema.metadata[COMMIT].decode()
 
 
-def write_json(result: ConditionResult, path: Path | None = None, indent: int | None = 1) -> None:
+def write_json(result: ConditionResult, path: Path | None = None, compact: bool = False) -> None:
     """Write a result's JSON with its seal, to its own path or another; its signals lie there already."""
     path = path or result.path
     data = sealed(result.model_dump(mode="json"), path.with_suffix(".parquet"))
-    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
+    space = {"separators": (",", ":")} if compact else {"indent": 1}
+    text = json.dumps(data, **space, ensure_ascii=False, allow_nan=False)
     write_atomic(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
