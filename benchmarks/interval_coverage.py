@@ -1,5 +1,5 @@
 """How often a 95 % interval holds the true value: simulated experiments whose truth is known, with this
-package's percentile bootstrap over prompts and with ways that correct it for few prompts.
+package's expanded percentiles of the bootstrap over prompts, with plain percentiles, and with scipy's BCa.
 
 python benchmarks/interval_coverage.py
 python benchmarks/interval_coverage.py --prompts 20 50 --experiments 1000
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, norm, t
+from scipy.stats import bootstrap
 
 from kvhelpers.report.format import markdown_table
 from kvhelpers.stats import RESAMPLES, draw, intervals, wilson
@@ -81,20 +81,18 @@ def weighted(numerator: np.ndarray, denominator: np.ndarray) -> Callable[[np.nda
     return lambda weights: (weights @ numerator.T) / (weights @ denominator.T)
 
 
-def percentile(numerator: np.ndarray, denominator: np.ndarray) -> Ends:
+def expanded(numerator: np.ndarray, denominator: np.ndarray) -> Ends:
     """This package's intervals."""
     _, low, high = intervals(weighted(numerator, denominator), _prompts(numerator))
     return low, high
 
 
-def expanded(numerator: np.ndarray, denominator: np.ndarray) -> Ends:
-    """Percentile intervals with tails as wide as Student's t makes a normal interval (Hesterberg 2015,
-    https://doi.org/10.1080/00031305.2015.1089789).
+def percentile(numerator: np.ndarray, denominator: np.ndarray) -> Ends:
+    """The same draws without the correction for few prompts (Efron 1979,
+    https://doi.org/10.1214/aos/1176344552).
     """
-    n = numerator.shape[1]
-    tail = norm.cdf(-np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1))
     _, drawn = draw(weighted(numerator, denominator), _prompts(numerator))
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return low, high
 
 
@@ -107,7 +105,7 @@ def bca(numerator: np.ndarray, denominator: np.ndarray) -> Ends:
     return made.confidence_interval.low, made.confidence_interval.high
 
 
-METHODS = {"percentile (this package)": percentile, "expanded percentile": expanded, "BCa": bca}
+METHODS = {"expanded percentile (this package)": expanded, "percentile": percentile, "BCa": bca}
 
 
 def _prompts(values: np.ndarray) -> list[str]:

@@ -227,7 +227,7 @@ def _matched(
 
     k = len(first)
     values, drawn = draw(shares, prompts)
-    low, high = percentile_ends(drawn)
+    low, high = percentile_ends(drawn, len(set(prompts)))
     made = [
         Estimate(float(value), *_known(*ends), len(loops), len(set(prompts[loops])))
         for value, *ends in zip(values[: 2 * k], low, high, strict=False)

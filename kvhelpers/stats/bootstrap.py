@@ -1,9 +1,10 @@
 """Intervals by bootstrap over prompts: all runs of a prompt are drawn together, since they are not
 independent.
 
-Percentile intervals of the cluster bootstrap (Efron 1979, https://doi.org/10.1214/aos/1176344552; Field and
-Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x). A draw of the prompts is a weight for each
-prompt: how often it was drawn. How often they hold the truth: ``benchmarks/interval_coverage.py``.
+Expanded percentile intervals (Hesterberg 2015, https://doi.org/10.1080/00031305.2015.1089789) of the cluster
+bootstrap (Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x). A draw of the prompts is a
+weight for each prompt: how often it was drawn. How often they hold the truth:
+``benchmarks/interval_coverage.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from kvhelpers.stats.wilson import wilson
 
@@ -67,7 +68,7 @@ def intervals(
     ``statistic`` maps weights ``[draws, units]`` to ``[draws, K]``; all K are computed on the same draws.
     """
     values, drawn = draw(statistic, prompts, seed)
-    return values, *percentile_ends(drawn)
+    return values, *percentile_ends(drawn, len(set(prompts)))
 
 
 def draw(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,12 +84,19 @@ def draw(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> tuple[n
         return values, np.concatenate([statistic(weights[:, codes]) for weights in parts])
 
 
-def percentile_ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends ``[K]`` of each value's own 95 % interval, from its draws ``[draws, K]``."""
+def percentile_ends(drawn: np.ndarray, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends ``[K]`` of each value's own 95 % interval, from its draws ``[draws, K]`` of so
+    many prompts.
+
+    Percentiles alone are too narrow for few prompts. These are as far out as Student's t and an unbiased
+    variance would make an interval of normal values: 1.6 % of the draws lie beyond each end with 20 prompts,
+    2.1 % with 50, 2.5 % with ever more.
+    """
     low, high = np.full((2, drawn.shape[1]), np.nan)
     enough = _enough(drawn)
     if enough.any():
-        low[enough], high[enough] = np.nanpercentile(drawn[:, enough], [2.5, 97.5], axis=0)
+        tail = norm.cdf(-np.sqrt(prompts / (prompts - 1)) * t.ppf(0.975, prompts - 1))
+        low[enough], high[enough] = np.nanquantile(drawn[:, enough], [tail, 1 - tail], axis=0)
     return low, high
 
 

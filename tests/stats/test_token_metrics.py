@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from kvhelpers.stats import auroc_difference, draws, reliability, token_metrics
@@ -43,11 +44,12 @@ def test_intervals_are_those_of_drawing_whole_prompts(data):
         taken = np.concatenate([np.tile(rows[p], int(w)) for p, w in zip(rows, weights, strict=True)])
         aurocs.append(roc_auc_score(label[taken], score[taken]))
         precisions.append(average_precision_score(label[taken], score[taken]))
+    tail = norm.cdf(-np.sqrt(12 / 11) * t.ppf(0.975, 11))  # Hesterberg's, for 12 prompts
     assert (metrics.auprc.low, metrics.auprc.high) == pytest.approx(
-        tuple(np.percentile(precisions, [2.5, 97.5]))
+        tuple(np.quantile(precisions, [tail, 1 - tail]))
     )
     assert (metrics.auroc.low, metrics.auroc.high) == pytest.approx(
-        tuple(np.percentile(aurocs, [2.5, 97.5])), abs=0.01
+        tuple(np.quantile(aurocs, [tail, 1 - tail])), abs=0.01
     )
 
 
