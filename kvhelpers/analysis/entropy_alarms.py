@@ -227,18 +227,19 @@ def _matched(
 
     k = len(first)
     values, drawn = draw(shares, prompts)
-    low, high = percentile_ends(drawn, len(set(prompts)))
+    n_loops, n_others = (len(set(prompts[rows])) for rows in (loops, at_risk.any(0)))
+    counts = np.repeat([n_loops, n_others], k)
+    low, high = percentile_ends(drawn[:, : 2 * k], counts)
     made = [
-        Estimate(float(value), *_known(*ends), len(loops), len(set(prompts[loops])))
-        for value, *ends in zip(values[: 2 * k], low, high, strict=False)
+        Estimate(float(value), *_known(*ends), len(loops), int(count))
+        for value, count, *ends in zip(values[: 2 * k], counts, low, high, strict=True)
     ]
-    of_loops, of_others = made[:k], [replace(e, prompts=len(set(prompts[at_risk.any(0)]))) for e in made[k:]]
-    errors, critical = simultaneous_errors(drawn[:, 2 * k :])
-    if len(set(prompts[loops])) < ENOUGH_PROMPTS:
+    errors, critical = simultaneous_errors(drawn[:, 2 * k :], n_loops)
+    if n_loops < ENOUGH_PROMPTS:
         errors[:] = np.nan
     return [
         (widened(mine), widened(theirs), _excess(mine, theirs, float(error), critical))
-        for mine, theirs, error in zip(of_loops, of_others, errors, strict=True)
+        for mine, theirs, error in zip(made[:k], made[k:], errors, strict=True)
     ]
 
 

@@ -93,13 +93,15 @@ def align(runs: pd.DataFrame, signal: np.ndarray, before: int = BEFORE, after: i
         control = (share * np.nan_to_num(control)).sum(1) / total
         return np.concatenate([looping, control, looping - control], axis=1)
 
-    value, low, high = (part.reshape(3, -1) for part in intervals(statistic, runs["prompt"]))
+    prompts = runs["prompt"].to_numpy()
+    counts = np.array([len(set(prompts[loops[column]])) for column in paired.T])
+    made = intervals(statistic, prompts, counts=np.tile(counts, 3))
+    value, low, high = (part.reshape(3, -1) for part in made)
     table = pd.DataFrame({"offset": offsets})
     for name, *columns in zip(("looping", "control", "difference"), value, low, high, strict=True):
         table[name], table[f"{name}_low"], table[f"{name}_high"] = columns
-    prompts = runs["prompt"].to_numpy()[loops]
     table["n"] = paired.sum(0)
-    table["prompts"] = [len(set(prompts[column])) for column in paired.T]
+    table["prompts"] = counts
     return table[table["n"] > 0].reset_index(drop=True)
 
 

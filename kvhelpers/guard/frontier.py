@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,6 +91,21 @@ def curve_ratios(study: LiveStudy, experiment: str) -> dict[str, list[float]]:
     points = [point for point in study.curves if point.experiment == experiment]
     labels = dict.fromkeys(point.condition for point in points)
     return {label: sorted({one.ratio for one in points if one.condition == label}) for label in labels}
+
+
+def without_milder_ratio(study: LiveStudy, experiment: str) -> list[str]:
+    """The guarded conditions whose press was run at no ratio between its own and the full cache's."""
+    held: Counter[str] = Counter()
+    for run in _runs(study, experiment, PRESS):
+        held[run.condition] += run.entry_steps
+    without = []
+    for label, ratios in curve_ratios(study, experiment).items():
+        points = [one for one in study.curves if (one.experiment, one.condition) == (experiment, label)]
+        by_ratio = {ratio: sum(one.entry_steps for one in points if one.ratio == ratio) for ratio in ratios}
+        own = max(ratio for ratio in ratios if math.isclose(by_ratio[ratio], held[label]))
+        if not any(0 < ratio < own for ratio in ratios):
+            without.append(label)
+    return without
 
 
 def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:

@@ -55,6 +55,7 @@ from kvhelpers.stats import (
     TokenMetrics,
     auroc_difference,
     draws,
+    percentile_ends,
     reliability,
 )
 from kvhelpers.stats.token_metrics import PRECISION_DRAWS
@@ -496,7 +497,7 @@ def _coefficients(risk: RiskSet, names: tuple[str, ...], horizon: int) -> tuple[
     for weights in draws(len(prompts), SEED)[:COEFFICIENT_DRAWS]:
         again = np.repeat(known, weights[codes].astype(int))
         drawn.append(fit_numbers(features[again], label[again]).coefficient)
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    low, high = percentile_ends(np.array(drawn), len(prompts))
     return tuple(
         Coefficient(feature=names[k], coefficient=fitted[k], low=low[k], high=high[k])
         for k in np.argsort(-np.abs(fitted), kind="stable")

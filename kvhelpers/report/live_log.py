@@ -20,6 +20,7 @@ from kvhelpers.guard.frontier import (
     curve_ratios,
     lost_runs,
     results,
+    without_milder_ratio,
 )
 from kvhelpers.guard.live_study import LiveSource, LiveStudy
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
@@ -69,7 +70,6 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
     """What the log's first sentences say of a source, and the results that they rest on."""
     by_name = {one.policy: one for one in made}
     judged = [one for one in made if one.policy not in BESIDE]
-    ratios = curve_ratios(study, source.experiment)
     dealt = {HAZARD, PERMUTED} <= set(by_name)
     return {
         "source": source,
@@ -78,8 +78,8 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "above": [one for one in judged if one.above_curve.low is not None and one.above_curve.low > 0],
         "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
         "judged": judged,
-        "ratios": ratios,
-        "two_points": [label for label, some in ratios.items() if len(some) == 2],
+        "ratios": curve_ratios(study, source.experiment),
+        "no_milder": without_milder_ratio(study, source.experiment),
         "full": by_name[FULL],
         "lost": lost_runs(study, source.experiment),
         "router": by_name.get("router"),

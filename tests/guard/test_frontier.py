@@ -3,7 +3,14 @@ import pandas as pd
 import pytest
 
 from kvhelpers.guard.contract import Verdict, judge
-from kvhelpers.guard.frontier import accuracy_gain, best_mixture, curve_ratios, lost_runs, results
+from kvhelpers.guard.frontier import (
+    accuracy_gain,
+    best_mixture,
+    curve_ratios,
+    lost_runs,
+    results,
+    without_milder_ratio,
+)
 from kvhelpers.guard.live_study import read_live_study
 from kvhelpers.paths import guard_path, samples_dir
 from kvhelpers.stats import Estimate
@@ -95,3 +102,14 @@ def test_a_mixture_may_be_of_each_ratio_that_was_run(study):
     ratios = curve_ratios(study, SOURCE)
     assert ratios.keys() == {"streaming_llm 0.875", "tova 0.75", "tova 0.875"}
     assert all(some == [0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875] for some in ratios.values())
+
+
+@pytest.mark.parametrize(
+    ("missing", "without"), [([], 0), ([0.25, 0.375, 0.5], 0), ([0.25, 0.375, 0.5, 0.625], 1)]
+)
+def test_a_condition_without_a_milder_ratio_is_named(study, missing, without):
+    """TOVA at .75 is without one when the rest is gone, though .875 was run; those at .875 have .75."""
+    left = study.model_copy(
+        update={"curves": tuple(point for point in study.curves if point.ratio not in missing)}
+    )
+    assert without_milder_ratio(left, SOURCE) == ["tova 0.75"][:without]

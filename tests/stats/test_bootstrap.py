@@ -13,6 +13,7 @@ from kvhelpers.stats import (
     estimate,
     intervals,
     mean,
+    percentile_ends,
     proportion,
     simultaneous_errors,
 )
@@ -49,6 +50,17 @@ def test_clustered_interval_of_auroc_agrees_with_scipy_s_bootstrap():
     )  # fmt: skip
     assert own.low == pytest.approx(theirs.confidence_interval.low, abs=0.03)
     assert own.high == pytest.approx(theirs.confidence_interval.high, abs=0.03)
+
+
+def test_ends_are_student_s_interval_where_the_draws_are_normal_by_the_prompts_behind_each_value():
+    """The bootstrap's spread of a mean is √((n − 1)/n) of its standard error."""
+    counts = np.array([5, 20, 50])
+    drawn = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)[:, None] * np.sqrt((counts - 1) / counts)
+    low, high = percentile_ends(drawn, counts)
+    assert np.stack([low, high]) == pytest.approx(np.stack(stats.t.interval(0.95, counts - 1)), rel=1e-3)
+    low, high = percentile_ends(drawn[:, [1]] * np.sqrt(20 / 19), 10**6)
+    assert (low[0], high[0]) == pytest.approx(stats.norm.interval(0.95), rel=1e-3)
+    assert np.isnan(percentile_ends(drawn, 1)).all()
 
 
 def test_where_there_is_nothing_to_draw_there_is_no_interval():
@@ -96,15 +108,15 @@ def test_simultaneous_errors_of_independent_means_agree_with_sidak_and_of_one_me
     generator, k, n = np.random.default_rng(5), 8, 400
     values = generator.normal(size=(n, k))
     prompts = [str(i) for i in range(n)]
-    errors, critical = simultaneous_errors(draw(columns(values), prompts)[1])
+    errors, critical = simultaneous_errors(draw(columns(values), prompts)[1], n)
     assert errors == pytest.approx(values.std(0) / np.sqrt(n), rel=0.1)
     assert critical == pytest.approx(stats.norm.ppf(1 - (1 - 0.95 ** (1 / k)) / 2), rel=0.02)
     alike = np.repeat(values[:, :1], k, axis=1)
-    assert simultaneous_errors(draw(columns(alike), prompts)[1])[1] == pytest.approx(1.96, abs=0.02)
+    assert simultaneous_errors(draw(columns(alike), prompts)[1], n)[1] == pytest.approx(1.96, abs=0.02)
 
 
 def test_simultaneous_errors_of_constants_are_none_and_of_one_prompt_do_not_exist():
     constant = columns(np.ones((5, 2)))
-    errors, critical = simultaneous_errors(draw(constant, list("abcde"))[1])
+    errors, critical = simultaneous_errors(draw(constant, list("abcde"))[1], 5)
     assert errors.tolist() == [0, 0] and critical == pytest.approx(1.96, abs=0.001)
-    assert np.isnan(simultaneous_errors(draw(constant, ["a"] * 5)[1])[0]).all()
+    assert np.isnan(simultaneous_errors(draw(constant, ["a"] * 5)[1], 1)[0]).all()
