@@ -31,6 +31,7 @@ from kvhelpers.stats import (
     Estimate,
     draw,
     estimate,
+    known,
     mean,
     percentile_ends,
     proportion,
@@ -231,7 +232,7 @@ def _matched(
     counts = np.repeat([n_loops, n_others], k)
     low, high = percentile_ends(drawn[:, : 2 * k], counts)
     made = [
-        Estimate(float(value), *_known(*ends), len(loops), int(count))
+        Estimate(float(value), *map(known, ends), len(loops), int(count))
         for value, count, *ends in zip(values[: 2 * k], counts, low, high, strict=True)
     ]
     errors, critical = simultaneous_errors(drawn[:, 2 * k :], n_loops)
@@ -241,10 +242,6 @@ def _matched(
         (widened(mine), widened(theirs), _excess(mine, theirs, float(error), critical))
         for mine, theirs, error in zip(made[:k], made[k:], errors, strict=True)
     ]
-
-
-def _known(low: float, high: float) -> tuple[float | None, float | None]:
-    return (None, None) if np.isnan(low) else (float(low), float(high))
 
 
 def _excess(mine: Estimate, theirs: Estimate, error: float, critical: float) -> Estimate:

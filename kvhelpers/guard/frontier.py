@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,24 +84,26 @@ def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int]:
     return len(lost), sum(run.looping or not run.ended for run in lost)
 
 
-def curve_ratios(study: LiveStudy, experiment: str) -> dict[str, list[float]]:
-    """The ratios that a mixture may be of, by guarded condition; 0 is the full cache."""
+def curves_of(study: LiveStudy, experiment: str) -> dict[str, dict[float, list[CurvePoint]]]:
+    """The points that a mixture may be of, by guarded condition and ratio, the full cache's (0) first; each
+    ratio's in the order of the prompts.
+    """
     points = [point for point in study.curves if point.experiment == experiment]
-    labels = dict.fromkeys(point.condition for point in points)
-    return {label: sorted({one.ratio for one in points if one.condition == label}) for label in labels}
+    curves: dict[str, dict[float, list[CurvePoint]]] = {point.condition: {} for point in points}
+    for point in sorted(points, key=lambda point: (point.ratio, point.prompt_id)):
+        curves[point.condition].setdefault(point.ratio, []).append(point)
+    return curves
 
 
 def without_milder_ratio(study: LiveStudy, experiment: str) -> list[str]:
-    """The guarded conditions whose press was run at no ratio between its own and the full cache's."""
-    held: Counter[str] = Counter()
-    for run in _runs(study, experiment, PRESS):
-        held[run.condition] += run.entry_steps
-    without = []
-    for label, ratios in curve_ratios(study, experiment).items():
-        points = [one for one in study.curves if (one.experiment, one.condition) == (experiment, label)]
-        by_ratio = {ratio: sum(one.entry_steps for one in points if one.ratio == ratio) for ratio in ratios}
-        own = max(ratio for ratio in ratios if math.isclose(by_ratio[ratio], held[label]))
-        if not any(0 < ratio < own for ratio in ratios):
+    """The guarded conditions whose press was run at no ratio between its own and the full cache's. Its own is
+    that of the runs without a guard.
+    """
+    press, without = _runs(study, experiment, PRESS), []
+    for label, curve in curves_of(study, experiment).items():
+        held = [run.entry_steps for run in press if run.condition == label]
+        own = next(r for r, points in curve.items() if np.allclose([p.entry_steps for p in points], held))
+        if not any(0 < ratio < own for ratio in curve):
             without.append(label)
     return without
 
@@ -129,7 +129,6 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
     saved = estimate(
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
-    curve = [point for point in study.curves if point.experiment == experiment]
     pairs = [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
@@ -139,7 +138,7 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         accuracy=estimate(mean(its.right), its.prompts),
         loss=loss,
         saved=saved,
-        above_curve=estimate(_above_curve(its, curve), its.prompts),
+        above_curve=estimate(_above_curve(its, curves_of(study, experiment)), its.prompts),
         rescued=compare_counts(pairs.count(-1), pairs.count(1), len(pairs)),
         right_alone=sum(other.correct for other in press),
         right_acted=sum(
@@ -172,19 +171,12 @@ def _timed(study: LiveStudy, experiment: str, policy: str) -> tuple[float | None
     return sum(check.cpu_seconds for check in its) / sum(check.cpu_seconds for check in whole) - 1, n, same
 
 
-def _above_curve(its: _Unit, curve: Sequence[CurvePoint]):
+def _above_curve(its: _Unit, curves: Mapping[str, Mapping[float, Sequence[CurvePoint]]]):
     """The statistic of `PolicyResult.above_curve`: the mean over conditions of the policy's accuracy minus
     the curve's at the policy's budget.
     """
     conditions = sorted(set(its.condition))
-    by_condition = {}
-    for name in conditions:
-        points = [point for point in curve if point.condition == name]
-        ratios = sorted({point.ratio for point in points})
-        by_condition[name] = [
-            _unit(sorted((one for one in points if one.ratio == ratio), key=lambda one: one.prompt_id))
-            for ratio in ratios
-        ]
+    by_condition = {name: list(map(_unit, curves[name].values())) for name in conditions}
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         above = np.zeros(len(weights))
@@ -192,8 +184,8 @@ def _above_curve(its: _Unit, curve: Sequence[CurvePoint]):
             own = its.condition == name
             share = weights[:, own] / weights[:, own].sum(1, keepdims=True)
             held, right = share @ its.entry_steps[own], share @ its.right[own]
-            curves = [(share @ unit.entry_steps, share @ unit.right) for unit in by_condition[name]]
-            budgets, rates = (np.stack(column, axis=1) for column in zip(*curves, strict=True))
+            points = [(share @ unit.entry_steps, share @ unit.right) for unit in by_condition[name]]
+            budgets, rates = (np.stack(column, axis=1) for column in zip(*points, strict=True))
             best = [best_mixture(*row) for row in zip(budgets, rates, held, strict=True)]
             above += (right - best) / len(conditions)
         return above

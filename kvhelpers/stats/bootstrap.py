@@ -53,11 +53,13 @@ def estimate(statistic: Statistic, prompts: Sequence[str], seed: int = 0) -> Est
     """
     if not len(prompts):
         return None
-    value, low, high = (
-        None if np.isnan(x[0]) else float(x[0])
-        for x in intervals(lambda w: statistic(w)[:, None], prompts, seed)
-    )
+    value, low, high = (known(x[0]) for x in intervals(lambda w: statistic(w)[:, None], prompts, seed))
     return None if value is None else Estimate(value, low, high, len(prompts), len(set(prompts)))
+
+
+def known(value: float) -> float | None:
+    """A number of `intervals` or `percentile_ends` as an `Estimate` has it: None where there is none."""
+    return None if np.isnan(value) else float(value)
 
 
 def intervals(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvhelpers.stats.auroc import pair_counts
-from kvhelpers.stats.bootstrap import Estimate, draws, percentile_ends, proportion
+from kvhelpers.stats.bootstrap import Estimate, draws, known, percentile_ends, proportion
 
 PRECISION_DRAWS = 200  # draws of average precision, which is costly
 BINS = 10  # of the reliability curve, with equally many tokens each
@@ -126,7 +126,7 @@ def _interval(statistic, n: int, tokens: int, most: int | None = None) -> Estima
     if np.isnan(value):
         return None
     drawn = statistic(draws(n)[:most]) if n > 1 else np.array([np.nan])
-    low, high = (None if np.isnan(end[0]) else float(end[0]) for end in percentile_ends(drawn[:, None], n))
+    low, high = (known(end[0]) for end in percentile_ends(drawn[:, None], n))
     return Estimate(float(value), low, high, tokens, n)
 
 

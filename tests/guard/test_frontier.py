@@ -6,7 +6,7 @@ from kvhelpers.guard.contract import Verdict, judge
 from kvhelpers.guard.frontier import (
     accuracy_gain,
     best_mixture,
-    curve_ratios,
+    curves_of,
     lost_runs,
     results,
     without_milder_ratio,
@@ -99,9 +99,9 @@ def test_a_gain_is_the_first_policy_s_over_the_second(study, runs):
 
 
 def test_a_mixture_may_be_of_each_ratio_that_was_run(study):
-    ratios = curve_ratios(study, SOURCE)
-    assert ratios.keys() == {"streaming_llm 0.875", "tova 0.75", "tova 0.875"}
-    assert all(some == [0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875] for some in ratios.values())
+    curves = curves_of(study, SOURCE)
+    assert curves.keys() == {"streaming_llm 0.875", "tova 0.75", "tova 0.875"}
+    assert all(list(curve) == [0, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875] for curve in curves.values())
 
 
 @pytest.mark.parametrize(

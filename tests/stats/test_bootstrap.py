@@ -37,19 +37,23 @@ def test_clustered_intervals_agree_with_scipy_s_bootstrap_over_prompts():
     assert spread > 1.2 * (naive.high - naive.low)  # runs of a prompt are alike: to ignore that flatters
 
 
-def test_clustered_interval_of_auroc_agrees_with_scipy_s_bootstrap():
-    own = estimate(auroc(SCORES, POSITIVE), PROMPTS)
+def test_clustered_draws_of_auroc_agree_with_scipy_s_bootstrap():
+    statistic = auroc(SCORES, POSITIVE)
+    _, own = draw(lambda weights: statistic(weights)[:, None], PROMPTS)
+    low, high = np.quantile(own[:, 0], [0.025, 0.975])
 
     def drawn(indices):
         units = np.concatenate([np.arange(4 * i, 4 * i + 4) for i in indices])
         return roc_auc_score(POSITIVE[units], SCORES[units])
 
     theirs = stats.bootstrap(
-        (np.arange(30),), drawn, vectorized=False, n_resamples=RESAMPLES, method="percentile",
-        confidence_level=EXPANDED, rng=1,
-    )  # fmt: skip
-    assert own.low == pytest.approx(theirs.confidence_interval.low, abs=0.03)
-    assert own.high == pytest.approx(theirs.confidence_interval.high, abs=0.03)
+        (np.arange(30),), drawn, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=1
+    )
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+    expanded = estimate(statistic, PROMPTS)
+    assert (expanded.low, expanded.high) == tuple(np.ravel(percentile_ends(own, 30)))
+    assert expanded.low < low < high < expanded.high
 
 
 def test_ends_are_student_s_interval_where_the_draws_are_normal_by_the_prompts_behind_each_value():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from kvhelpers.guard.frontier import PolicyResult, hull
-from kvhelpers.guard.live_study import LiveStudy
+from kvhelpers.guard.frontier import PolicyResult, curves_of, hull
+from kvhelpers.guard.live_study import CurvePoint, LiveStudy
 from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above
 
 
@@ -34,8 +34,8 @@ def frontier_figure(study: LiveStudy, made: Sequence[PolicyResult]) -> Figure:
                     markersize=5,
                     elinewidth=0.7,
                 )
-            for label in source.conditions:
-                points = _curve(study, source.experiment, label)
+            for curve in curves_of(study, source.experiment).values():
+                points = _curve(curve)
                 axes.plot(*zip(*points, strict=True), ".", color="0.6", zorder=0)
                 (line,) = axes.plot(
                     *zip(*hull(*zip(*points, strict=True)), strict=True), color="0.7", linewidth=1, zorder=0
@@ -54,13 +54,11 @@ def _ends(value) -> list[list[float]]:
     return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
 
 
-def _curve(study: LiveStudy, experiment: str, label: str) -> list[tuple[float, float]]:
+def _curve(curve: Mapping[float, Sequence[CurvePoint]]) -> list[tuple[float, float]]:
     """A condition's press at its ratios: mean entries × steps relative to the full cache, and accuracy."""
-    of = [one for one in study.curves if (one.experiment, one.condition) == (experiment, label)]
-    ratios = sorted({one.ratio for one in of})
     means = {
-        ratio: np.mean([(one.entry_steps, one.correct) for one in of if one.ratio == ratio], axis=0)
-        for ratio in ratios
+        ratio: np.mean([(one.entry_steps, one.correct) for one in points], axis=0)
+        for ratio, points in curve.items()
     }
     full = means[0.0][0]
     return sorted((float(held / full), float(right)) for held, right in means.values())
