@@ -2,8 +2,8 @@
 
 failing   runs that loop or overrun (`hazard.events`) and do not end right: at the failure's onset and some
           tokens before it
-wrong     runs that end with a wrong answer while the uncompressed run of the prompt is right: at shares of
-          their tokens
+wrong     other runs that end with a wrong answer while the uncompressed run of the prompt is right: at shares
+          of their tokens
 right     runs that end right, at the tokens at which failing runs of all the conditions are acted on (drawn),
           or at shares of their own tokens where none fails early enough
 """
@@ -49,56 +49,66 @@ def places(source: Source, definition: ActionsDefinition) -> list[Place]:
     first token, as many that fail at it, and ``definition.others`` of the other groups, in the order of their
     prompts.
     """
-    onsets = {label: _onsets(result) for label, result in source.conditions.items()}
+    failures = {label: onsets(result) for label, result in source.conditions.items()}
     failing = [
         place
         for label, result in source.conditions.items()
-        for place in _failing(result, onsets[label], definition)
+        for place in _failing(result, failures[label], definition)
     ]
     depths = [keep for place in failing for name, keep in place.keep.items() if name != START]
     others = [
         place
-        for result in source.conditions.values()
-        for place in (*_wrong(source, result, definition), *_right(result, definition, depths))
+        for label, result in source.conditions.items()
+        for place in (
+            *_wrong(source, result, failures[label], definition),
+            *_right(result, definition, depths),
+        )
     ]
     return failing + others
 
 
-def _onsets(result: ConditionResult) -> dict[int, int]:
-    """The onsets of a condition's failures by prompt index."""
+def onsets(result: ConditionResult) -> dict[int, int]:
+    """The onsets of a condition's failures by prompt index: runs that loop or overrun (`hazard.events`) and
+    do not end right.
+    """
     ends = result.signals(["prompt_index", "step", "char_end"]).sort_values(["prompt_index", "step"])
     char_ends = {index: part["char_end"].to_numpy() for index, part in ends.groupby("prompt_index")}
-    onsets = {}
+    found = {}
     for record in result.records:
         if record.prompt_index in char_ends:
             event, token = event_of(record, char_ends[record.prompt_index])
             if Event(event).is_failure and not record.correct:
-                onsets[record.prompt_index] = token
-    return onsets
+                found[record.prompt_index] = token
+    return found
 
 
 def _failing(
-    result: ConditionResult, onsets: dict[int, int], definition: ActionsDefinition
+    result: ConditionResult, failures: dict[int, int], definition: ActionsDefinition
 ) -> Iterator[Place]:
     """Failures that begin at token 0 can only be acted on at the start; they do not count against those that
     can be.
     """
-    late = [index for index in sorted(onsets) if onsets[index] >= 1][: definition.runs]
-    at_once = [index for index in sorted(onsets) if onsets[index] < 1][: definition.runs]
+    late = [index for index in sorted(failures) if failures[index] >= 1][: definition.runs]
+    at_once = [index for index in sorted(failures) if failures[index] < 1][: definition.runs]
     for index in sorted(late + at_once):
-        onset = onsets[index]
+        onset = failures[index]
         depths = sorted(definition.before_onset, reverse=True)
         keep = {before_name(before): onset - before for before in depths}
         keep = {name: token for name, token in keep.items() if token >= 1}
         yield Place(result.label, index, Group.FAILING, onset, {START: 0} | keep)
 
 
-def _wrong(source: Source, result: ConditionResult, definition: ActionsDefinition) -> Iterator[Place]:
+def _wrong(
+    source: Source, result: ConditionResult, failures: dict[int, int], definition: ActionsDefinition
+) -> Iterator[Place]:
     right = {record.prompt_index for record in source.baseline.records if record.correct}
     wrong = [
         record
         for record in result.records
-        if record.stop_reason.ended and not record.correct and record.prompt_index in right
+        if record.stop_reason.ended
+        and not record.correct
+        and record.prompt_index in right
+        and record.prompt_index not in failures
     ]
     yield from (_at_shares(result, record, Group.WRONG, definition) for record in wrong[: definition.others])
 

@@ -28,11 +28,13 @@ POLICIES = {
     "hazard_roll_back": "the same, after some tokens are taken back",
     "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",
     "permuted": "as hazard_roll_back, with the alarms dealt out to other runs of the condition",
-    "canary_commit": "both caches for the first tokens; then once: begin again with the full one, or not",
+    "canary_commit": "both caches for the first tokens; then once: go on with the full one or the press's",
     "fixed_relax": "the press; at a fixed token a milder ratio",
     "router": "the press, or the full cache where the press loses too much on other prompts",
-    "oracle": "the press; runs that would not end right begin with the full cache",
+    "oracle": "the press; runs that end right only with the full cache begin with it",
+    "oracle_alarm": "as hazard_roll_back, at the true onset of each failure",
 }
+UNTIMED = ("permuted", "oracle", "oracle_alarm")  # what nobody could follow
 DECODES = (DECODING, PREFILL_DECODING)
 
 
@@ -95,12 +97,12 @@ def before_name(before: int) -> str:
 class LiveDefinition(Part):
     """What a guard is worth (`live`).
 
-    ``policies`` are those of `policies.POLICIES`. Of each condition the first ``n_prompts`` are guarded. The
+    ``policies`` are those of `POLICIES`. Of each condition the first ``n_prompts`` are guarded. The
     hazard model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the
     right runs of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those
     before the canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy
     acts, ``relax`` multiplies its ratio. ``live`` prompts of each condition are guarded while they run, to
-    time that and to compare tokens.
+    time that and to compare tokens; not under the policies of `UNTIMED`.
     """
 
     kind: Literal["live"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from kvhelpers.guard.contract import Contract, judge
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
@@ -20,12 +21,14 @@ class PolicyResult(Shape):
 
     ``loss`` is the accuracy of the full cache minus the policy's, ``saved`` the share of the full cache's
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
-    press's own ratios (the full cache among them) that holds no more. ``rescued`` compares the press alone
-    (first) with the policy (second); of the ``right_alone`` runs that end right without a guard it acts on
-    ``right_acted``. ``peak`` and ``fed`` are means relative to the full cache's,
-    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
-    prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
-    was none.
+    press's own ratios (the full cache among them) that holds no more, ``above_press`` minus that of the press
+    alone. Of the ``runs``, ``rescued`` are right under the policy and not under the press alone, ``harmed``
+    the other way round. ``prompts`` compares the prompts of which more are harmed (first) with those of which
+    more are rescued (second), since runs of one prompt are not independent. Of the ``right_alone`` runs that
+    end right without a guard it acts on ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a
+    mean relative to the full cache's, ``discarded`` the mean tokens taken back. ``slow_down`` is processor
+    time against the full cache's, of prompts guarded while they ran, of which ``live_same`` of ``live`` had
+    the composed tokens; None if there was none.
     """
 
     experiment: str
@@ -35,7 +38,11 @@ class PolicyResult(Shape):
     loss: Estimate
     saved: Estimate
     above_curve: Estimate
-    rescued: Comparison
+    above_press: Estimate
+    runs: int
+    rescued: int
+    harmed: int
+    prompts: Comparison
     right_alone: int
     right_acted: int
     peak: float
@@ -69,19 +76,39 @@ def results(study: LiveStudy) -> list[PolicyResult]:
     ]
 
 
-def accuracy_gain(study: LiveStudy, experiment: str, policy: str, over: str) -> Estimate:
-    """The accuracy of a policy minus that of another on the same runs; the interval is over prompts."""
+def gain_over(study: LiveStudy, experiment: str, policy: str, over: str) -> Estimate:
+    """What a policy has above the mixture at its budget, minus what another has at its own: accuracy gained
+    at equal entries × steps. The interval is over prompts.
+    """
+    curves = curves_of(study, experiment)
     its, other = (_unit(_runs(study, experiment, name)) for name in (policy, over))
-    return estimate(mean(its.right - other.right), its.prompts)
+    first, second = (_above_curve(unit, curves) for unit in (its, other))
+    return estimate(lambda weights: first(weights) - second(weights), its.prompts)
 
 
 def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int]:
     """How many guarded runs are right with the full cache and not under the press alone; how many of these
-    loop or do not end there.
+    fail there (`live_study.LiveSource.failing`).
     """
+    (source,) = (one for one in study.sources if one.experiment == experiment)
     pairs = zip(_runs(study, experiment, PRESS), _runs(study, experiment, FULL), strict=True)
     lost = [press for press, full in pairs if full.correct and not press.correct]
-    return len(lost), sum(run.looping or not run.ended for run in lost)
+    return len(lost), sum(run.prompt_index in source.failing[run.condition] for run in lost)
+
+
+def below_curve(study: LiveStudy, experiment: str) -> list[tuple[str, str]]:
+    """Policies with the conditions in which they hold less than each of the press's own ratios: no mixture
+    holds so little.
+    """
+    curves, found = curves_of(study, experiment), []
+    for policy in study.definition.policies:
+        runs = _runs(study, experiment, policy)
+        for label, curve in curves.items():
+            held = np.mean([run.entry_steps for run in runs if run.condition == label])
+            least = min(np.mean([point.entry_steps for point in points]) for points in curve.values())
+            if held < least and not np.isclose(held, least):
+                found.append((policy, label))
+    return found
 
 
 def curves_of(study: LiveStudy, experiment: str) -> dict[str, dict[float, list[CurvePoint]]]:
@@ -129,7 +156,8 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
     saved = estimate(
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
-    pairs = [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
+    changes = its.right - _unit(press).right
+    by_prompt = pd.Series(changes).groupby(its.prompts).sum()
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
         experiment=experiment,
@@ -139,23 +167,23 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         loss=loss,
         saved=saved,
         above_curve=estimate(_above_curve(its, curves_of(study, experiment)), its.prompts),
-        rescued=compare_counts(pairs.count(-1), pairs.count(1), len(pairs)),
+        above_press=estimate(mean(changes), its.prompts),
+        runs=len(runs),
+        rescued=int((changes > 0).sum()),
+        harmed=int((changes < 0).sum()),
+        prompts=compare_counts(int((by_prompt < 0).sum()), int((by_prompt > 0).sum()), len(by_prompt)),
         right_alone=sum(other.correct for other in press),
         right_acted=sum(
             other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)
         ),
-        peak=_relative(runs, full, "peak"),
-        fed=_relative(runs, full, "fed"),
+        peak=float(np.mean([run.peak * run.entry_bytes for run in runs])),
+        fed=sum(run.fed for run in runs) / sum(run.fed for run in full),
         discarded=float(np.mean([run.discarded for run in runs])),
         slow_down=slow_down,
         live=n,
         live_same=same,
         contract=judge(loss, saved, slow_down),
     )
-
-
-def _relative(runs: Sequence[GuardedRun], full: Sequence[GuardedRun], name: str) -> float:
-    return sum(getattr(run, name) for run in runs) / sum(getattr(run, name) for run in full)
 
 
 def _timed(study: LiveStudy, experiment: str, policy: str) -> tuple[float | None, int, int]:

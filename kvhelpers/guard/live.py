@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for
+from kvhelpers.guard.acted_runs import onsets
 from kvhelpers.guard.alarms import AtToken
 from kvhelpers.guard.canary_values import canary_values, has_canary
 from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
@@ -30,7 +31,7 @@ from kvhelpers.presses.registry import NONE
 from kvhelpers.records import Record
 
 NOTHING = Decision(None, RESTORE, lambda: AtToken(NEVER))  # the press alone
-HAZARD = ("hazard_restore", "hazard_roll_back", "permuted")
+HAZARD = ("hazard_restore", "hazard_roll_back", "permuted")  # that need a trained hazard
 
 
 def make_live_study(
@@ -91,13 +92,18 @@ def _of_source(
     outputs = {(one.policy, one.label, one.index): _output(source, one, done) for one in wanted}
     checks = check_live(source, definition, policies, outputs, folder, load) if definition.live else []
     condition = source.baseline.condition
+    n_prompts = min(definition.n_prompts, condition.n_prompts)
     described = LiveSource(
         experiment=part.experiment,
         model=condition.model,
         task=condition.task,
         dtype=source.baseline.identity["dtype"],
         conditions=part.conditions,
-        n_prompts=min(definition.n_prompts, condition.n_prompts),
+        n_prompts=n_prompts,
+        failing={
+            label: tuple(index for index in sorted(onsets(result)) if index < n_prompts)
+            for label, result in source.conditions.items()
+        },
     )
     return described, runs, _curves(source, definition), checks
 

@@ -14,7 +14,7 @@ from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.run import press_seed, prompts_of, rows_together
 from kvhelpers.generation.generate import Request, Settings, generate
 from kvhelpers.guard.alarms import Guard
-from kvhelpers.guard.definition import LiveDefinition, Source
+from kvhelpers.guard.definition import UNTIMED, LiveDefinition, Source
 from kvhelpers.guard.live_study import LiveCheck
 from kvhelpers.guard.policies import Decision, Policies
 from kvhelpers.models.load import LanguageModel
@@ -33,8 +33,9 @@ def check_live(
     folder: Path,
     load: Callable[[], LanguageModel],
 ) -> list[LiveCheck]:
-    """Guard the first ``definition.live`` prompts of each condition under each policy."""
-    pairs = [(policy, label) for label in policies for policy in definition.policies]
+    """Guard the first ``definition.live`` prompts of each condition under each policy that is timed."""
+    timed = [policy for policy in definition.policies if policy not in UNTIMED]
+    pairs = [(policy, label) for label in policies for policy in timed]
     checks = []
     for policy, label in tqdm(pairs, desc=f"{source.experiment}, live", unit="policy"):
         decisions = policies[label].decisions(policy)[: definition.live]

@@ -49,7 +49,9 @@ class CurvePoint(Shape):
 
 
 class LiveSource(Shape):
-    """An experiment whose runs were guarded; ``n_prompts`` of each condition."""
+    """An experiment whose runs were guarded; ``n_prompts`` of each condition. ``failing`` are the prompts, by
+    condition, whose run under the press alone loops or overruns and does not end right (`acted_runs.onsets`).
+    """
 
     experiment: str
     model: str
@@ -57,12 +59,13 @@ class LiveSource(Shape):
     dtype: str
     conditions: tuple[str, ...]
     n_prompts: int
+    failing: dict[str, tuple[int, ...]]
 
 
 class LiveCheck(Shape):
     """A policy's prompts of a condition that were guarded while they ran: how many, how many had the tokens
     that were composed, how many were acted on, and what all took together: seconds, and seconds of the
-    processor, which other work on the machine does not lengthen.
+    processor, which other work on the machine lengthens less.
     """
 
     experiment: str

@@ -12,6 +12,7 @@ from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
+from kvhelpers.guard.definition import UNTIMED
 from kvhelpers.guard.ledger import Stretch, over_time
 from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, force, prune, relax, roll_back
 from kvhelpers.hazard.features import READS
@@ -22,7 +23,7 @@ from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
 
-NEEDS_RUNS = ("permuted", "router", "oracle", "hazard_of_other_model")
+NEEDS_RUNS = (*UNTIMED, "router", "hazard_of_other_model")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run_policy(
         "hazard_restore": lambda: RunPolicy(hazard, RESTORE),
         "hazard_roll_back": lambda: RunPolicy(hazard, roll_back(back)),
         "canary_commit": lambda: RunPolicy(
-            lambda: CanaryAlarm(threshold, canary_tokens), RESTART, canary_tokens
+            lambda: CanaryAlarm(threshold, canary_tokens), RESTORE, canary_tokens
         ),
         "fixed_relax": lambda: RunPolicy(lambda: AtToken(fixed_token), relax(spec, factor)),
     }

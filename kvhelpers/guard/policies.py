@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kvhelpers.errors import InputError
+from kvhelpers.guard.acted_runs import onsets
 from kvhelpers.guard.alarms import (
     REPEATED,
     Alarm,
@@ -128,10 +129,11 @@ class Policies:
 
     def _permuted(self) -> list[Decision]:
         steps = [decision.step for decision in self.decisions("hazard_roll_back")]
-        order = np.random.default_rng(self.definition.seed).permutation(len(steps))
+        place = list(self.source.conditions).index(self.label)
+        order = np.random.default_rng([self.definition.seed, place]).permutation(len(steps))
         response, decisions = roll_back(self.definition.roll_back), []
-        for record, place in zip(self.records, order, strict=True):
-            step = steps[place]
+        for record, other in zip(self.records, order, strict=True):
+            step = steps[other]
             comes = step is not None and step < record.n_tokens
             decisions.append(self._at(step if comes else None, response))
         return decisions
@@ -143,7 +145,7 @@ class Policies:
             threshold = self._canary_threshold(record.prompt_id)
             fires = len(values) == n and record.n_tokens > n + 1 and sum(values) / n > threshold
             step = n + 1 if fires else None
-            decisions.append(Decision(step, RESTART, lambda t=threshold: CanaryAlarm(t, n), n))
+            decisions.append(Decision(step, RESTORE, lambda t=threshold: CanaryAlarm(t, n), n))
         return decisions
 
     def _canary_threshold(self, prompt: str) -> float:
@@ -183,7 +185,15 @@ class Policies:
         return decisions
 
     def _oracle(self) -> list[Decision]:
-        return [self._at(None if record.correct else 0, RESTORE) for record in self.records]
+        full = self.source.baseline.records
+        return [
+            self._at(0 if full[record.prompt_index].correct and not record.correct else None, RESTORE)
+            for record in self.records
+        ]
+
+    def _oracle_alarm(self) -> list[Decision]:
+        response, at = roll_back(self.definition.roll_back), onsets(self.result)
+        return [self._at(at.get(record.prompt_index), response) for record in self.records]
 
     def _trained(self, index: int) -> Trained:
         fold = self.evidence.folds[self.records[index].prompt_id]

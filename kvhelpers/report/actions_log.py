@@ -16,7 +16,7 @@ from kvhelpers.guard.actions_study import (
     outcomes,
 )
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
-from kvhelpers.report.actions_tables import action_tables, contrasts_table, outcomes_table
+from kvhelpers.report.actions_tables import action_tables, conditions_table, contrasts_table, outcomes_table
 from kvhelpers.report.figures.actions import actions_figure
 from kvhelpers.report.figures.style import save
 from kvhelpers.report.frames import save_frames
@@ -52,6 +52,9 @@ def actions_log(study: ActionsStudy) -> str:
         rows={
             source.experiment: outcomes_table(study, source.experiment, Group.FAILING, ROWS)
             for source in study.sources
+        },
+        conditions={
+            source.experiment: conditions_table(study, source.experiment) for source in study.sources
         },
         contrasts={source.experiment: contrasts_table(made, source.experiment) for source in study.sources},
         new=sum(not run.known for run in study.runs),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kvhelpers.guard.acted_runs import Group
+from kvhelpers.guard.acted_runs import START, Group
 from kvhelpers.guard.actions_study import (
     WHOLE,
     ActionName,
@@ -16,7 +16,10 @@ from kvhelpers.guard.actions_study import (
     contrasts,
     outcomes,
 )
+from kvhelpers.guard.definition import before_name
 from kvhelpers.report.format import GAP, p_value, points_of, share
+
+ONSET = before_name(0)
 
 
 def outcomes_table(
@@ -37,6 +40,23 @@ def outcomes_table(
         for action in actions:
             row[str(action)] = _right(by_key.get((place, action)))
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
+    """The share of failing runs that end right, a row a condition: restored at the start and at the onset,
+    and with the same press anew at the onset.
+    """
+    rows = []
+    for label in dict.fromkeys(run.condition for run in study.runs if run.experiment == experiment):
+        own = [run for run in study.runs if (run.experiment, run.condition) == (experiment, label)]
+        made = outcomes(study.model_copy(update={"runs": tuple(own)}))
+        failing = {(one.place, one.action): one for one in made if one.group == Group.FAILING}
+        row: dict[str, object] = {"Condition": label}
+        for name, place in (("start", START), ("onset", ONSET)):
+            restored = failing.get((place, ActionName.RESTORE))
+            row |= {f"n, {name}": restored.right.n if restored else 0, f"restore, {name}": _right(restored)}
+        rows.append(row | {"again, onset": _right(failing.get((ONSET, ActionName.AGAIN)))})
     return pd.DataFrame(rows)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from kvhelpers.guard import contract
 from kvhelpers.guard.contract import Verdict
-from kvhelpers.guard.definition import POLICIES
+from kvhelpers.guard.definition import POLICIES, UNTIMED
 from kvhelpers.guard.frontier import (
     FULL,
     PRESS,
     PolicyResult,
-    accuracy_gain,
+    below_curve,
     curves_of,
+    gain_over,
     lost_runs,
     results,
     without_milder_ratio,
@@ -31,7 +32,7 @@ from kvhelpers.report.live_tables import contract_table, costs_table, live_table
 from kvhelpers.report.render import render
 
 HAZARD, PERMUTED = "hazard_roll_back", "permuted"
-BESIDE = (FULL, PRESS, PERMUTED, "oracle")  # controls, and what nobody could follow
+BESIDE = (FULL, PRESS, *UNTIMED)  # controls, and what nobody could follow
 
 
 def write_live_log(study: LiveStudy) -> Path:
@@ -79,12 +80,15 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "below": [one for one in judged if one.above_curve.high is not None and one.above_curve.high < 0],
         "judged": judged,
         "curves": curves_of(study, source.experiment),
+        "below_curve": below_curve(study, source.experiment),
         "no_milder": without_milder_ratio(study, source.experiment),
         "full": by_name[FULL],
         "lost": lost_runs(study, source.experiment),
         "router": by_name.get("router"),
         "hazard": by_name.get(HAZARD),
         "permuted": by_name.get(PERMUTED),
-        "over_permuted": accuracy_gain(study, source.experiment, HAZARD, PERMUTED) if dealt else None,
+        "over_permuted": gain_over(study, source.experiment, HAZARD, PERMUTED) if dealt else None,
         "canary": by_name.get("canary_commit"),
+        "oracle": by_name.get("oracle"),
+        "onset": by_name.get("oracle_alarm"),
     }

@@ -21,10 +21,11 @@ def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
             "Right": share(one.accuracy),
             "Saved": share(one.saved),
             "Above mixture": points_of(one.above_curve),
-            "Rescued": one.rescued.only_second,
-            "Harmed": one.rescued.only_first,
-            "p": p_value(one.rescued.p),
-            "n": one.rescued.n,
+            "Above press": points_of(one.above_press),
+            "Rescued": one.rescued,
+            "Harmed": one.harmed,
+            "p": p_value(one.prompts.p),
+            "n": one.runs,
         }
         for one in made
     )
@@ -49,7 +50,7 @@ def costs_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Policy": one.policy,
-            "Peak": percent(one.peak),
+            "Peak, MiB": f"{one.peak / 2**20:.1f}",
             "Tokens fed": percent(one.fed),
             "Taken back": f"{one.discarded:.1f}",
             "Live": f"{one.live_same} of {one.live} the same" if one.live else GAP,
@@ -74,12 +75,13 @@ def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.
                 **_columns("loss", one.loss),
                 **_columns("saved", one.saved),
                 **_columns("above_curve", one.above_curve),
-                "rescued": one.rescued.only_second,
-                "harmed": one.rescued.only_first,
-                "p": one.rescued.p,
+                **_columns("above_press", one.above_press),
+                "rescued": one.rescued,
+                "harmed": one.harmed,
+                "p": one.prompts.p,
                 "right_alone": one.right_alone,
                 "right_acted": one.right_acted,
-                "peak": one.peak,
+                "peak_bytes": one.peak,
                 "fed": one.fed,
                 "discarded": one.discarded,
                 "slow_down": one.slow_down,

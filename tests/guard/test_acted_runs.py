@@ -3,6 +3,7 @@ from factories import make_result
 
 from kvhelpers.guard.acted_runs import START, Group, places
 from kvhelpers.guard.definition import ActionsDefinition, Source
+from kvhelpers.records import StopReason
 
 N = 12
 
@@ -57,6 +58,17 @@ def test_wrong_runs_are_those_that_need_not_be(definition):
     assert [(place.prompt_index, place.keep) for place in of(Group.WRONG, made)] == [
         (N - 2, {START: 0, "50 % of the run": 15})
     ]  # the last prompt is not solved without a press either
+
+
+def test_a_run_that_fails_is_not_among_the_wrong_ones(definition):
+    """Some that loop or overrun end by themselves."""
+    made = source({0: 20}, right=range(3, N))
+    ((label, result),) = made.conditions.items()
+    ended = result.records[0].model_copy(update={"stop_reason": StopReason.EOS})
+    records = (ended, *result.records[1:])
+    made.conditions[label] = result.model_copy(update={"records": records})
+    wrong = of(Group.WRONG, places(made, definition))
+    assert [place.prompt_index for place in wrong] == [1, 2]
 
 
 def test_right_runs_are_acted_on_at_tokens_at_which_failing_ones_are(definition):

@@ -1,17 +1,21 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
+from kvhelpers.experiment.grid import finished_results
 from kvhelpers.guard.contract import Verdict, judge
 from kvhelpers.guard.frontier import (
-    accuracy_gain,
+    below_curve,
     best_mixture,
     curves_of,
+    gain_over,
     lost_runs,
     results,
     without_milder_ratio,
 )
 from kvhelpers.guard.live_study import read_live_study
+from kvhelpers.hazard.risk_set import build
 from kvhelpers.paths import guard_path, samples_dir
 from kvhelpers.stats import Estimate
 
@@ -80,22 +84,48 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
     right = runs["correct"].astype(bool)
     by_policy = {one.policy: one for one in results(study)}
     for name, one in by_policy.items():
-        assert one.rescued.only_second == (right[name] & ~right["press"]).sum()
-        assert one.rescued.only_first == (~right[name] & right["press"]).sum()
+        assert one.rescued == (right[name] & ~right["press"]).sum()
+        assert one.harmed == (~right[name] & right["press"]).sum()
+        assert one.above_press.value == pytest.approx((right[name].astype(int) - right["press"]).mean())
+        net = (right[name].astype(int) - right["press"]).groupby("prompt_id").sum()
+        better, worse = (net > 0).sum(), (net < 0).sum()
+        assert one.prompts.p == pytest.approx(
+            binomtest(better, better + worse).pvalue if better + worse else 1
+        )
         assert one.right_alone == right["press"].sum()
         assert one.right_acted == (runs["alarm"][name].notna() & right["press"]).sum()
     lost = right["none"] & ~right["press"]
-    failing = runs["looping"]["press"].astype(bool) | ~runs["ended"]["press"].astype(bool)
-    assert lost_runs(study, SOURCE) == (lost.sum(), (lost & failing).sum())
+    (source,) = study.sources
+    results_of = [
+        result for result in finished_results(SOURCE, samples_dir()) if result.label in source.conditions
+    ]
+    risk = pd.concat([build([result]).runs.assign(label=result.label) for result in results_of])
+    failing = risk[risk["failed"]].set_index(["label", "prompt"]).index
+    assert lost_runs(study, SOURCE) == (lost.sum(), lost[lost].index.isin(failing).sum())
 
 
-def test_a_gain_is_the_first_policy_s_over_the_second(study, runs):
-    right = runs["correct"].astype(float)
-    gain = accuracy_gain(study, SOURCE, "hazard_roll_back", "press")
-    assert gain.value == pytest.approx((right["hazard_roll_back"] - right["press"]).mean())
-    assert 0 < gain.low < gain.value < gain.high
-    back = accuracy_gain(study, SOURCE, "press", "hazard_roll_back")
+def test_a_gain_is_the_first_policy_s_over_the_second_at_equal_memory(study):
+    gain = gain_over(study, SOURCE, "hazard_roll_back", "permuted")
+    first, second = (
+        next(one for one in results(study) if one.policy == name).above_curve.value
+        for name in ("hazard_roll_back", "permuted")
+    )
+    assert gain.value == pytest.approx(first - second)
+    back = gain_over(study, SOURCE, "permuted", "hazard_roll_back")
     assert (back.value, back.low) == pytest.approx((-gain.value, -gain.high))
+
+
+def test_what_holds_less_than_each_ratio_is_named(study, runs):
+    held = runs["entry_steps"].groupby("condition").mean()
+    points = pd.DataFrame(point.model_dump() for point in study.curves)
+    least = points.groupby(["condition", "ratio"])["entry_steps"].mean().groupby("condition").min()
+    below = [
+        (policy, label)
+        for policy in study.definition.policies
+        for label in study.sources[0].conditions
+        if held.loc[label, policy] < least[label] - 1e-6
+    ]
+    assert sorted(below_curve(study, SOURCE)) == sorted(below) and below
 
 
 def test_a_mixture_may_be_of_each_ratio_that_was_run(study):

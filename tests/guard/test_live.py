@@ -2,11 +2,13 @@
 
 import pytest
 
-from kvhelpers.guard.definition import LiveDefinition
+from kvhelpers.generation.generate import generate
+from kvhelpers.guard.definition import UNTIMED, LiveDefinition
 from kvhelpers.guard.frontier import results
-from kvhelpers.guard.ledger import Stretch
+from kvhelpers.guard.ledger import cost
 from kvhelpers.guard.live import make_live_study
 from kvhelpers.guard.live_study import read_live_study
+from kvhelpers.guard.one_run import stretches_of
 
 POLICIES = (
     "none",
@@ -19,6 +21,7 @@ POLICIES = (
     "fixed_relax",
     "router",
     "oracle",
+    "oracle_alarm",
 )
 DEFINITION = LiveDefinition(
     kind="live",
@@ -37,9 +40,21 @@ DEFINITION = LiveDefinition(
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def watched():
+    """What was generated while a guard watched, call by call: requests, settings and runs."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, watched):
+    def generate_and_note(lm, requests, settings):
+        runs = list(generate(lm, requests, settings))
+        watched.append((requests, settings, runs))
+        return runs
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kvhelpers.guard.live_check.TIMES", 1)  # times are not looked at here
+        patch.setattr("kvhelpers.guard.live_check.generate", generate_and_note)
         return make_live_study(DEFINITION, tmp_path_factory.mktemp("live"), "do it")
 
 
@@ -48,9 +63,24 @@ def runs_of(study, policy):
 
 
 def test_every_prompt_guarded_while_it_runs_has_the_composed_tokens(study):
-    assert {check.policy for check in study.checks} == set(POLICIES)
+    assert {check.policy for check in study.checks} == set(POLICIES) - set(UNTIMED)
     assert all(check.same == check.n == 1 for check in study.checks)
     assert sum(check.acted for check in study.checks if check.policy not in ("none", "press")) > 4
+
+
+def test_a_composed_run_costs_what_the_guarded_one_did(study, watched):
+    assert len(watched) == len(study.checks)
+    for check, (requests, settings, runs) in zip(study.checks, watched, strict=True):
+        composed = runs_of(study, check.policy)[check.condition, 0]
+        stretches = stretches_of(runs[0], len(requests[0].token_ids), settings.canary_tokens)
+        spent = cost(stretches, sum(acted.step - acted.keep for acted in runs[0].acted if acted.cache))
+        assert (composed.entry_steps, composed.peak) == pytest.approx((spent.entry_steps, spent.peak))
+        assert (composed.fed, composed.discarded) == (spent.fed, spent.discarded)
+
+
+def test_canary_commit_keeps_its_tokens(study):
+    acted = [run for run in runs_of(study, "canary_commit").values() if run.alarm is not None]
+    assert acted and {(run.alarm, run.keep, run.discarded) for run in acted} == {(9, 9, 0)}
 
 
 def test_all_policies_have_all_prompts(study):
@@ -59,7 +89,7 @@ def test_all_policies_have_all_prompts(study):
 
 def test_what_begins_again_with_the_full_cache_is_the_uncompressed_run_and_costs_more(study):
     full, alone = runs_of(study, "none"), runs_of(study, "press")
-    for policy in ("repetition_restart", "canary_commit", "oracle", "router"):
+    for policy in ("repetition_restart", "oracle", "router"):
         for key, run in runs_of(study, policy).items():
             same = full[key] if run.alarm is not None else alone[key]
             assert (run.correct, run.tokens) == (same.correct, same.tokens)
@@ -76,12 +106,6 @@ def test_a_stopped_run_is_not_right_and_costs_less(study):
         assert run.entry_steps < alone[key].entry_steps
 
 
-def test_an_uncompressed_run_s_cost_is_its_prompt_and_output(study):
-    for run in runs_of(study, "none").values():
-        prompt = run.peak - run.tokens + 1
-        assert run.entry_steps == Stretch(int(prompt), prompt, run.tokens).entry_steps
-
-
 def test_the_oracle_is_right_wherever_one_of_both_is(study):
     full, alone, oracle = (runs_of(study, policy) for policy in ("none", "press", "oracle"))
     assert all(run.correct == (full[key].correct or alone[key].correct) for key, run in oracle.items())
@@ -94,5 +118,5 @@ def test_a_study_is_read_as_it_was_written_and_its_results_follow(study, tmp_pat
     assert by_name["none"].loss.value == by_name["none"].saved.value == 0
     assert by_name["none"].contract.budget == "fail"
     assert by_name["press"].acted == 0 and by_name["none"].acted == 1
-    assert by_name["oracle"].rescued.only_first == 0
+    assert by_name["oracle"].harmed == 0
     assert by_name["press"].above_curve.value <= 1e-9  # it is a point of its own curve

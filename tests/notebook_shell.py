@@ -1,0 +1,32 @@
+"""A notebook's cells run in this process, where papermill would take ten seconds to start a kernel."""
+
+import matplotlib.pyplot as plt
+import nbformat
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from kvhelpers.notebook import MARK
+from kvhelpers.paths import notebook_path
+
+
+def error_with(name, parameters):
+    """The first error of a notebook whose parameters are changed as papermill would inject them; None if it
+    runs to its end.
+    """
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    backend = plt.get_backend()
+    try:
+        for cell in nbformat.read(notebook_path(name), as_version=4).cells:
+            if cell.cell_type != "code":
+                continue
+            sources = [cell.source]
+            if "parameters" in cell.metadata.get("tags", []):
+                assigned = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+                sources.append(f"{MARK}\n{assigned}")
+            for source in sources:
+                error = shell.run_cell(source, store_history=True).error_in_exec
+                if error is not None:
+                    return error
+        return None
+    finally:
+        plt.switch_backend(backend)  # %matplotlib inline changes it
