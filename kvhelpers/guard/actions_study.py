@@ -148,9 +148,17 @@ class Outcome(Shape):
 
 
 def outcomes(study: ActionsStudy) -> list[Outcome]:
-    """All groups, places and actions of all sources, in the order in which they are asked for."""
-    keys = dict.fromkeys((run.experiment, run.group, run.place, run.action) for run in study.runs)
-    return [_outcome(key, [run for run in study.runs if _key(run) == key]) for key in keys]
+    """All groups, places and actions of all sources, places before the onset by their depth."""
+    runs = _by_depth(study)
+    keys = dict.fromkeys(map(_key, runs))
+    return [_outcome(key, [run for run in runs if _key(run) == key]) for key in keys]
+
+
+def _by_depth(study: ActionsStudy) -> list[ActedRun]:
+    """The runs with those acted on earlier before the onset first: not every run has all of the places."""
+    depths = sorted(study.definition.before_onset, reverse=True)
+    order = {place: number for number, place in enumerate((START, *map(before_name, depths)))}
+    return sorted(study.runs, key=lambda run: order.get(run.place, len(order)))
 
 
 def _key(run: ActedRun) -> tuple:
@@ -194,7 +202,8 @@ def contrasts(study: ActionsStudy) -> list[Contrast]:
     rows against none and against others. What follows from how the runs were chosen is not tested: what they
     do by themselves, and that runs that need not end wrong are right at the start.
     """
-    return [contrast for source in study.sources for contrast in _of_source(source.experiment, study.runs)]
+    runs = _by_depth(study)
+    return [contrast for source in study.sources for contrast in _of_source(source.experiment, runs)]
 
 
 def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
