@@ -9,11 +9,18 @@ from kvhelpers.notebook import MARK
 from kvhelpers.paths import notebook_path
 
 
+class Shell(InteractiveShell):
+    """One that draws into no window."""
+
+    def enable_gui(self, gui=None):
+        pass
+
+
 def error_with(name, parameters):
     """The first error of a notebook whose parameters are changed as papermill would inject them; None if it
     runs to its end.
     """
-    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    shell = Shell(config=Config({"HistoryManager": {"enabled": False}}))
     backend = plt.get_backend()
     try:
         for cell in nbformat.read(notebook_path(name), as_version=4).cells:

@@ -32,12 +32,12 @@ def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
 
 
 def contract_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
-    """Each policy's clauses and verdict."""
+    """Each policy's clauses and verdict; what it saves is in `policies_table`."""
     return pd.DataFrame(
         {
             "Policy": one.policy,
             "Loss, points": f"{points_of(one.loss)}: {one.contract.quality}",
-            "Saved": f"{share(one.saved)}: {one.contract.budget}",
+            "Saved": one.contract.budget,
             "Slow-down": f"{_signed(one.slow_down)}: {one.contract.speed}",
             "Contract": one.contract.whole,
         }

@@ -1,4 +1,5 @@
 import pytest
+from reference import alone
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
@@ -25,19 +26,21 @@ def canary():
     return run_side_by_side(CONDITION, run_policy("canary_commit", 0.0, SPEC, canary_tokens=4))
 
 
-def test_a_canary_that_always_acts_gives_the_uncompressed_run(canary):
-    assert canary.guarded.run.token_ids == canary.full.run.token_ids
+def test_a_canary_that_always_acts_goes_on_as_the_full_cache_from_its_tokens(canary, embedded):
     (acted,) = canary.guarded.run.acted
-    assert (acted.name, acted.step, acted.keep) == ("restart", 5, 0)
-    assert list(acted.discarded) == canary.alone.run.token_ids[:5]
-    assert canary.right[1] == canary.right[2]
+    assert (acted.name, acted.step, acted.keep) == ("restore", 5, 5)
+    kept, ids = canary.alone.run.token_ids[:5], canary.guarded.run.token_ids
+    assert ids[:5] == kept
+    assert ids[5:] == alone(embedded, [*canary.prompt.token_ids, *kept], None, 0, len(ids) - 5)
 
 
 def test_its_memory_is_that_of_both_caches_and_then_of_the_full_one(canary):
     prompt = len(canary.prompt.token_ids)
     kept = canary.alone.run.cache.kept_tokens
     assert canary.guarded.entries[:5] == [prompt, *(kept + prompt + 2 * step for step in range(1, 5))]
-    assert canary.guarded.entries[5:] == canary.full.entries
+    assert canary.guarded.entries[5:] == [
+        prompt + step for step in range(5, len(canary.guarded.run.token_ids))
+    ]
     assert canary.full.entries == [prompt + step for step in range(len(canary.full.run.token_ids))]
 
 
