@@ -11,7 +11,7 @@ import pandas as pd
 from kvhelpers.guard.contract import Contract, judge
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
 from kvhelpers.records import Shape
-from kvhelpers.stats import Comparison, Estimate, compare_counts, estimate, mean
+from kvhelpers.stats import Estimate, compare_counts, estimate, mean
 
 FULL, PRESS = "none", "press"
 
@@ -23,8 +23,8 @@ class PolicyResult(Shape):
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more, ``above_press`` minus that of the press
     alone. Of the ``runs``, ``rescued`` are right under the policy and not under the press alone, ``harmed``
-    the other way round. ``prompts`` compares the prompts of which more are harmed (first) with those of which
-    more are rescued (second), since runs of one prompt are not independent. Of the ``right_alone`` runs that
+    the other way round. ``p`` is of McNemar's test of the prompts of which more are rescued against those of
+    which more are harmed, since runs of one prompt are not independent. Of the ``right_alone`` runs that
     end right without a guard it acts on ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a
     mean relative to the full cache's, ``discarded`` the mean tokens taken back. ``slow_down`` is processor
     time against the full cache's, of prompts guarded while they ran, of which ``live_same`` of ``live`` had
@@ -42,7 +42,7 @@ class PolicyResult(Shape):
     runs: int
     rescued: int
     harmed: int
-    prompts: Comparison
+    p: float
     right_alone: int
     right_acted: int
     peak: float
@@ -77,8 +77,8 @@ def results(study: LiveStudy) -> list[PolicyResult]:
 
 
 def gain_over(study: LiveStudy, experiment: str, policy: str, over: str) -> Estimate:
-    """What a policy has above the mixture at its budget, minus what another has at its own: accuracy gained
-    at equal entries × steps. The interval is over prompts.
+    """What a policy has above the mixture at its budget, minus what another has at its own. The interval
+    is over prompts.
     """
     curves = curves_of(study, experiment)
     its, other = (_unit(_runs(study, experiment, name)) for name in (policy, over))
@@ -86,14 +86,15 @@ def gain_over(study: LiveStudy, experiment: str, policy: str, over: str) -> Esti
     return estimate(lambda weights: first(weights) - second(weights), its.prompts)
 
 
-def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int]:
+def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int, int]:
     """How many guarded runs are right with the full cache and not under the press alone; how many of these
-    fail there (`live_study.LiveSource.failing`).
+    fail there (`live_study.LiveSource.failing`), and how many others do not end.
     """
     (source,) = (one for one in study.sources if one.experiment == experiment)
     pairs = zip(_runs(study, experiment, PRESS), _runs(study, experiment, FULL), strict=True)
     lost = [press for press, full in pairs if full.correct and not press.correct]
-    return len(lost), sum(run.prompt_index in source.failing[run.condition] for run in lost)
+    other = [run for run in lost if run.prompt_index not in source.failing[run.condition]]
+    return len(lost), len(lost) - len(other), sum(not run.ended for run in other)
 
 
 def below_curve(study: LiveStudy, experiment: str) -> list[tuple[str, str]]:
@@ -171,7 +172,7 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         runs=len(runs),
         rescued=int((changes > 0).sum()),
         harmed=int((changes < 0).sum()),
-        prompts=compare_counts(int((by_prompt < 0).sum()), int((by_prompt > 0).sum()), len(by_prompt)),
+        p=compare_counts(int((by_prompt < 0).sum()), int((by_prompt > 0).sum()), len(by_prompt)).p,
         right_alone=sum(other.correct for other in press),
         right_acted=sum(
             other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)

@@ -184,20 +184,16 @@ def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) 
             **common,
             correct=after.correct,
             ended=after.stop_reason.ended,
-            looping=after.looping,
             error=after.error,
             tokens=after.tokens,
         )
     if acted and decision.response.stop:
-        return GuardedRun(
-            **common, correct=False, ended=False, looping=False, error=None, tokens=decision.step
-        )
+        return GuardedRun(**common, correct=False, ended=False, error=None, tokens=decision.step)
     known = full if acted else record
     return GuardedRun(
         **common,
         correct=known.correct,
         ended=known.stop_reason.ended,
-        looping=known.failures.looping,
         error=known.error,
         tokens=known.n_tokens,
     )

@@ -27,7 +27,6 @@ class GuardedRun(Shape):
     keep: int | None
     correct: bool
     ended: bool
-    looping: bool
     error: str | None
     tokens: int
     entry_steps: float

@@ -19,8 +19,6 @@ from kvhelpers.guard.actions_study import (
 from kvhelpers.guard.definition import before_name
 from kvhelpers.report.format import GAP, p_value, points_of, share
 
-ONSET = before_name(0)
-
 
 def outcomes_table(
     study: ActionsStudy, experiment: str, group: Group, actions: Sequence[ActionName] = WHOLE
@@ -44,24 +42,28 @@ def outcomes_table(
 
 
 def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
-    """The share of failing runs that end right, a row a condition: restored at the start and at the onset,
+    """The share of failing runs that end right when they are restored, a row a condition, a column a place;
     and with the same press anew at the onset.
     """
+    depths = sorted(study.definition.before_onset, reverse=True)
     rows = []
     for label in dict.fromkeys(run.condition for run in study.runs if run.experiment == experiment):
         own = [run for run in study.runs if (run.experiment, run.condition) == (experiment, label)]
         made = outcomes(study.model_copy(update={"runs": tuple(own)}))
         failing = {(one.place, one.action): one for one in made if one.group == Group.FAILING}
         row: dict[str, object] = {"Condition": label}
-        for name, place in (("start", START), ("onset", ONSET)):
-            restored = failing.get((place, ActionName.RESTORE))
-            row |= {f"n, {name}": restored.right.n if restored else 0, f"restore, {name}": _right(restored)}
-        rows.append(row | {"again, onset": _right(failing.get((ONSET, ActionName.AGAIN)))})
+        for place in (START, *map(before_name, depths)):
+            row[f"restore, {place}"] = _right_of(failing.get((place, ActionName.RESTORE)))
+        rows.append(row | {"again, onset": _right_of(failing.get((before_name(0), ActionName.AGAIN)))})
     return pd.DataFrame(rows)
 
 
 def _right(outcome: Outcome | None) -> str:
     return GAP if outcome is None else share(outcome.right)
+
+
+def _right_of(outcome: Outcome | None) -> str:
+    return GAP if outcome is None else f"{share(outcome.right)} of {outcome.right.n}"
 
 
 def contrasts_table(made: Sequence[Contrast], experiment: str) -> pd.DataFrame:

@@ -89,9 +89,7 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
         assert one.above_press.value == pytest.approx((right[name].astype(int) - right["press"]).mean())
         net = (right[name].astype(int) - right["press"]).groupby("prompt_id").sum()
         better, worse = (net > 0).sum(), (net < 0).sum()
-        assert one.prompts.p == pytest.approx(
-            binomtest(better, better + worse).pvalue if better + worse else 1
-        )
+        assert one.p == pytest.approx(binomtest(better, better + worse).pvalue if better + worse else 1)
         assert one.right_alone == right["press"].sum()
         assert one.right_acted == (runs["alarm"][name].notna() & right["press"]).sum()
     lost = right["none"] & ~right["press"]
@@ -101,7 +99,9 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
     ]
     risk = pd.concat([build([result]).runs.assign(label=result.label) for result in results_of])
     failing = risk[risk["failed"]].set_index(["label", "prompt"]).index
-    assert lost_runs(study, SOURCE) == (lost.sum(), lost[lost].index.isin(failing).sum())
+    fails = lost[lost].index.isin(failing)
+    unended = ~runs["ended"]["press"].astype(bool)[lost] & ~fails
+    assert lost_runs(study, SOURCE) == (lost.sum(), fails.sum(), unended.sum())
 
 
 def test_a_gain_is_the_first_policy_s_over_the_second_at_equal_memory(study):

@@ -56,12 +56,16 @@ def test_alarms_are_dealt_out_within_a_condition_and_anew_in_each(source, eviden
     dealt = {}
     for label in CONDITIONS:
         policies = Policies(source, label, DEFINITION, evidence)
-        steps = range(1, DEFINITION.n_prompts + 1)  # before the end of every run
-        policies.decided["hazard_roll_back"] = [policies._at(step, RESTORE) for step in steps]
+        policies.decided["hazard_roll_back"] = [
+            policies._at(step, RESTORE) for step in range(1, DEFINITION.n_prompts + 1)
+        ]
         dealt[label] = [one.step for one in policies.decisions("permuted")]
         length = [record.n_tokens for record in records(source, label)]
-        assert len({step for step in dealt[label] if step}) == sum(step is not None for step in dealt[label])
         assert all(step is None or step < n for step, n in zip(dealt[label], length, strict=True))
+        left = sorted(step for step in dealt[label] if step is not None)
+        dropped = set(range(1, DEFINITION.n_prompts + 1)) - set(left)
+        assert len(set(left)) == len(left) and set(range(1, min(length))) <= set(left)
+        assert all(step >= min(length) for step in dropped)
     assert len({tuple(steps) for steps in dealt.values()}) == len(CONDITIONS)
 
 
