@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.guard.definition import ActionsDefinition, Source, before_name
+from kvhelpers.guard.definition import ActionsDefinition, Source
 from kvhelpers.hazard.events import Event, event_of
 from kvhelpers.records import Record
 
@@ -92,8 +92,7 @@ def _failing(
     at_once = [index for index in sorted(failures) if failures[index] < 1][: definition.runs]
     for index in sorted(late + at_once):
         onset = failures[index]
-        depths = sorted(definition.before_onset, reverse=True)
-        keep = {before_name(before): onset - before for before in depths}
+        keep = {name: onset - before for name, before in definition.depths.items()}
         keep = {name: token for name, token in keep.items() if token >= 1}
         yield Place(result.label, index, Group.FAILING, onset, {START: 0} | keep)
 

@@ -156,8 +156,7 @@ def outcomes(study: ActionsStudy) -> list[Outcome]:
 
 def _by_depth(study: ActionsStudy) -> list[ActedRun]:
     """The runs with those acted on earlier before the onset first: not every run has all of the places."""
-    depths = sorted(study.definition.before_onset, reverse=True)
-    order = {place: number for number, place in enumerate((START, *map(before_name, depths)))}
+    order = {place: number for number, place in enumerate((START, *study.definition.depths))}
     return sorted(study.runs, key=lambda run: order.get(run.place, len(order)))
 
 

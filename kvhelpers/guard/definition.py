@@ -88,6 +88,11 @@ class ActionsDefinition(Part):
                 raise ValueError(f"rows.at {place!r} is none of the places {', '.join(places)}")
         return self
 
+    @property
+    def depths(self) -> dict[str, int]:
+        """The tokens before the onset by the name of the place, the earliest place first."""
+        return {before_name(before): before for before in sorted(self.before_onset, reverse=True)}
+
 
 def before_name(before: int) -> str:
     """``onset``, ``onset − 5``."""

@@ -45,16 +45,15 @@ def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
     """The share of failing runs that end right when they are restored, a row a condition, a column a place;
     and with the same press anew at the onset.
     """
-    depths = sorted(study.definition.before_onset, reverse=True)
     rows = []
-    for label in dict.fromkeys(run.condition for run in study.runs if run.experiment == experiment):
-        own = [run for run in study.runs if (run.experiment, run.condition) == (experiment, label)]
-        made = outcomes(study.model_copy(update={"runs": tuple(own)}))
-        failing = {(one.place, one.action): one for one in made if one.group == Group.FAILING}
+    failing = [run for run in study.runs if (run.experiment, run.group) == (experiment, Group.FAILING)]
+    for label in dict.fromkeys(run.condition for run in failing):
+        own = tuple(run for run in failing if run.condition == label)
+        made = {(one.place, one.action): one for one in outcomes(study.model_copy(update={"runs": own}))}
         row: dict[str, object] = {"Condition": label}
-        for place in (START, *map(before_name, depths)):
-            row[f"restore, {place}"] = _right_of(failing.get((place, ActionName.RESTORE)))
-        rows.append(row | {"again, onset": _right_of(failing.get((before_name(0), ActionName.AGAIN)))})
+        for place in (START, *study.definition.depths):
+            row[f"restore, {place}"] = _right_of(made.get((place, ActionName.RESTORE)))
+        rows.append(row | {"again, onset": _right_of(made.get((before_name(0), ActionName.AGAIN)))})
     return pd.DataFrame(rows)
 
 
