@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,13 +27,12 @@ from kvhelpers.hazard.provenance import StudyProvenance
 from kvhelpers.records import Shape
 from kvhelpers.stats import (
     SIGNIFICANCE,
-    Comparison,
     Estimate,
     adjusted,
-    compare_counts,
     estimate,
     fewest_discordant,
     mean,
+    prompts_p,
     proportion,
 )
 
@@ -181,18 +181,35 @@ def _outcome(key: tuple, runs: Sequence[ActedRun]) -> Outcome:
 
 class Contrast(Shape):
     """Two ways to act on the same runs: ``first`` and ``second`` are (place, action), differences are second
-    minus first. ``comparison`` counts runs, ``difference`` has its interval over prompts, ``q`` is the
-    p-value adjusted for all contrasts of the source.
+    minus first, on their ``n`` common runs. ``only_first`` and ``only_second`` count runs that are right on
+    one side alone. ``difference`` has its interval over prompts, ``p`` is McNemar's over prompts
+    (`stats.prompts_p`), ``q`` the same adjusted for all contrasts of the source.
     """
 
     experiment: str
     group: Group
     first: tuple[str, ActionName]
     second: tuple[str, ActionName]
-    comparison: Comparison
+    n: int
+    only_first: int
+    only_second: int
     difference: Estimate
+    p: float
     q: float
     finding: Finding
+
+
+class _Pair(NamedTuple):
+    """A contrast before its p is adjusted."""
+
+    group: Group
+    first: Side
+    second: Side
+    n: int
+    only_first: int
+    only_second: int
+    difference: Estimate
+    p: float
 
 
 def contrasts(study: ActionsStudy) -> list[Contrast]:
@@ -213,19 +230,10 @@ def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
         for first, second in _sides(group, runs)
         if (pair := _paired(group, runs, first, second)) is not None
     ]
-    q_values = adjusted([comparison.p for *_, comparison, _ in pairs])
+    q_values = adjusted([pair.p for pair in pairs])
     return [
-        Contrast(
-            experiment=experiment,
-            group=group,
-            first=first,
-            second=second,
-            comparison=comparison,
-            difference=difference,
-            q=q,
-            finding=_finding(comparison, difference, q),
-        )
-        for (group, first, second, comparison, difference), q in zip(pairs, q_values, strict=True)
+        Contrast(experiment=experiment, **pair._asdict(), q=q, finding=_finding(pair.difference, q))
+        for pair, q in zip(pairs, q_values, strict=True)
     ]
 
 
@@ -245,9 +253,7 @@ def _sides(group: Group, runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]
                 yield (place, other), (place, ActionName.WANTED_ROWS)
 
 
-def _paired(
-    group: Group, runs: Sequence[ActedRun], first: Side, second: Side
-) -> tuple[Group, Side, Side, Comparison, Estimate] | None:
+def _paired(group: Group, runs: Sequence[ActedRun], first: Side, second: Side) -> _Pair | None:
     """Two sides on their common runs; None without one."""
     right = {
         side: {(run.prompt, run.condition): run.correct for run in runs if (run.place, run.action) == side}
@@ -257,13 +263,21 @@ def _paired(
     if not common:
         return None
     changes = [int(right[second][run]) - int(right[first][run]) for run in common]
-    comparison = compare_counts(changes.count(-1), changes.count(1), len(common))
-    difference = estimate(mean(np.array(changes)), [prompt for prompt, _ in common])
-    return group, first, second, comparison, difference
+    prompts = [prompt for prompt, _ in common]
+    return _Pair(
+        group,
+        first,
+        second,
+        len(common),
+        changes.count(-1),
+        changes.count(1),
+        estimate(mean(np.array(changes)), prompts),
+        prompts_p(changes, prompts),
+    )
 
 
-def _finding(comparison: Comparison, difference: Estimate, q: float) -> Finding:
-    if comparison.n < fewest_discordant() or difference.low is None:
+def _finding(difference: Estimate, q: float) -> Finding:
+    if difference.prompts < fewest_discordant() or difference.low is None:
         return Finding.TOO_FEW
     if q >= SIGNIFICANCE or difference.low <= 0 <= difference.high:
         return Finding.NO_EVIDENCE

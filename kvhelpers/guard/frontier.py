@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from kvhelpers.guard.contract import Contract, judge
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
 from kvhelpers.records import Shape
-from kvhelpers.stats import Estimate, compare_counts, estimate, mean
+from kvhelpers.stats import Estimate, estimate, mean, prompts_p
 
 FULL, PRESS = "none", "press"
 
@@ -23,8 +22,7 @@ class PolicyResult(Shape):
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more, ``above_press`` minus that of the press
     alone. Of the ``runs``, ``rescued`` are right under the policy and not under the press alone, ``harmed``
-    the other way round. ``p`` is of McNemar's test of the prompts of which more are rescued against those of
-    which more are harmed, since runs of one prompt are not independent. Of the ``right_alone`` runs that
+    the other way round; ``p`` is McNemar's over prompts (`stats.prompts_p`). Of the ``right_alone`` runs that
     end right without a guard it acts on ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a
     mean relative to the full cache's, ``discarded`` the mean tokens taken back. ``slow_down`` is processor
     time against the full cache's, of prompts guarded while they ran, of which ``live_same`` of ``live`` had
@@ -158,7 +156,6 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
     changes = its.right - _unit(press).right
-    by_prompt = pd.Series(changes).groupby(its.prompts).sum()
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
         experiment=experiment,
@@ -172,7 +169,7 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         runs=len(runs),
         rescued=int((changes > 0).sum()),
         harmed=int((changes < 0).sum()),
-        p=compare_counts(int((by_prompt < 0).sum()), int((by_prompt > 0).sum()), len(by_prompt)).p,
+        p=prompts_p(changes, its.prompts),
         right_alone=sum(other.correct for other in press),
         right_acted=sum(
             other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)

@@ -28,6 +28,7 @@ from kvhelpers.stats.paired import (
     compare_counts,
     detectable_drop,
     fewest_discordant,
+    prompts_p,
 )
 from kvhelpers.stats.token_metrics import (
     TokenMetrics,
@@ -61,6 +62,7 @@ __all__ = [
     "mean",
     "pair_counts",
     "percentile_ends",
+    "prompts_p",
     "proportion",
     "reliability",
     "simultaneous_errors",

@@ -5,6 +5,7 @@ test can see.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +52,18 @@ def compare_counts(only_first: int, only_second: int, n: int) -> Comparison:
         high,
         _mcnemar(only_first, only_second),
     )
+
+
+def prompts_p(changes: Sequence[float], prompts: Sequence[str]) -> float:
+    """McNemar's exact p over prompts, for runs of which several have the same prompt.
+
+    ``changes`` are a run's outcome in the second condition minus that in the first. Runs of one prompt are
+    not independent, so each prompt counts once: for the side on which more of its runs are right.
+    """
+    totals: Counter[str] = Counter()
+    for change, prompt in zip(changes, prompts, strict=True):
+        totals[prompt] += change
+    return _mcnemar(sum(total < 0 for total in totals.values()), sum(total > 0 for total in totals.values()))
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

@@ -105,7 +105,7 @@ def test_the_first_sentence_follows_the_data(output, n, restored, again, finding
         == ("failing", ("onset", ActionName.AGAIN), ("onset", ActionName.RESTORE))
     )
     assert gain.finding == finding
-    assert gain.comparison.only_second - gain.comparison.only_first == restored - again
+    assert gain.only_second - gain.only_first == restored - again
     log = actions_log(made)
     assert sentence in log
     assert f"difference {100 * (restored - again) / n:+.0f}".replace("-", "−") in log

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kvhelpers.stats import adjusted, compare_counts, detectable_drop, fewest_discordant
+from kvhelpers.stats import adjusted, compare_counts, detectable_drop, fewest_discordant, prompts_p
 
 
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
@@ -14,6 +14,15 @@ def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
     back = compare_counts(1, 8, 10)
     assert (back.difference, back.low, back.high) == pytest.approx((0.7, -lost.high, -lost.low))
     assert compare_counts(0, 0, 10).p == 1
+
+
+def test_over_prompts_each_prompt_counts_once():
+    """Three conditions that all lose the same six of ten prompts are no more evidence than one."""
+    lost = [-1] * 6 + [0] * 4
+    alone = compare_counts(6, 0, 10).p
+    assert prompts_p(lost, range(10)) == alone
+    assert prompts_p(lost * 3, list(range(10)) * 3) == alone > compare_counts(18, 0, 30).p
+    assert prompts_p([1, -1, 1, 1], "aabb") == binom.sf(0, 1, 0.5) * 2  # a cancels, b counts once
 
 
 def test_the_interval_is_that_of_bonett_and_price():
