@@ -55,13 +55,13 @@ def places(source: Source, definition: ActionsDefinition) -> list[Place]:
         for label, result in source.conditions.items()
         for place in _failing(result, failures[label], definition)
     ]
-    depths = [keep for place in failing for name, keep in place.keep.items() if name != START]
+    tokens = [keep for place in failing for name, keep in place.keep.items() if name != START]
     others = [
         place
         for label, result in source.conditions.items()
         for place in (
             *_wrong(source, result, failures[label], definition),
-            *_right(result, definition, depths),
+            *_right(result, definition, tokens),
         )
     ]
     return failing + others
@@ -112,9 +112,9 @@ def _wrong(
     yield from (_at_shares(result, record, Group.WRONG, definition) for record in wrong[: definition.others])
 
 
-def _right(result: ConditionResult, definition: ActionsDefinition, depths: Sequence[int]) -> Iterator[Place]:
+def _right(result: ConditionResult, definition: ActionsDefinition, tokens: Sequence[int]) -> Iterator[Place]:
     for record in [record for record in result.records if record.correct][: definition.others]:
-        fitting = [depth for depth in depths if depth < record.n_tokens]
+        fitting = [token for token in tokens if token < record.n_tokens]
         if not fitting:
             yield _at_shares(result, record, Group.RIGHT, definition)
             continue

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,12 +27,13 @@ from kvhelpers.records import Shape
 from kvhelpers.stats import (
     SIGNIFICANCE,
     Estimate,
+    SignTest,
     adjusted,
     estimate,
     fewest_discordant,
     mean,
-    prompts_p,
     proportion,
+    sign_test,
 )
 
 
@@ -182,26 +182,11 @@ def _outcome(key: tuple, runs: Sequence[ActedRun]) -> Outcome:
 class Contrast(Shape):
     """Two ways to act on the same runs: ``first`` and ``second`` are (place, action), differences are second
     minus first, on their ``n`` common runs. ``only_first`` and ``only_second`` count runs that are right on
-    one side alone. ``difference`` has its interval over prompts, ``p`` is McNemar's over prompts
-    (`stats.prompts_p`), ``q`` the same adjusted for all contrasts of the source.
+    one side alone. ``difference`` has its interval over prompts; ``test`` is that of prompts
+    (`stats.sign_test`), ``q`` its p adjusted for all contrasts of the source.
     """
 
     experiment: str
-    group: Group
-    first: tuple[str, ActionName]
-    second: tuple[str, ActionName]
-    n: int
-    only_first: int
-    only_second: int
-    difference: Estimate
-    p: float
-    q: float
-    finding: Finding
-
-
-class _Pair(NamedTuple):
-    """A contrast before its p is adjusted."""
-
     group: Group
     first: Side
     second: Side
@@ -209,7 +194,18 @@ class _Pair(NamedTuple):
     only_first: int
     only_second: int
     difference: Estimate
-    p: float
+    test: SignTest
+    q: float
+
+    @property
+    def finding(self) -> Finding:
+        """What the second does to the share of right runs."""
+        low, high = self.difference.low, self.difference.high
+        if low is None or self.difference.prompts < fewest_discordant():
+            return Finding.TOO_FEW
+        if self.q >= SIGNIFICANCE or low <= 0 <= high:
+            return Finding.NO_EVIDENCE
+        return Finding.HELPS if low > 0 else Finding.HARMS
 
 
 def contrasts(study: ActionsStudy) -> list[Contrast]:
@@ -228,13 +224,10 @@ def _of_source(experiment: str, every: Sequence[ActedRun]) -> list[Contrast]:
         for group in Group
         for runs in [[run for run in every if (run.experiment, run.group) == (experiment, group)]]
         for first, second in _sides(group, runs)
-        if (pair := _paired(group, runs, first, second)) is not None
+        if (pair := _paired(runs, first, second)) is not None
     ]
-    q_values = adjusted([pair.p for pair in pairs])
-    return [
-        Contrast(experiment=experiment, **pair._asdict(), q=q, finding=_finding(pair.difference, q))
-        for pair, q in zip(pairs, q_values, strict=True)
-    ]
+    q_values = adjusted([pair.test.p for pair in pairs])
+    return [pair.model_copy(update={"q": q}) for pair, q in zip(pairs, q_values, strict=True)]
 
 
 def _sides(group: Group, runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]]:
@@ -253,8 +246,8 @@ def _sides(group: Group, runs: Sequence[ActedRun]) -> Iterator[tuple[Side, Side]
                 yield (place, other), (place, ActionName.WANTED_ROWS)
 
 
-def _paired(group: Group, runs: Sequence[ActedRun], first: Side, second: Side) -> _Pair | None:
-    """Two sides on their common runs; None without one."""
+def _paired(runs: Sequence[ActedRun], first: Side, second: Side) -> Contrast | None:
+    """Two sides on their common runs of a group, ``q`` not yet adjusted; None without a common run."""
     right = {
         side: {(run.prompt, run.condition): run.correct for run in runs if (run.place, run.action) == side}
         for side in (first, second)
@@ -264,21 +257,16 @@ def _paired(group: Group, runs: Sequence[ActedRun], first: Side, second: Side) -
         return None
     changes = [int(right[second][run]) - int(right[first][run]) for run in common]
     prompts = [prompt for prompt, _ in common]
-    return _Pair(
-        group,
-        first,
-        second,
-        len(common),
-        changes.count(-1),
-        changes.count(1),
-        estimate(mean(np.array(changes)), prompts),
-        prompts_p(changes, prompts),
+    test = sign_test(changes, prompts)
+    return Contrast(
+        experiment=runs[0].experiment,
+        group=runs[0].group,
+        first=first,
+        second=second,
+        n=len(common),
+        only_first=changes.count(-1),
+        only_second=changes.count(1),
+        difference=estimate(mean(np.array(changes)), prompts),
+        test=test,
+        q=test.p,
     )
-
-
-def _finding(difference: Estimate, q: float) -> Finding:
-    if difference.prompts < fewest_discordant() or difference.low is None:
-        return Finding.TOO_FEW
-    if q >= SIGNIFICANCE or difference.low <= 0 <= difference.high:
-        return Finding.NO_EVIDENCE
-    return Finding.HELPS if difference.value > 0 else Finding.HARMS

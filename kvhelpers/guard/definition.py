@@ -82,10 +82,9 @@ class ActionsDefinition(Part):
 
     @model_validator(mode="after")
     def _rows_at_places_that_exist(self) -> ActionsDefinition:
-        places = [before_name(before) for before in self.before_onset]
         for place in self.rows.at if self.rows else ():
-            if place not in places:
-                raise ValueError(f"rows.at {place!r} is none of the places {', '.join(places)}")
+            if place not in self.depths:
+                raise ValueError(f"rows.at {place!r} is none of the places {', '.join(self.depths)}")
         return self
 
     @property

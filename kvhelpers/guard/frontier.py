@@ -10,7 +10,7 @@ import numpy as np
 from kvhelpers.guard.contract import Contract, judge
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveStudy
 from kvhelpers.records import Shape
-from kvhelpers.stats import Estimate, estimate, mean, prompts_p
+from kvhelpers.stats import Estimate, SignTest, estimate, mean, sign_test
 
 FULL, PRESS = "none", "press"
 
@@ -22,11 +22,13 @@ class PolicyResult(Shape):
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more, ``above_press`` minus that of the press
     alone. Of the ``runs``, ``rescued`` are right under the policy and not under the press alone, ``harmed``
-    the other way round; ``p`` is McNemar's over prompts (`stats.prompts_p`). Of the ``right_alone`` runs that
-    end right without a guard it acts on ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a
-    mean relative to the full cache's, ``discarded`` the mean tokens taken back. ``slow_down`` is processor
-    time against the full cache's, of prompts guarded while they ran, of which ``live_same`` of ``live`` had
-    the composed tokens; None if there was none.
+    the other way round; ``test`` is that of their prompts (`stats.sign_test`). ``from_start`` of the
+    ``alarms`` left no token standing, so that nothing of the press is left; ``rescued_from_start`` are the
+    rescued among these. Of the ``right_alone`` runs that end right without a guard it acts on
+    ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a mean relative to the full cache's,
+    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
+    prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
+    was none.
     """
 
     experiment: str
@@ -40,7 +42,10 @@ class PolicyResult(Shape):
     runs: int
     rescued: int
     harmed: int
-    p: float
+    test: SignTest
+    alarms: int
+    from_start: int
+    rescued_from_start: int
     right_alone: int
     right_acted: int
     peak: float
@@ -156,6 +161,7 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
     changes = its.right - _unit(press).right
+    from_start = np.array([run.alarm is not None and run.keep == 0 for run in runs])
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
         experiment=experiment,
@@ -169,7 +175,10 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         runs=len(runs),
         rescued=int((changes > 0).sum()),
         harmed=int((changes < 0).sum()),
-        p=prompts_p(changes, its.prompts),
+        test=sign_test(changes.astype(int), its.prompts),
+        alarms=sum(run.alarm is not None for run in runs),
+        from_start=int(from_start.sum()),
+        rescued_from_start=int(((changes > 0) & from_start).sum()),
         right_alone=sum(other.correct for other in press),
         right_acted=sum(
             other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)

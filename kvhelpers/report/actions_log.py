@@ -79,7 +79,7 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
         )
 
     restored, again = ("onset", ActionName.RESTORE), ("onset", ActionName.AGAIN)
-    matched = ("matched", ActionName.RESTORE)
+    matched, matched_anew = ("matched", ActionName.RESTORE), ("matched", ActionName.AGAIN)
     return {
         "source": source,
         "at_start": by_key.get((Group.FAILING, START, ActionName.RESTORE)),
@@ -97,10 +97,15 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
         "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
         "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],
         "wrong": [
-            by_key[Group.WRONG, place, ActionName.RESTORE]
+            (
+                by_key[Group.WRONG, place, ActionName.RESTORE],
+                by_key[Group.WRONG, place, ActionName.AGAIN],
+                contrast(Group.WRONG, (place, ActionName.AGAIN), (place, ActionName.RESTORE)),
+            )
             for group, place, action in by_key
             if group == Group.WRONG and action == ActionName.RESTORE and place != START
         ],
         "right": by_key.get((Group.RIGHT, *matched)),
-        "right_anew": by_key.get((Group.RIGHT, "matched", ActionName.AGAIN)),
+        "right_anew": by_key.get((Group.RIGHT, *matched_anew)),
+        "right_gain": contrast(Group.RIGHT, matched_anew, matched),
     }

@@ -113,7 +113,9 @@ def action_tables(study: ActionsStudy) -> dict[str, pd.DataFrame]:
                 **_estimate("difference", one.difference),
                 "only_first": one.only_first,
                 "only_second": one.only_second,
-                "p": one.p,
+                "first_prompts": one.test.worse,
+                "second_prompts": one.test.better,
+                "p": one.test.p,
                 "q": one.q,
                 "finding": one.finding,
             }

@@ -24,7 +24,7 @@ def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
             "Above press": points_of(one.above_press),
             "Rescued": one.rescued,
             "Harmed": one.harmed,
-            "p": p_value(one.p),
+            "p": p_value(one.test.p),
             "n": one.runs,
         }
         for one in made
@@ -78,7 +78,12 @@ def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.
                 **_columns("above_press", one.above_press),
                 "rescued": one.rescued,
                 "harmed": one.harmed,
-                "p": one.p,
+                "rescued_prompts": one.test.better,
+                "harmed_prompts": one.test.worse,
+                "p": one.test.p,
+                "alarms": one.alarms,
+                "from_start": one.from_start,
+                "rescued_from_start": one.rescued_from_start,
                 "right_alone": one.right_alone,
                 "right_acted": one.right_acted,
                 "peak_bytes": one.peak,

@@ -54,16 +54,27 @@ def compare_counts(only_first: int, only_second: int, n: int) -> Comparison:
     )
 
 
-def prompts_p(changes: Sequence[float], prompts: Sequence[str]) -> float:
-    """McNemar's exact p over prompts, for runs of which several have the same prompt.
+@dataclass(frozen=True)
+class SignTest:
+    """Prompts whose runs got ``worse`` and ``better`` on the whole, and the exact two-sided sign test's p."""
 
-    ``changes`` are a run's outcome in the second condition minus that in the first. Runs of one prompt are
-    not independent, so each prompt counts once: for the side on which more of its runs are right.
+    worse: int
+    better: int
+    p: float
+
+
+def sign_test(changes: Sequence[int], prompts: Sequence[str]) -> SignTest:
+    """Whether runs got better, where several have the same prompt and are not independent.
+
+    ``changes`` are each run's outcome in the second condition minus that in the first. A prompt counts once,
+    by the sum of its runs' changes; one whose sum is 0 does not count. With one run a prompt this is
+    McNemar's exact test.
     """
     totals: Counter[str] = Counter()
     for change, prompt in zip(changes, prompts, strict=True):
         totals[prompt] += change
-    return _mcnemar(sum(total < 0 for total in totals.values()), sum(total > 0 for total in totals.values()))
+    worse, better = (sum(sign * total > 0 for total in totals.values()) for sign in (-1, 1))
+    return SignTest(worse, better, _mcnemar(worse, better))
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

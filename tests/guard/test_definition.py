@@ -52,7 +52,7 @@ def test_values_can_be_overridden(load):
         ),
         (
             ACTIONS | {"rows": {"count": 3, "at": ["onsets"]}},
-            "rows.at 'onsets' is none of the places onset, onset",
+            "rows.at 'onsets' is none of the places onset − 16, onset − 10, onset − 5, onset",
         ),
         (LIVE | {"policies": ["press"]}, "it needs none, beside which the others stand"),
         (LIVE | {"false_alarms": 2}, "false_alarms 2 is not allowed"),

@@ -89,7 +89,11 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
         assert one.above_press.value == pytest.approx((right[name].astype(int) - right["press"]).mean())
         net = (right[name].astype(int) - right["press"]).groupby("prompt_id").sum()
         better, worse = (net > 0).sum(), (net < 0).sum()
-        assert one.p == pytest.approx(binomtest(better, better + worse).pvalue if better + worse else 1)
+        assert (one.test.better, one.test.worse) == (better, worse)
+        assert one.test.p == pytest.approx(binomtest(better, better + worse).pvalue if better + worse else 1)
+        again = runs["alarm"][name].notna() & (runs["keep"][name] == 0)
+        assert (one.alarms, one.from_start) == (runs["alarm"][name].notna().sum(), again.sum())
+        assert one.rescued_from_start == (again & right[name] & ~right["press"]).sum()
         assert one.right_alone == right["press"].sum()
         assert one.right_acted == (runs["alarm"][name].notna() & right["press"]).sum()
     lost = right["none"] & ~right["press"]

@@ -112,6 +112,32 @@ def test_the_first_sentence_follows_the_data(output, n, restored, again, finding
     assert f"of {n} runs that end right by themselves, 100 %" in log
 
 
+@pytest.mark.parametrize(
+    ("prompts", "counts", "finding"),
+    [(10, (0, 10), Finding.HELPS), (2, (0, 2), Finding.TOO_FEW), (5, (0, 5), Finding.TOO_FEW)],
+)
+def test_runs_of_one_prompt_are_one_piece_of_evidence(prompts, counts, finding):
+    """Twenty runs that restoring makes right, of so many prompts."""
+    made = study(20, 20, 0)
+    shared = [
+        one.model_copy(
+            update={
+                "prompt_id": f"p/{one.prompt_index % prompts}",
+                "condition": f"c{one.prompt_index // prompts}",
+            }
+        )
+        for one in made.runs
+    ]
+    (gain,) = (
+        one
+        for one in contrasts(made.model_copy(update={"runs": tuple(shared)}))
+        if (one.group, one.first, one.second)
+        == ("failing", ("onset", ActionName.AGAIN), ("onset", ActionName.RESTORE))
+    )
+    assert (gain.n, gain.only_first, gain.only_second) == (20, 0, 20)
+    assert ((gain.test.worse, gain.test.better), gain.finding) == (counts, finding)
+
+
 def test_outcomes_are_the_shares_of_right_runs(output):
     made = {(one.group, one.place, one.action): one for one in outcomes(study(20, 15, 5))}
     assert made["failing", "onset", ActionName.RESTORE].right.value == 0.75

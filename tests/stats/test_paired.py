@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from kvhelpers.stats import adjusted, compare_counts, detectable_drop, fewest_discordant, prompts_p
+from kvhelpers.stats import SignTest, adjusted, compare_counts, detectable_drop, fewest_discordant, sign_test
 
 
 def test_mcnemar_is_the_binomial_test_on_discordant_pairs():
@@ -20,9 +20,14 @@ def test_over_prompts_each_prompt_counts_once():
     """Three conditions that all lose the same six of ten prompts are no more evidence than one."""
     lost = [-1] * 6 + [0] * 4
     alone = compare_counts(6, 0, 10).p
-    assert prompts_p(lost, range(10)) == alone
-    assert prompts_p(lost * 3, list(range(10)) * 3) == alone > compare_counts(18, 0, 30).p
-    assert prompts_p([1, -1, 1, 1], "aabb") == binom.sf(0, 1, 0.5) * 2  # a cancels, b counts once
+    assert sign_test(lost, range(10)) == SignTest(6, 0, alone)
+    assert sign_test(lost * 3, list(range(10)) * 3) == SignTest(6, 0, alone)
+    assert alone > compare_counts(18, 0, 30).p
+
+
+def test_a_prompt_counts_by_the_sum_of_its_runs():
+    changes, prompts = [1, -1, 0, 1, 1, -1, 1, 0, -1, -1, 1], "aabbbcccdde"
+    assert sign_test(changes, prompts) == SignTest(1, 2, 2 * binom.cdf(1, 3, 0.5))
 
 
 def test_the_interval_is_that_of_bonett_and_price():
