@@ -19,6 +19,8 @@ from kvhelpers.guard.actions_study import (
 from kvhelpers.guard.definition import before_name
 from kvhelpers.report.format import GAP, p_value, points_of, share
 
+EVERY_PLACE = "all, of runs with every place"
+
 
 def outcomes_table(
     study: ActionsStudy, experiment: str, group: Group, actions: Sequence[ActionName] = WHOLE
@@ -43,15 +45,24 @@ def outcomes_table(
 
 def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
     """The share of failing runs that end right when they are restored, a row a condition, a column a place;
-    and with the same press anew at the onset.
+    and with the same press anew at the onset. The last row is of the runs that were acted on at every place.
     """
-    rows = []
     failing = [run for run in study.runs if (run.experiment, run.group) == (experiment, Group.FAILING)]
-    for label in dict.fromkeys(run.condition for run in failing):
-        own = tuple(run for run in failing if run.condition == label)
-        made = {(one.place, one.action): one for one in outcomes(study.model_copy(update={"runs": own}))}
+    places = (START, *study.definition.depths)
+    acted_at: dict[tuple[str, int], set[str]] = {}
+    for run in failing:
+        acted_at.setdefault((run.condition, run.prompt_index), set()).add(run.place)
+    parts = {
+        label: [run for run in failing if run.condition == label]
+        for label in dict.fromkeys(run.condition for run in failing)
+    }
+    parts[EVERY_PLACE] = [run for run in failing if acted_at[run.condition, run.prompt_index] >= set(places)]
+    rows = []
+    for label, part in parts.items():
+        own = study.model_copy(update={"runs": tuple(part)})
+        made = {(one.place, one.action): one for one in outcomes(own)}
         row: dict[str, object] = {"Condition": label}
-        for place in (START, *study.definition.depths):
+        for place in places:
             row[f"restore, {place}"] = _right_of(made.get((place, ActionName.RESTORE)))
         rows.append(row | {"again, onset": _right_of(made.get((before_name(0), ActionName.AGAIN)))})
     return pd.DataFrame(rows)

@@ -15,6 +15,7 @@ from kvhelpers.guard.actions_study import (
 from kvhelpers.guard.definition import ActionsDefinition
 from kvhelpers.hazard.provenance import StudyProvenance
 from kvhelpers.report.actions_log import actions_log
+from kvhelpers.report.actions_tables import conditions_table
 from kvhelpers.report.figures.actions import actions_figure
 
 NAMES = (ActionName.RESTORE, ActionName.RELAX, ActionName.AGAIN)
@@ -144,6 +145,18 @@ def test_outcomes_are_the_shares_of_right_runs(output):
     assert made["failing", "onset", ActionName.AGAIN].right.value == 0.25
     assert made["right", "matched", ActionName.AGAIN].right.value == 0
     assert all(one.right.n == 20 for one in made.values())
+
+
+def test_places_stand_beside_each_other_on_the_same_runs():
+    """Five of twenty runs have no token at the onset: the last row leaves them out at the start as well."""
+    made = study(20, 15, 5)
+    runs = tuple(one for one in made.runs if one.place != "onset" or one.prompt_index < 15)
+    definition = made.definition.model_copy(update={"before_onset": (0,)})
+    table = conditions_table(made.model_copy(update={"runs": runs, "definition": definition}), "made")
+    assert list(table.columns) == ["Condition", "restore, start", "restore, onset", "again, onset"]
+    of = [[cell.rpartition(" of ")[2] for cell in row[1:]] for row in table.values.tolist()]
+    assert of == [["20", "15", "15"], ["15", "15", "15"]]
+    assert table["again, onset"].iloc[1].startswith("33 %")
 
 
 def test_the_figure_has_a_panel_for_each_group(output):
