@@ -27,14 +27,15 @@ POLICIES = {
     "hazard_restore": "the press; when the hazard exceeds its threshold, the full cache is restored",
     "hazard_roll_back": "the same, after some tokens are taken back",
     "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",
-    "permuted": "as hazard_roll_back, with the alarms dealt out to other runs of the condition",
+    "permuted": "as hazard_roll_back, with the alarms dealt out anew among the condition's runs",
     "canary_commit": "both caches for the first tokens; then once: go on with the full one or the press's",
     "fixed_relax": "the press; at a fixed token a milder ratio",
     "router": "the press, or the full cache where the press loses too much on other prompts",
     "oracle": "the press; runs that end right only with the full cache begin with it",
     "oracle_alarm": "as hazard_roll_back, at the true onset of each failure",
 }
-UNTIMED = ("permuted", "oracle", "oracle_alarm")  # what nobody could follow
+PERMUTED = "permuted"
+UNTIMED = (PERMUTED, "oracle", "oracle_alarm")  # what nobody could follow
 DECODES = (DECODING, PREFILL_DECODING)
 
 
@@ -101,12 +102,13 @@ def before_name(before: int) -> str:
 class LiveDefinition(Part):
     """What a guard is worth (`live`).
 
-    ``policies`` are those of `POLICIES`. Of each condition the first ``n_prompts`` are guarded. The
-    hazard model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the
-    right runs of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those
-    before the canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy
-    acts, ``relax`` multiplies its ratio. ``live`` prompts of each condition are guarded while they run, to
-    time that and to compare tokens; not under the policies of `UNTIMED`.
+    ``policies`` are those of `POLICIES`. Of each condition the first ``n_prompts`` are guarded. The hazard
+    model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the right runs
+    of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those before the
+    canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy acts,
+    ``relax`` multiplies its ratio. ``permutations`` is how often the hazard's alarms are dealt out anew.
+    ``live`` prompts of each condition are guarded while they run, to time that and to compare tokens; not
+    under the policies of `UNTIMED`.
     """
 
     kind: Literal["live"]
@@ -122,6 +124,7 @@ class LiveDefinition(Part):
     roll_back: int = Field(default=16, ge=1)
     fixed_token: int = Field(default=32, ge=1)
     relax: float = Field(default=0.5, gt=0, lt=1)
+    permutations: int = Field(default=10, ge=1)
     live: int = Field(default=4, ge=0)
     seed: int = Field(default=0, ge=0)
     next_steps: str = ""

@@ -16,7 +16,7 @@ FULL, PRESS = "none", "press"
 
 
 class PolicyResult(Shape):
-    """A policy on all guarded runs of a source; intervals are over prompts.
+    """A policy on all guarded runs of a source, in all of its ``draws`` of lots; intervals are over prompts.
 
     ``loss`` is the accuracy of the full cache minus the policy's, ``saved`` the share of the full cache's
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
@@ -33,6 +33,7 @@ class PolicyResult(Shape):
 
     experiment: str
     policy: str
+    draws: int
     acted: float
     accuracy: Estimate
     loss: Estimate
@@ -59,7 +60,7 @@ class PolicyResult(Shape):
 
 @dataclass(frozen=True)
 class _Unit:
-    """Arrays over the guarded runs of a source, in one order of condition and prompt."""
+    """Arrays over the guarded runs of a source, in one order of condition and prompt: means over draws."""
 
     prompts: list[str]
     condition: np.ndarray
@@ -141,41 +142,54 @@ def without_milder_ratio(study: LiveStudy, experiment: str) -> list[str]:
 
 def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
     runs = [run for run in study.runs if (run.experiment, run.policy) == (experiment, policy)]
-    return sorted(runs, key=lambda run: (run.condition, run.prompt_id))
+    return sorted(runs, key=lambda run: (run.draw, run.condition, run.prompt_id))
+
+
+def _beside(runs: Sequence[GuardedRun], others: Sequence[GuardedRun]) -> list[GuardedRun]:
+    """Another policy's run of the same condition and prompt, for each run."""
+    by_key = {(other.condition, other.prompt_id): other for other in others}
+    return [by_key[run.condition, run.prompt_id] for run in runs]
 
 
 def _unit(runs: Sequence[GuardedRun] | Sequence[CurvePoint]) -> _Unit:
+    by_key: dict[tuple[str, str], list] = {}
+    for run in runs:
+        by_key.setdefault((run.condition, run.prompt_id), []).append(run)
     return _Unit(
-        [run.prompt_id for run in runs],
-        np.array([run.condition for run in runs], dtype=object),
-        np.array([run.correct for run in runs], dtype=float),
-        np.array([run.entry_steps for run in runs], dtype=float),
+        [prompt for _, prompt in by_key],
+        np.array([condition for condition, _ in by_key], dtype=object),
+        np.array([np.mean([run.correct for run in draws]) for draws in by_key.values()]),
+        np.array([np.mean([run.entry_steps for run in draws]) for draws in by_key.values()]),
     )
 
 
 def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
-    runs, full, press = (_runs(study, experiment, name) for name in (policy, FULL, PRESS))
-    its, whole = _unit(runs), _unit(full)
+    runs = _runs(study, experiment, policy)
+    full, press = (_beside(runs, _runs(study, experiment, name)) for name in (FULL, PRESS))
+    its, whole, alone = _unit(runs), _unit(full), _unit(press)
     loss = estimate(mean(whole.right - its.right), its.prompts)
     saved = estimate(
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
-    changes = its.right - _unit(press).right
+    changes = np.array(
+        [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
+    )
     from_start = np.array([run.alarm is not None and run.keep == 0 for run in runs])
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
         experiment=experiment,
         policy=policy,
+        draws=len({run.draw for run in runs}),
         acted=float(np.mean([run.alarm is not None for run in runs])),
         accuracy=estimate(mean(its.right), its.prompts),
         loss=loss,
         saved=saved,
         above_curve=estimate(_above_curve(its, curves_of(study, experiment)), its.prompts),
-        above_press=estimate(mean(changes), its.prompts),
+        above_press=estimate(mean(its.right - alone.right), its.prompts),
         runs=len(runs),
         rescued=int((changes > 0).sum()),
         harmed=int((changes < 0).sum()),
-        test=sign_test(changes.astype(int), its.prompts),
+        test=sign_test(changes.tolist(), [run.prompt_id for run in runs]),
         alarms=sum(run.alarm is not None for run in runs),
         from_start=int(from_start.sum()),
         rescued_from_start=int(((changes > 0) & from_start).sum()),

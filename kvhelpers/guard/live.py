@@ -66,6 +66,7 @@ class _Loaded:
 
 class _Wanted(NamedTuple):
     policy: str
+    draw: int
     label: str
     index: int
     decision: Decision
@@ -81,15 +82,18 @@ def _of_source(
     evidence = _evidence(source, part, definition, folder, load)
     policies = {label: Policies(source, label, definition, evidence) for label in source.conditions}
     wanted = [
-        _Wanted(policy, label, index, decision, keep, _point(label, index, decision, keep))
+        _Wanted(policy, draw, label, index, decision, keep, _point(label, index, decision, keep))
         for policy in definition.policies
         for label, of_condition in policies.items()
-        for index, decision in enumerate(of_condition.decisions(policy))
+        for draw, decisions in enumerate(of_condition.draws(policy))
+        for index, decision in enumerate(decisions)
         for keep in [of_condition.keep(index, decision)]
     ]
     done = continue_runs(source, [one.point for one in wanted if one.point is not None], folder, load)
     runs = [_guarded(source, one, done) for one in wanted]
-    outputs = {(one.policy, one.label, one.index): _output(source, one, done) for one in wanted}
+    outputs = {
+        (one.policy, one.label, one.index): _output(source, one, done) for one in wanted if not one.draw
+    }
     checks = check_live(source, definition, policies, outputs, folder, load) if definition.live else []
     condition = source.baseline.condition
     n_prompts = min(definition.n_prompts, condition.n_prompts)
@@ -168,6 +172,7 @@ def _guarded(source: Source, wanted: _Wanted, done: Mapping[str, Continuation]) 
     common = {
         "experiment": source.experiment,
         "policy": wanted.policy,
+        "draw": wanted.draw,
         "condition": wanted.label,
         "prompt_index": wanted.index,
         "prompt_id": record.prompt_id,

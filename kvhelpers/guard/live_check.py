@@ -22,7 +22,8 @@ from kvhelpers.paths import write_atomic
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
 TIMES = 2  # that each is run; the faster counts, since the first pays for what is done once
-NOT_IN_KEY = {"name", "objective", "sources", "policies", "next_steps"}  # change nothing in a policy's runs
+# what changes nothing in the runs that are timed
+NOT_IN_KEY = {"name", "objective", "sources", "policies", "permutations", "next_steps"}
 
 
 def check_live(

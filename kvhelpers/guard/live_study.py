@@ -11,7 +11,7 @@ from kvhelpers.records import Shape
 
 
 class GuardedRun(Shape):
-    """A run under a policy.
+    """A run under a policy, in the ``draw``-th of its draws of lots (0: the only one).
 
     ``alarm`` is how many new tokens it had when the policy acted, None if it did not; ``keep`` how many
     stayed. ``entry_steps``, ``peak``, ``fed`` and ``discarded`` are the ledger's (`ledger.Cost`);
@@ -20,6 +20,7 @@ class GuardedRun(Shape):
 
     experiment: str
     policy: str
+    draw: int
     condition: str
     prompt_index: int
     prompt_id: str

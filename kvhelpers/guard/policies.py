@@ -23,7 +23,7 @@ from kvhelpers.guard.alarms import (
     first_alarm,
 )
 from kvhelpers.guard.contract import QUALITY_LOSS
-from kvhelpers.guard.definition import LiveDefinition, Source
+from kvhelpers.guard.definition import PERMUTED, LiveDefinition, Source
 from kvhelpers.guard.responses import (
     MARK,
     RESTART,
@@ -81,10 +81,16 @@ class Policies:
         self.decided: dict[str, list[Decision]] = {}
 
     def decisions(self, policy: str) -> list[Decision]:
-        """A policy's decisions by prompt index."""
+        """A policy's decisions by prompt index, for one that draws no lots."""
         if policy not in self.decided:
             self.decided[policy] = getattr(self, f"_{policy}")()
         return self.decided[policy]
+
+    def draws(self, policy: str) -> list[list[Decision]]:
+        """A policy's decisions by prompt index, once for each time that it draws lots."""
+        if policy != PERMUTED:
+            return [self.decisions(policy)]
+        return [self._permuted(draw) for draw in range(self.definition.permutations)]
 
     def _none(self) -> list[Decision]:
         return [self._at(0, RESTORE) for _ in self.records]
@@ -127,10 +133,10 @@ class Policies:
             self._watched(index, self._hazard_alarm(trained), response) for index in range(len(self.records))
         ]
 
-    def _permuted(self) -> list[Decision]:
+    def _permuted(self, draw: int) -> list[Decision]:
         steps = [decision.step for decision in self.decisions("hazard_roll_back")]
         place = list(self.source.conditions).index(self.label)
-        order = np.random.default_rng([self.definition.seed, place]).permutation(len(steps))
+        order = np.random.default_rng([self.definition.seed, place, draw]).permutation(len(steps))
         response, decisions = roll_back(self.definition.roll_back), []
         for record, other in zip(self.records, order, strict=True):
             step = steps[other]

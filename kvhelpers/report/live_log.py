@@ -11,7 +11,7 @@ from typing import Any
 
 from kvhelpers.guard import contract
 from kvhelpers.guard.contract import Verdict
-from kvhelpers.guard.definition import POLICIES, UNTIMED
+from kvhelpers.guard.definition import PERMUTED, POLICIES, UNTIMED
 from kvhelpers.guard.frontier import (
     FULL,
     PRESS,
@@ -31,7 +31,7 @@ from kvhelpers.report.frames import save_frames
 from kvhelpers.report.live_tables import contract_table, costs_table, live_tables, policies_table
 from kvhelpers.report.render import render
 
-HAZARD, PERMUTED = "hazard_roll_back", "permuted"
+HAZARD = "hazard_roll_back"
 BESIDE = (FULL, PRESS, *UNTIMED)  # controls, and what nobody could follow
 
 

@@ -70,6 +70,7 @@ def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.
             {
                 "experiment": one.experiment,
                 "policy": one.policy,
+                "draws": one.draws,
                 "acted": one.acted,
                 **_columns("accuracy", one.accuracy),
                 **_columns("loss", one.loss),

@@ -75,14 +75,14 @@ def study():
 
 @pytest.fixture(scope="module")
 def runs(study):
-    """A row a guarded run; of each value, a column a policy."""
+    """A row a guarded run of a policy that draws no lots; of each value, a column a policy."""
     table = pd.DataFrame(run.model_dump() for run in study.runs)
-    return table.pivot(index=["condition", "prompt_id"], columns="policy")
+    return table[table["policy"] != "permuted"].pivot(index=["condition", "prompt_id"], columns="policy")
 
 
 def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
     right = runs["correct"].astype(bool)
-    by_policy = {one.policy: one for one in results(study)}
+    by_policy = {one.policy: one for one in results(study) if one.policy != "permuted"}
     for name, one in by_policy.items():
         assert one.rescued == (right[name] & ~right["press"]).sum()
         assert one.harmed == (~right[name] & right["press"]).sum()
@@ -108,6 +108,31 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
     assert lost_runs(study, SOURCE) == (lost.sum(), fails.sum(), unended.sum())
 
 
+def test_what_draws_lots_is_its_mean_over_all_draws(study, runs):
+    """Each draw by itself, as a study of its own, has the numbers of which these are the means and sums."""
+    (whole,) = (one for one in results(study) if one.policy == "permuted")
+    others = tuple(run for run in study.runs if run.policy != "permuted")
+    lots = [run for run in study.runs if run.policy == "permuted"]
+    draws = [
+        next(
+            one
+            for one in results(
+                study.model_copy(update={"runs": (*others, *(r for r in lots if r.draw == draw))})
+            )
+            if one.policy == "permuted"
+        )
+        for draw in range(whole.draws)
+    ]
+    assert whole.draws == study.definition.permutations == 10 and whole.runs == 10 * len(runs)
+    for name in ("rescued", "harmed", "alarms", "from_start", "right_acted"):
+        assert getattr(whole, name) == sum(getattr(one, name) for one in draws)
+    for name in ("accuracy", "loss", "saved", "above_press"):
+        assert getattr(whole, name).value == pytest.approx(
+            np.mean([getattr(one, name).value for one in draws])
+        )
+    assert len({one.accuracy.value for one in draws}) > 1
+
+
 def test_a_gain_is_the_first_policy_s_over_the_second_at_equal_memory(study):
     gain = gain_over(study, SOURCE, "hazard_roll_back", "permuted")
     first, second = (
@@ -125,7 +150,7 @@ def test_what_holds_less_than_each_ratio_is_named(study, runs):
     least = points.groupby(["condition", "ratio"])["entry_steps"].mean().groupby("condition").min()
     below = [
         (policy, label)
-        for policy in study.definition.policies
+        for policy in set(study.definition.policies) - {"permuted"}
         for label in study.sources[0].conditions
         if held.loc[label, policy] < least[label] - 1e-6
     ]

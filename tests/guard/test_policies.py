@@ -52,14 +52,16 @@ def test_the_oracle_s_alarm_goes_off_when_the_failure_begins(source, evidence):
         assert steps == failed["time"].astype(int).to_dict() and steps
 
 
-def test_alarms_are_dealt_out_within_a_condition_and_anew_in_each(source, evidence):
+def test_alarms_are_dealt_out_within_a_condition_and_anew_in_each_and_each_time(source, evidence):
     dealt = {}
     for label in CONDITIONS:
         policies = Policies(source, label, DEFINITION, evidence)
         policies.decided["hazard_roll_back"] = [
             policies._at(step, RESTORE) for step in range(1, DEFINITION.n_prompts + 1)
         ]
-        dealt[label] = [one.step for one in policies.decisions("permuted")]
+        draws = [[one.step for one in decisions] for decisions in policies.draws("permuted")]
+        assert len({tuple(steps) for steps in draws}) == DEFINITION.permutations
+        dealt[label] = draws[0]
         length = [record.n_tokens for record in records(source, label)]
         assert all(step is None or step < n for step, n in zip(dealt[label], length, strict=True))
         left = sorted(step for step in dealt[label] if step is not None)
