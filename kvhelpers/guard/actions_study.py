@@ -199,13 +199,16 @@ class Contrast(Shape):
 
     @property
     def finding(self) -> Finding:
-        """What the second does to the share of right runs."""
+        """What the second does to the share of right runs; none where runs and prompts disagree."""
         low, high = self.difference.low, self.difference.high
         if low is None or self.difference.prompts < fewest_discordant():
             return Finding.TOO_FEW
-        if self.q >= SIGNIFICANCE or low <= 0 <= high:
-            return Finding.NO_EVIDENCE
-        return Finding.HELPS if low > 0 else Finding.HARMS
+        better = self.test.better - self.test.worse
+        if self.q < SIGNIFICANCE and low > 0 and better > 0:
+            return Finding.HELPS
+        if self.q < SIGNIFICANCE and high < 0 and better < 0:
+            return Finding.HARMS
+        return Finding.NO_EVIDENCE
 
 
 def contrasts(study: ActionsStudy) -> list[Contrast]:

@@ -13,22 +13,24 @@ from kvhelpers.records import Shape
 from kvhelpers.stats import Estimate, SignTest, estimate, mean, sign_test
 
 FULL, PRESS = "none", "press"
+Count = int | float  # of runs; a mean over draws where there are several
 
 
 class PolicyResult(Shape):
-    """A policy on all guarded runs of a source, in all of its ``draws`` of lots; intervals are over prompts.
+    """A policy on all guarded runs of a source; intervals are over prompts. Of a policy that draws lots
+    counts are means over its ``draws``, and its accuracy and entries × steps are pooled before they stand
+    beside a mixture.
 
     ``loss`` is the accuracy of the full cache minus the policy's, ``saved`` the share of the full cache's
     entries × steps that it does not hold, ``above_curve`` its accuracy minus that of the best mixture of the
     press's own ratios (the full cache among them) that holds no more, ``above_press`` minus that of the press
     alone. Of the ``runs``, ``rescued`` are right under the policy and not under the press alone, ``harmed``
-    the other way round; ``test`` is that of their prompts (`stats.sign_test`). ``from_start`` of the
-    ``alarms`` left no token standing, so that nothing of the press is left; ``rescued_from_start`` are the
-    rescued among these. Of the ``right_alone`` runs that end right without a guard it acts on
-    ``right_acted``. ``peak`` is in bytes, a mean over runs; ``fed`` is a mean relative to the full cache's,
-    ``discarded`` the mean tokens taken back. ``slow_down`` is processor time against the full cache's, of
-    prompts guarded while they ran, of which ``live_same`` of ``live`` had the composed tokens; None if there
-    was none.
+    the other way round; ``test`` is that of their prompts (`stats.sign_test`), None with several draws.
+    ``from_start`` of the ``alarms`` left no token standing; ``rescued_from_start`` are the rescued among
+    these. Of the ``right_alone`` runs that end right without a guard it acts on ``right_acted``. ``peak`` is
+    in bytes, a mean over runs; ``fed`` is a mean relative to the full cache's, ``discarded`` the mean tokens
+    taken back. ``slow_down`` is processor time against the full cache's, of prompts guarded while they ran,
+    of which ``live_same`` of ``live`` had the composed tokens; None if there was none.
     """
 
     experiment: str
@@ -41,14 +43,14 @@ class PolicyResult(Shape):
     above_curve: Estimate
     above_press: Estimate
     runs: int
-    rescued: int
-    harmed: int
-    test: SignTest
-    alarms: int
-    from_start: int
-    rescued_from_start: int
-    right_alone: int
-    right_acted: int
+    rescued: Count
+    harmed: Count
+    test: SignTest | None
+    alarms: Count
+    from_start: Count
+    rescued_from_start: Count
+    right_alone: Count
+    right_acted: Count
     peak: float
     fed: float
     discarded: float
@@ -171,32 +173,32 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
     saved = estimate(
         lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
     )
-    changes = np.array(
-        [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
-    )
-    from_start = np.array([run.alarm is not None and run.keep == 0 for run in runs])
+    changes = [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
+    acted = np.array([run.alarm is not None for run in runs])
+    anew = acted & np.array([run.keep == 0 for run in runs])
+    right_alone = np.array([run.correct for run in press])
+    better, worse = np.array(changes) > 0, np.array(changes) < 0
+    draws = len({run.draw for run in runs})
     slow_down, n, same = _timed(study, experiment, policy)
     return PolicyResult(
         experiment=experiment,
         policy=policy,
-        draws=len({run.draw for run in runs}),
-        acted=float(np.mean([run.alarm is not None for run in runs])),
+        draws=draws,
+        acted=float(acted.mean()),
         accuracy=estimate(mean(its.right), its.prompts),
         loss=loss,
         saved=saved,
         above_curve=estimate(_above_curve(its, curves_of(study, experiment)), its.prompts),
         above_press=estimate(mean(its.right - alone.right), its.prompts),
-        runs=len(runs),
-        rescued=int((changes > 0).sum()),
-        harmed=int((changes < 0).sum()),
-        test=sign_test(changes.tolist(), [run.prompt_id for run in runs]),
-        alarms=sum(run.alarm is not None for run in runs),
-        from_start=int(from_start.sum()),
-        rescued_from_start=int(((changes > 0) & from_start).sum()),
-        right_alone=sum(other.correct for other in press),
-        right_acted=sum(
-            other.correct and run.alarm is not None for run, other in zip(runs, press, strict=True)
-        ),
+        runs=len(its.prompts),
+        rescued=_count(better, draws),
+        harmed=_count(worse, draws),
+        test=sign_test(changes, its.prompts) if draws == 1 else None,
+        alarms=_count(acted, draws),
+        from_start=_count(anew, draws),
+        rescued_from_start=_count(better & anew, draws),
+        right_alone=_count(right_alone, draws),
+        right_acted=_count(right_alone & acted, draws),
         peak=float(np.mean([run.peak * run.entry_bytes for run in runs])),
         fed=sum(run.fed for run in runs) / sum(run.fed for run in full),
         discarded=float(np.mean([run.discarded for run in runs])),
@@ -205,6 +207,10 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         live_same=same,
         contract=judge(loss, saved, slow_down),
     )
+
+
+def _count(runs: np.ndarray, draws: int) -> Count:
+    return int(runs.sum()) if draws == 1 else float(runs.sum() / draws)
 
 
 def _timed(study: LiveStudy, experiment: str, policy: str) -> tuple[float | None, int, int]:

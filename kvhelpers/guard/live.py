@@ -17,7 +17,7 @@ from kvhelpers.guard.acted_runs import onsets
 from kvhelpers.guard.alarms import AtToken
 from kvhelpers.guard.canary_values import canary_values, has_canary
 from kvhelpers.guard.continuations import Continuation, Point, continue_runs, key_of
-from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns, asked_sources
+from kvhelpers.guard.definition import PERMUTED, UNTIMED, LiveDefinition, Source, SourceRuns, asked_sources
 from kvhelpers.guard.ledger import Cost, Stretch, cost
 from kvhelpers.guard.live_check import check_live
 from kvhelpers.guard.live_study import CurvePoint, GuardedRun, LiveCheck, LiveSource, LiveStudy
@@ -31,7 +31,7 @@ from kvhelpers.presses.registry import NONE
 from kvhelpers.records import Record
 
 NOTHING = Decision(None, RESTORE, lambda: AtToken(NEVER))  # the press alone
-HAZARD = ("hazard_restore", "hazard_roll_back", "permuted")  # that need a trained hazard
+HAZARD = ("hazard_restore", "hazard_roll_back", PERMUTED)  # that need a trained hazard
 
 
 def make_live_study(
@@ -92,7 +92,9 @@ def _of_source(
     done = continue_runs(source, [one.point for one in wanted if one.point is not None], folder, load)
     runs = [_guarded(source, one, done) for one in wanted]
     outputs = {
-        (one.policy, one.label, one.index): _output(source, one, done) for one in wanted if not one.draw
+        (one.policy, one.label, one.index): _output(source, one, done)
+        for one in wanted
+        if one.policy not in UNTIMED
     }
     checks = check_live(source, definition, policies, outputs, folder, load) if definition.live else []
     condition = source.baseline.condition

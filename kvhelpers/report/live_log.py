@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvhelpers.guard import contract
+from kvhelpers.guard.choice import choices, gain_where_it_chooses
 from kvhelpers.guard.contract import Verdict
 from kvhelpers.guard.definition import PERMUTED, POLICIES, UNTIMED
 from kvhelpers.guard.frontier import (
@@ -28,7 +29,13 @@ from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
 from kvhelpers.report.figures.frontier import frontier_figure
 from kvhelpers.report.figures.style import save
 from kvhelpers.report.frames import save_frames
-from kvhelpers.report.live_tables import contract_table, costs_table, live_tables, policies_table
+from kvhelpers.report.live_tables import (
+    choices_table,
+    contract_table,
+    costs_table,
+    live_tables,
+    policies_table,
+)
 from kvhelpers.report.render import render
 
 HAZARD = "hazard_roll_back"
@@ -72,6 +79,7 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
     by_name = {one.policy: one for one in made}
     judged = [one for one in made if one.policy not in BESIDE]
     dealt = {HAZARD, PERMUTED} <= set(by_name)
+    chosen = choices(study, source.experiment, HAZARD) if dealt else []
     return {
         "source": source,
         "kept": [one.policy for one in judged if one.contract.whole == Verdict.PASS],
@@ -88,7 +96,9 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "hazard": by_name.get(HAZARD),
         "permuted": by_name.get(PERMUTED),
         "over_permuted": gain_over(study, source.experiment, HAZARD, PERMUTED) if dealt else None,
-        "canary": by_name.get("canary_commit"),
+        "choices": choices_table(chosen),
+        "no_choice": [one.condition for one in chosen if one.alarms == one.n],
+        "over_where_it_chooses": gain_where_it_chooses(study, source.experiment, HAZARD, chosen),
         "oracle": by_name.get("oracle"),
         "onset": by_name.get("oracle_alarm"),
     }

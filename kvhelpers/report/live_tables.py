@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from kvhelpers.guard.choice import Choice
 from kvhelpers.guard.frontier import PolicyResult
 from kvhelpers.guard.live_study import LiveStudy
 from kvhelpers.report.format import GAP, p_value, percent, points_of, share
@@ -22,9 +23,9 @@ def policies_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
             "Saved": share(one.saved),
             "Above mixture": points_of(one.above_curve),
             "Above press": points_of(one.above_press),
-            "Rescued": one.rescued,
-            "Harmed": one.harmed,
-            "p": p_value(one.test.p),
+            "Rescued": f"{one.rescued:.4g}",
+            "Harmed": f"{one.harmed:.4g}",
+            "p": GAP if one.test is None else p_value(one.test.p),
             "n": one.runs,
         }
         for one in made
@@ -40,6 +41,22 @@ def contract_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
             "Saved": one.contract.budget,
             "Slow-down": f"{_signed(one.slow_down)}: {one.contract.speed}",
             "Contract": one.contract.whole,
+        }
+        for one in made
+    )
+
+
+def choices_table(made: Sequence[Choice]) -> pd.DataFrame:
+    """A policy beside its alarms dealt out anew, a row a condition."""
+    return pd.DataFrame(
+        {
+            "Condition": one.condition,
+            "n": one.n,
+            "Alarms": one.alarms,
+            "No token stays": one.from_start,
+            "Right": one.right,
+            "Right, dealt anew": f"{one.right_dealt:.1f}",
+            "Points": points_of(one.gain),
         }
         for one in made
     )
@@ -79,9 +96,9 @@ def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.
                 **_columns("above_press", one.above_press),
                 "rescued": one.rescued,
                 "harmed": one.harmed,
-                "rescued_prompts": one.test.better,
-                "harmed_prompts": one.test.worse,
-                "p": one.test.p,
+                "rescued_prompts": one.test and one.test.better,
+                "harmed_prompts": one.test and one.test.worse,
+                "p": one.test and one.test.p,
                 "alarms": one.alarms,
                 "from_start": one.from_start,
                 "rescued_from_start": one.rescued_from_start,

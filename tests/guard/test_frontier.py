@@ -4,6 +4,7 @@ import pytest
 from scipy.stats import binomtest
 
 from kvhelpers.experiment.grid import finished_results
+from kvhelpers.guard.choice import choices, gain_where_it_chooses
 from kvhelpers.guard.contract import Verdict, judge
 from kvhelpers.guard.frontier import (
     below_curve,
@@ -123,14 +124,48 @@ def test_what_draws_lots_is_its_mean_over_all_draws(study, runs):
         )
         for draw in range(whole.draws)
     ]
-    assert whole.draws == study.definition.permutations == 10 and whole.runs == 10 * len(runs)
-    for name in ("rescued", "harmed", "alarms", "from_start", "right_acted"):
-        assert getattr(whole, name) == sum(getattr(one, name) for one in draws)
+    assert whole.draws == study.definition.permutations == 10 and whole.runs == len(runs)
+    assert whole.test is None and all(one.test for one in draws)
+    for name in ("rescued", "harmed", "alarms", "from_start", "right_alone", "right_acted", "peak", "fed"):
+        assert getattr(whole, name) == pytest.approx(np.mean([getattr(one, name) for one in draws]))
     for name in ("accuracy", "loss", "saved", "above_press"):
         assert getattr(whole, name).value == pytest.approx(
             np.mean([getattr(one, name).value for one in draws])
         )
     assert len({one.accuracy.value for one in draws}) > 1
+
+
+def test_what_is_above_the_mixture_is_pooled_over_draws(study):
+    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    own = table.groupby(["policy", "condition"])[["correct", "entry_steps"]].mean()
+    points = pd.DataFrame(point.model_dump() for point in study.curves)
+    curve = points.groupby(["condition", "ratio"])[["correct", "entry_steps"]].mean()
+    for one in results(study):
+        above = [
+            right - by_search(*curve.loc[label][["entry_steps", "correct"]].to_numpy().T, held)
+            if held > curve.loc[label]["entry_steps"].min()
+            else right - curve.loc[label].sort_values("entry_steps")["correct"].iloc[0]
+            for label, (right, held) in own.loc[one.policy].iterrows()
+        ]
+        assert one.above_curve.value == pytest.approx(np.mean(above), abs=0.005)
+
+
+def test_the_choice_by_condition_is_what_pandas_counts(study):
+    made = choices(study, SOURCE, "hazard_roll_back")
+    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    own = table[table["policy"] == "hazard_roll_back"].groupby("condition")
+    dealt = table[table["policy"] == "permuted"].groupby(["condition", "draw"])["correct"].sum()
+    for one in made:
+        part = own.get_group(one.condition)
+        assert (one.n, one.alarms, one.right) == (50, part["alarm"].notna().sum(), part["correct"].sum())
+        assert one.from_start == (part["keep"] == 0).sum()
+        assert one.right_dealt == pytest.approx(dealt[one.condition].mean())
+    whole = gain_over(study, SOURCE, "hazard_roll_back", "permuted")
+    assert np.mean([one.gain.value for one in made]) == pytest.approx(whole.value)
+    left = [one for one in made if one.alarms < one.n]
+    part = gain_where_it_chooses(study, SOURCE, "hazard_roll_back", made)
+    assert part.value == pytest.approx(np.mean([one.gain.value for one in left])) and len(left) == 2
+    assert gain_where_it_chooses(study, SOURCE, "hazard_roll_back", left) is None
 
 
 def test_a_gain_is_the_first_policy_s_over_the_second_at_equal_memory(study):
@@ -144,13 +179,14 @@ def test_a_gain_is_the_first_policy_s_over_the_second_at_equal_memory(study):
     assert (back.value, back.low) == pytest.approx((-gain.value, -gain.high))
 
 
-def test_what_holds_less_than_each_ratio_is_named(study, runs):
-    held = runs["entry_steps"].groupby("condition").mean()
+def test_what_holds_less_than_each_ratio_is_named(study):
+    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    held = table.groupby(["condition", "policy"])["entry_steps"].mean()
     points = pd.DataFrame(point.model_dump() for point in study.curves)
     least = points.groupby(["condition", "ratio"])["entry_steps"].mean().groupby("condition").min()
     below = [
         (policy, label)
-        for policy in set(study.definition.policies) - {"permuted"}
+        for policy in study.definition.policies
         for label in study.sources[0].conditions
         if held.loc[label, policy] < least[label] - 1e-6
     ]

@@ -46,7 +46,12 @@ def watched():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, watched):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("live")
+
+
+@pytest.fixture(scope="module")
+def study(folder, watched):
     def generate_and_note(lm, requests, settings):
         runs = list(generate(lm, requests, settings))
         watched.append((requests, settings, runs))
@@ -55,7 +60,7 @@ def study(tmp_path_factory, watched):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kvhelpers.guard.live_check.TIMES", 1)  # times are not looked at here
         patch.setattr("kvhelpers.guard.live_check.generate", generate_and_note)
-        return make_live_study(DEFINITION, tmp_path_factory.mktemp("live"), "do it")
+        return make_live_study(DEFINITION, folder, "do it")
 
 
 def runs_of(study, policy):
@@ -66,6 +71,12 @@ def test_every_prompt_guarded_while_it_runs_has_the_composed_tokens(study):
     assert {check.policy for check in study.checks} == set(POLICIES) - set(UNTIMED)
     assert all(check.same == check.n == 1 for check in study.checks)
     assert sum(check.acted for check in study.checks if check.policy not in ("none", "press")) > 4
+
+
+def test_what_was_guarded_while_it_ran_stays_when_alarms_are_dealt_out_more_often(study, folder, monkeypatch):
+    monkeypatch.setattr("kvhelpers.guard.live_check.generate", None)
+    again = make_live_study(DEFINITION.model_copy(update={"permutations": 3}), folder, "do it")
+    assert again.checks == study.checks and again.runs == study.runs
 
 
 def test_a_composed_run_costs_what_the_guarded_one_did(study, watched):

@@ -8,6 +8,7 @@ from kvhelpers.guard.actions_study import (
     ActedSource,
     ActionName,
     ActionsStudy,
+    Contrast,
     Finding,
     contrasts,
     outcomes,
@@ -17,6 +18,7 @@ from kvhelpers.hazard.provenance import StudyProvenance
 from kvhelpers.report.actions_log import actions_log
 from kvhelpers.report.actions_tables import conditions_table
 from kvhelpers.report.figures.actions import actions_figure
+from kvhelpers.stats import Estimate, SignTest
 
 NAMES = (ActionName.RESTORE, ActionName.RELAX, ActionName.AGAIN)
 
@@ -111,6 +113,16 @@ def test_the_first_sentence_follows_the_data(output, n, restored, again, finding
     assert sentence in log
     assert f"difference {100 * (restored - again) / n:+.0f}".replace("-", "−") in log
     assert f"of {n} runs that end right by themselves, 100 %" in log
+
+
+def test_nothing_is_found_where_runs_and_prompts_disagree():
+    """Twelve prompts lose a run each, one gains thirty: more runs end right, of fewer prompts."""
+    common = {"experiment": "m", "group": "failing", "n": 42, "only_first": 12, "only_second": 30, "q": 0.01}
+    sides = {"first": ("onset", ActionName.AGAIN), "second": ("onset", ActionName.RESTORE)}
+    above = Estimate(18 / 42, 0.1, 0.7, 42, 13)
+    for worse, better, finding in ((12, 1, Finding.NO_EVIDENCE), (1, 12, Finding.HELPS)):
+        test = SignTest(worse, better, 0.003)
+        assert Contrast(**common, **sides, difference=above, test=test).finding == finding
 
 
 @pytest.mark.parametrize(
