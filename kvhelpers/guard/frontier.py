@@ -60,6 +60,17 @@ class PolicyResult(Shape):
     contract: Contract
 
 
+class Spot(Shape):
+    """Where a policy stands on the runs of one condition: ``held`` is its share of the full cache's entries ×
+    steps.
+    """
+
+    condition: str
+    policy: str
+    accuracy: Estimate
+    held: Estimate
+
+
 @dataclass(frozen=True)
 class _Unit:
     """Arrays over the guarded runs of a source, in one order of condition and prompt: means over draws."""
@@ -79,6 +90,23 @@ def results(study: LiveStudy) -> list[PolicyResult]:
         _result(study, source.experiment, policy)
         for source in study.sources
         for policy in study.definition.policies
+    ]
+
+
+def spots(study: LiveStudy, experiment: str) -> list[Spot]:
+    """All policies on each guarded condition, in the definition's order."""
+    full = _runs(study, experiment, FULL)
+    return [
+        Spot(
+            condition=label,
+            policy=policy,
+            accuracy=estimate(mean(its.right), its.prompts),
+            held=estimate(_share_of(its.entry_steps, whole.entry_steps), its.prompts),
+        )
+        for label in curves_of(study, experiment)
+        for whole in [_unit([run for run in full if run.condition == label])]
+        for policy in study.definition.policies
+        for its in [_unit([run for run in _runs(study, experiment, policy) if run.condition == label])]
     ]
 
 
@@ -170,9 +198,8 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
     full, press = (_beside(runs, _runs(study, experiment, name)) for name in (FULL, PRESS))
     its, whole, alone = _unit(runs), _unit(full), _unit(press)
     loss = estimate(mean(whole.right - its.right), its.prompts)
-    saved = estimate(
-        lambda weights: 1 - (weights @ its.entry_steps) / (weights @ whole.entry_steps), its.prompts
-    )
+    held = _share_of(its.entry_steps, whole.entry_steps)
+    saved = estimate(lambda weights: 1 - held(weights), its.prompts)
     changes = [int(run.correct) - int(other.correct) for run, other in zip(runs, press, strict=True)]
     acted = np.array([run.alarm is not None for run in runs])
     anew = acted & np.array([run.keep == 0 for run in runs])
@@ -207,6 +234,11 @@ def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
         live_same=same,
         contract=judge(loss, saved, slow_down),
     )
+
+
+def _share_of(its: np.ndarray, whole: np.ndarray):
+    """The statistic of a sum relative to another."""
+    return lambda weights: (weights @ its) / (weights @ whole)
 
 
 def _count(runs: np.ndarray, draws: int) -> Count:

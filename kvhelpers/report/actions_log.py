@@ -16,7 +16,13 @@ from kvhelpers.guard.actions_study import (
     outcomes,
 )
 from kvhelpers.paths import figures_dir, log_path, relative, write_atomic
-from kvhelpers.report.actions_tables import action_tables, conditions_table, contrasts_table, outcomes_table
+from kvhelpers.report.actions_tables import (
+    action_tables,
+    conditions_table,
+    contrasts_table,
+    outcomes_table,
+    with_every_place,
+)
 from kvhelpers.report.figures.actions import actions_figure
 from kvhelpers.report.figures.style import save
 from kvhelpers.report.frames import save_frames
@@ -93,6 +99,11 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
             if group == Group.FAILING
             and action == ActionName.RESTORE
             and (above_onset := contrast(Group.FAILING, restored, (place, ActionName.RESTORE))) is not None
+        ],
+        "every": [
+            one
+            for one in outcomes(study.model_copy(update={"runs": tuple(with_every_place(study, experiment))}))
+            if one.action == ActionName.RESTORE
         ],
         "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
         "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],

@@ -9,6 +9,7 @@ import pandas as pd
 from kvhelpers.guard.acted_runs import START, Group
 from kvhelpers.guard.actions_study import (
     WHOLE,
+    ActedRun,
     ActionName,
     ActionsStudy,
     Contrast,
@@ -49,14 +50,11 @@ def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
     """
     failing = [run for run in study.runs if (run.experiment, run.group) == (experiment, Group.FAILING)]
     places = (START, *study.definition.depths)
-    acted_at: dict[tuple[str, int], set[str]] = {}
-    for run in failing:
-        acted_at.setdefault((run.condition, run.prompt_index), set()).add(run.place)
     parts = {
         label: [run for run in failing if run.condition == label]
         for label in dict.fromkeys(run.condition for run in failing)
     }
-    parts[EVERY_PLACE] = [run for run in failing if acted_at[run.condition, run.prompt_index] >= set(places)]
+    parts[EVERY_PLACE] = with_every_place(study, experiment)
     rows = []
     for label, part in parts.items():
         own = study.model_copy(update={"runs": tuple(part)})
@@ -66,6 +64,16 @@ def conditions_table(study: ActionsStudy, experiment: str) -> pd.DataFrame:
             row[f"restore, {place}"] = _right_of(made.get((place, ActionName.RESTORE)))
         rows.append(row | {"again, onset": _right_of(made.get((before_name(0), ActionName.AGAIN)))})
     return pd.DataFrame(rows)
+
+
+def with_every_place(study: ActionsStudy, experiment: str) -> list[ActedRun]:
+    """The failing runs that were acted on at every place: those on which places can be compared."""
+    failing = [run for run in study.runs if (run.experiment, run.group) == (experiment, Group.FAILING)]
+    acted_at: dict[tuple[str, int], set[str]] = {}
+    for run in failing:
+        acted_at.setdefault((run.condition, run.prompt_index), set()).add(run.place)
+    places = {START, *study.definition.depths}
+    return [run for run in failing if acted_at[run.condition, run.prompt_index] >= places]
 
 
 def _right(outcome: Outcome | None) -> str:

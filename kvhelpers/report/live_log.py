@@ -45,7 +45,7 @@ BESIDE = (FULL, PRESS, *UNTIMED)  # controls, and what nobody could follow
 def write_live_log(study: LiveStudy) -> Path:
     """Write a study's log, figures and tables under its name; return the log's path."""
     name, made = study.definition.name, results(study)
-    save(frontier_figure(study, made), figures_dir(name), "frontier")
+    save(frontier_figure(study), figures_dir(name), "frontier")
     save_frames(live_tables(study, made), figures_dir(name))
     text = live_log(study, made)
     return write_atomic(log_path(name), lambda path: path.write_text(text, encoding="utf-8"))

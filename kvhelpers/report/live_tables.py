@@ -77,7 +77,7 @@ def costs_table(made: Sequence[PolicyResult]) -> pd.DataFrame:
 
 
 def _signed(value: float | None) -> str:
-    return GAP if value is None else f"{100 * value:+.0f} %".replace("-", "−")
+    return GAP if value is None else f"{100 * value:+.1f} %".replace("-", "−")
 
 
 def live_tables(study: LiveStudy, made: Sequence[PolicyResult]) -> dict[str, pd.DataFrame]:

@@ -13,11 +13,13 @@ from kvhelpers.guard.frontier import (
     gain_over,
     lost_runs,
     results,
+    spots,
     without_milder_ratio,
 )
 from kvhelpers.guard.live_study import read_live_study
 from kvhelpers.hazard.risk_set import build
 from kvhelpers.paths import guard_path, samples_dir
+from kvhelpers.report.figures.frontier import frontier_figure
 from kvhelpers.stats import Estimate
 
 STUDY, SOURCE = "012-live-guard", "002-compression-sweep"
@@ -148,6 +150,22 @@ def test_what_is_above_the_mixture_is_pooled_over_draws(study):
             for label, (right, held) in own.loc[one.policy].iterrows()
         ]
         assert one.above_curve.value == pytest.approx(np.mean(above), abs=0.005)
+
+
+def test_a_policy_stands_where_its_runs_do_in_a_panel_of_their_condition(study):
+    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    own = table.groupby(["condition", "policy"])[["correct", "entry_steps"]].mean()
+    made = spots(study, SOURCE)
+    for one in made:
+        right, held = own.loc[one.condition, one.policy]
+        assert one.accuracy.value == pytest.approx(right)
+        assert one.held.value == pytest.approx(held / own.loc[one.condition, "none"]["entry_steps"])
+    assert len(made) == len(own)
+    panels = frontier_figure(study).axes
+    assert [axes.get_title() for axes in panels] == list(study.sources[0].conditions)
+    for axes in panels:
+        drawn = {tuple(bars[0].get_xydata()[0]) for bars in axes.containers}
+        assert drawn == {(s.held.value, s.accuracy.value) for s in made if s.condition == axes.get_title()}
 
 
 def test_the_choice_by_condition_is_what_pandas_counts(study):

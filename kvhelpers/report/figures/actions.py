@@ -24,8 +24,8 @@ LOOKS = {
 
 
 def actions_figure(study: ActionsStudy) -> Figure:
-    """The share that ends right by where it was acted on, a row a source, a column a group, a colour an
-    action; 95 % intervals over prompts.
+    """The share that ends right by where it was acted on, of how many runs, a row a source, a column a
+    group, a colour an action; 95 % intervals over prompts.
     """
     made = outcomes(study)
     with matplotlib.rc_context(STYLE):
@@ -55,7 +55,9 @@ def _panel(axes, outcomes: Sequence[Outcome]) -> dict:
         shown[label] = axes.errorbar(
             x, y, yerr=_not_negative(ends), color=colour, marker=marker, linestyle="none", markersize=4
         )
-    axes.set_xticks(range(len(places)), places, rotation=30, ha="right")
+    n = {one.place: one.right.n for one in outcomes}
+    labels = [f"{place} ({n[place]})" for place in places]
+    axes.set_xticks(range(len(places)), labels, rotation=30, ha="right")
     axes.set_ylim(-0.04, 1.04)
     return shown
 
