@@ -112,18 +112,16 @@ def test_what_is_said_of_runs_is_what_pandas_counts(study, runs):
 
 
 def test_what_draws_lots_is_its_mean_over_all_draws(study, runs):
-    """Each draw by itself, as a study of its own, has the numbers of which these are the means and sums."""
-    (whole,) = (one for one in results(study) if one.policy == "permuted")
-    others = tuple(run for run in study.runs if run.policy != "permuted")
-    lots = [run for run in study.runs if run.policy == "permuted"]
+    """Each draw by itself, as a study of its own, has the numbers of which these are the means."""
+    definition = study.definition.model_copy(update={"policies": ("none", "press", "permuted")})
+
+    def permuted(runs):
+        small = study.model_copy(update={"definition": definition, "runs": tuple(runs)})
+        return next(one for one in results(small) if one.policy == "permuted")
+
+    whole = permuted(study.runs)
     draws = [
-        next(
-            one
-            for one in results(
-                study.model_copy(update={"runs": (*others, *(r for r in lots if r.draw == draw))})
-            )
-            if one.policy == "permuted"
-        )
+        permuted(run for run in study.runs if run.policy != "permuted" or run.draw == draw)
         for draw in range(whole.draws)
     ]
     assert whole.draws == study.definition.permutations == 10 and whole.runs == len(runs)
