@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvhelpers.guard.definition import PERMUTED
-from kvhelpers.guard.frontier import curves_of, gain_over
+from kvhelpers.guard.frontier import curves_of, gain_over, runs_of
 from kvhelpers.guard.live_study import LiveStudy
 from kvhelpers.records import Shape
 from kvhelpers.stats import Estimate
@@ -25,6 +25,11 @@ class Choice(Shape):
     right_dealt: float
     gain: Estimate
 
+    @property
+    def is_free(self) -> bool:
+        """Whether there was anything to choose: not every run has an alarm."""
+        return self.alarms < self.n
+
 
 def choices(study: LiveStudy, experiment: str, policy: str) -> list[Choice]:
     """A policy beside its alarms dealt out anew, by condition."""
@@ -34,8 +39,8 @@ def choices(study: LiveStudy, experiment: str, policy: str) -> list[Choice]:
 def gain_where_it_chooses(
     study: LiveStudy, experiment: str, policy: str, made: Sequence[Choice]
 ) -> Estimate | None:
-    """The gain over the conditions in which not every run has an alarm; None if these are none or all."""
-    labels = [one.condition for one in made if one.alarms < one.n]
+    """The gain over the conditions in which there was something to choose; None if these are none or all."""
+    labels = [one.condition for one in made if one.is_free]
     if not labels or len(labels) == len(made):
         return None
     return gain_over(_part(study, labels), experiment, policy, PERMUTED)
@@ -43,10 +48,7 @@ def gain_where_it_chooses(
 
 def _choice(study: LiveStudy, experiment: str, policy: str, label: str) -> Choice:
     part = _part(study, [label])
-    own, dealt = (
-        [run for run in part.runs if (run.experiment, run.policy) == (experiment, name)]
-        for name in (policy, PERMUTED)
-    )
+    own, dealt = (runs_of(part, experiment, name) for name in (policy, PERMUTED))
     alarms = [run for run in own if run.alarm is not None]
     return Choice(
         condition=label,

@@ -95,7 +95,7 @@ def results(study: LiveStudy) -> list[PolicyResult]:
 
 def spots(study: LiveStudy, experiment: str) -> list[Spot]:
     """All policies on each guarded condition, in the definition's order."""
-    full = _runs(study, experiment, FULL)
+    full = runs_of(study, experiment, FULL)
     return [
         Spot(
             condition=label,
@@ -106,7 +106,7 @@ def spots(study: LiveStudy, experiment: str) -> list[Spot]:
         for label in curves_of(study, experiment)
         for whole in [_unit([run for run in full if run.condition == label])]
         for policy in study.definition.policies
-        for its in [_unit([run for run in _runs(study, experiment, policy) if run.condition == label])]
+        for its in [_unit([run for run in runs_of(study, experiment, policy) if run.condition == label])]
     ]
 
 
@@ -115,7 +115,7 @@ def gain_over(study: LiveStudy, experiment: str, policy: str, over: str) -> Esti
     is over prompts.
     """
     curves = curves_of(study, experiment)
-    its, other = (_unit(_runs(study, experiment, name)) for name in (policy, over))
+    its, other = (_unit(runs_of(study, experiment, name)) for name in (policy, over))
     first, second = (_above_curve(unit, curves) for unit in (its, other))
     return estimate(lambda weights: first(weights) - second(weights), its.prompts)
 
@@ -125,7 +125,7 @@ def lost_runs(study: LiveStudy, experiment: str) -> tuple[int, int, int]:
     fail there (`live_study.LiveSource.failing`), and how many others do not end.
     """
     (source,) = (one for one in study.sources if one.experiment == experiment)
-    pairs = zip(_runs(study, experiment, PRESS), _runs(study, experiment, FULL), strict=True)
+    pairs = zip(runs_of(study, experiment, PRESS), runs_of(study, experiment, FULL), strict=True)
     lost = [press for press, full in pairs if full.correct and not press.correct]
     other = [run for run in lost if run.prompt_index not in source.failing[run.condition]]
     return len(lost), len(lost) - len(other), sum(not run.ended for run in other)
@@ -137,7 +137,7 @@ def below_curve(study: LiveStudy, experiment: str) -> list[tuple[str, str]]:
     """
     curves, found = curves_of(study, experiment), []
     for policy in study.definition.policies:
-        runs = _runs(study, experiment, policy)
+        runs = runs_of(study, experiment, policy)
         for label, curve in curves.items():
             held = np.mean([run.entry_steps for run in runs if run.condition == label])
             least = min(np.mean([point.entry_steps for point in points]) for points in curve.values())
@@ -161,7 +161,7 @@ def without_milder_ratio(study: LiveStudy, experiment: str) -> list[str]:
     """The guarded conditions whose press was run at no ratio between its own and the full cache's. Its own is
     that of the runs without a guard.
     """
-    press, without = _runs(study, experiment, PRESS), []
+    press, without = runs_of(study, experiment, PRESS), []
     for label, curve in curves_of(study, experiment).items():
         held = [run.entry_steps for run in press if run.condition == label]
         own = next(r for r, points in curve.items() if np.allclose([p.entry_steps for p in points], held))
@@ -170,7 +170,8 @@ def without_milder_ratio(study: LiveStudy, experiment: str) -> list[str]:
     return without
 
 
-def _runs(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
+def runs_of(study: LiveStudy, experiment: str, policy: str) -> list[GuardedRun]:
+    """The runs of a source under a policy, by draw, condition and prompt."""
     runs = [run for run in study.runs if (run.experiment, run.policy) == (experiment, policy)]
     return sorted(runs, key=lambda run: (run.draw, run.condition, run.prompt_id))
 
@@ -194,8 +195,8 @@ def _unit(runs: Sequence[GuardedRun] | Sequence[CurvePoint]) -> _Unit:
 
 
 def _result(study: LiveStudy, experiment: str, policy: str) -> PolicyResult:
-    runs = _runs(study, experiment, policy)
-    full, press = (_beside(runs, _runs(study, experiment, name)) for name in (FULL, PRESS))
+    runs = runs_of(study, experiment, policy)
+    full, press = (_beside(runs, runs_of(study, experiment, name)) for name in (FULL, PRESS))
     its, whole, alone = _unit(runs), _unit(full), _unit(press)
     loss = estimate(mean(whole.right - its.right), its.prompts)
     held = _share_of(its.entry_steps, whole.entry_steps)

@@ -85,6 +85,9 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
         )
 
     restored, again = ("onset", ActionName.RESTORE), ("onset", ActionName.AGAIN)
+    restored_everywhere = tuple(
+        run for run in with_every_place(study, experiment) if run.action == ActionName.RESTORE
+    )
     matched, matched_anew = ("matched", ActionName.RESTORE), ("matched", ActionName.AGAIN)
     return {
         "source": source,
@@ -100,11 +103,7 @@ def answer(study: ActionsStudy, experiment: str, made: list) -> dict:
             and action == ActionName.RESTORE
             and (above_onset := contrast(Group.FAILING, restored, (place, ActionName.RESTORE))) is not None
         ],
-        "every": [
-            one
-            for one in outcomes(study.model_copy(update={"runs": tuple(with_every_place(study, experiment))}))
-            if one.action == ActionName.RESTORE
-        ],
+        "every": outcomes(study.model_copy(update={"runs": restored_everywhere})),
         "rows": by_key.get((Group.FAILING, "onset", ActionName.WANTED_ROWS)),
         "row_contrasts": [one for one in of_source if one.second == ("onset", ActionName.WANTED_ROWS)],
         "wrong": [

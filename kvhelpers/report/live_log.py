@@ -97,7 +97,7 @@ def answer(study: LiveStudy, source: LiveSource, made: Sequence[PolicyResult]) -
         "permuted": by_name.get(PERMUTED),
         "over_permuted": gain_over(study, source.experiment, HAZARD, PERMUTED) if dealt else None,
         "choices": choices_table(chosen),
-        "no_choice": [one.condition for one in chosen if one.alarms == one.n],
+        "no_choice": [one.condition for one in chosen if not one.is_free],
         "over_where_it_chooses": gain_where_it_chooses(study, source.experiment, HAZARD, chosen),
         "oracle": by_name.get("oracle"),
         "onset": by_name.get("oracle_alarm"),

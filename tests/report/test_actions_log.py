@@ -171,6 +171,19 @@ def test_places_stand_beside_each_other_on_the_same_runs():
     assert table["again, onset"].iloc[1].startswith("33 %")
 
 
+def test_an_interval_is_drawn_down_to_zero(output):
+    """One of twenty runs is right: the interval begins at 0, and so does its bar."""
+    made = study(20, 15, 1)
+    (anew,) = (one for one in outcomes(made) if (one.place, one.action) == ("onset", ActionName.AGAIN))
+    assert anew.right.low == 0
+    drawn = [
+        segment[:, 1].tolist()
+        for bars in actions_figure(made).axes[0].containers
+        for segment in bars.lines[2][0].get_segments()
+    ]
+    assert any(low == pytest.approx(0) and high == pytest.approx(anew.right.high) for low, high in drawn)
+
+
 def test_the_figure_has_a_panel_for_each_group(output):
     figure = actions_figure(study(20, 15, 5))
     titles = [axes.get_title() for axes in figure.axes]

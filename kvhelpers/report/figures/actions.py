@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from kvhelpers.guard.acted_runs import Group
 from kvhelpers.guard.actions_study import ActionName, ActionsStudy, Outcome, outcomes
-from kvhelpers.report.figures.style import COLOURS, STYLE, WIDTH, legend_above
+from kvhelpers.report.figures.style import COLOURS, STYLE, WIDTH, legend_above, spread_of
 
 TITLES = {
     Group.FAILING: "runs that fail",
@@ -48,19 +48,12 @@ def _panel(axes, outcomes: Sequence[Outcome]) -> dict:
         part = [one for one in outcomes if one.action == action]
         x = [places.index(one.place) + 0.18 * (shift - 1) for one in part]
         y = [one.right.value for one in part]
-        ends = [
-            [one.right.value - (one.right.low or one.right.value) for one in part],
-            [(one.right.high or one.right.value) - one.right.value for one in part],
-        ]
+        spread = spread_of([one.right for one in part])
         shown[label] = axes.errorbar(
-            x, y, yerr=_not_negative(ends), color=colour, marker=marker, linestyle="none", markersize=4
+            x, y, yerr=spread, color=colour, marker=marker, linestyle="none", markersize=4
         )
     n = {one.place: one.right.n for one in outcomes}
     labels = [f"{place} ({n[place]})" for place in places]
     axes.set_xticks(range(len(places)), labels, rotation=30, ha="right")
     axes.set_ylim(-0.04, 1.04)
     return shown
-
-
-def _not_negative(ends):
-    return [[max(0.0, value) for value in side] for side in ends]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kvhelpers.guard.frontier import Spot, curves_of, hull, spots
 from kvhelpers.guard.live_study import CurvePoint, LiveStudy
-from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above
+from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, legend_above, spread_of
 
 
 def frontier_figure(study: LiveStudy) -> Figure:
@@ -42,8 +42,8 @@ def _panel(axes, made: Sequence[Spot], curve: Mapping[float, Sequence[CurvePoint
         shown[one.policy] = axes.errorbar(
             one.held.value,
             one.accuracy.value,
-            xerr=_ends(one.held),
-            yerr=_ends(one.accuracy),
+            xerr=spread_of([one.held]),
+            yerr=spread_of([one.accuracy]),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[(number + 3 * (number // len(COLOURS))) % len(MARKERS)],
             linestyle="none",
@@ -56,12 +56,6 @@ def _panel(axes, made: Sequence[Spot], curve: Mapping[float, Sequence[CurvePoint
     axes.plot(*zip(*points, strict=True), ".", color="0.6", zorder=0)
     (line,) = axes.plot(*zip(*best, strict=True), color="0.7", linewidth=1, zorder=0)
     return shown | {"the press's own ratios": line}
-
-
-def _ends(value) -> list[list[float]]:
-    if value.low is None:
-        return [[0.0], [0.0]]
-    return [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
 
 
 def _curve(curve: Mapping[float, Sequence[CurvePoint]]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kvhelpers.hazard.inner_study import OUTSIDE, InnerStudy
-from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, entries
+from kvhelpers.report.figures.style import COLOURS, MARKERS, STYLE, WIDTH, entries, spread_of
 
 
 def gains(study: InnerStudy) -> Figure:
@@ -27,16 +27,10 @@ def gains(study: InnerStudy) -> Figure:
                 families = [one.family for one in added if one.family != OUTSIDE]
                 places = np.array([families.index(one.family) for one in shown]) + 0.3 * (number - 0.5)
                 value = np.array([one.gain.value for one in shown])
-                ends = [
-                    (one.gain.value - one.gain.low, one.gain.high - one.gain.value)
-                    if one.gain.low is not None
-                    else (0, 0)
-                    for one in shown
-                ]
                 axes.errorbar(
                     value,
                     places,
-                    xerr=np.array(ends).reshape(-1, 2).T,
+                    xerr=spread_of([one.gain for one in shown]),
                     fmt=MARKERS[number],
                     color=COLOURS[number],
                     markersize=4,
