@@ -1,15 +1,21 @@
-"""For unit tests and notebooks alike: a temporary output folder, the CPU, and nothing compared that differs
-every time.
+"""For unit tests and notebooks alike: folders of their own, no hub, the CPU, and nothing compared that
+differs every time.
 """
 
 import os
 import tempfile
+from pathlib import Path
 
 # ten minutes; tests/test_notebook_hazard.py runs it on a few prompts
 collect_ignore = ["notebooks/03_hazard.ipynb"]
 
 # before any test, because notebook kernels inherit the environment
-os.environ["KVHELPERS_OUTPUT"] = tempfile.mkdtemp(prefix="kvhelpers-tests-")
+own = tempfile.mkdtemp(prefix="kvhelpers-tests-")
+os.environ["KVHELPERS_OUTPUT"] = own
+os.environ["HF_HOME"] = f"{own}/hub"
+os.environ["HF_HUB_OFFLINE"] = "1"
+# what a user's cache holds must not decide what passes; the embedded model's conversion stays from run to run
+os.environ["KVHELPERS_CACHE"] = str(Path(__file__).parent / ".pytest_cache" / "kvhelpers")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

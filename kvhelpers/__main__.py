@@ -169,7 +169,10 @@ def _run(options: argparse.Namespace) -> str:
     from kvhelpers.commands.run import run_experiment
 
     run_experiment(experiment, options.scheduler, options.workers)
-    return _where(experiment.name)
+    from kvhelpers.experiment.grid import finished_results
+    from kvhelpers.report.tables import screen_text
+
+    return f"{screen_text(finished_results(experiment.name))}\n\n{_where(experiment.name)}"
 
 
 def _guard(options: argparse.Namespace) -> str:

@@ -1,5 +1,9 @@
 """Fixtures: a tiny random-weight model for unit tests, the embedded model for smoke tests; a temporary output
 folder.
+
+What went through a model is compared to a bound that stands beside it: the rounding depends on the processor
+and the batch, and 1e-4 is what is promised of signals in float32. `approx` without a bound, 1e-6 relative, is
+for arithmetic in double precision on the same numbers.
 """
 
 import pandas as pd

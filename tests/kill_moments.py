@@ -34,7 +34,7 @@ OF_CONDITION = "compression"
 MOMENTS = (
     Moment("load", "kvhelpers.experiment.run:load_problems"),
     Moment("load", "kvhelpers.models.load:AutoModelForCausalLM.from_pretrained"),
-    Moment("load", "kvhelpers.commands.run:_loaded", "after"),
+    Moment("load", "kvhelpers.commands.run:_tools", "after"),
     Moment("prefill", "kvhelpers.generation.prefill:Prefiller.__call__"),
     Moment("prefill", "kvhelpers.generation.prefill:Prefiller._run", "after"),
     Moment("prefill", "kvhelpers.generation.prefill:Prefiller._compress", "after", 2),
@@ -57,13 +57,25 @@ MOMENTS = (
 )
 
 
-def arm(moment: Moment) -> None:
-    """Replace the moment's function by one that counts its calls and kills at the right one."""
+def find(moment: Moment) -> tuple[object, str]:
+    """The module or class that holds the moment's function, and the function's name there.
+
+    Raises
+    ------
+    ImportError, AttributeError : it is not there; it may have been renamed.
+    """
     module, _, path = moment.function.partition(":")
     *parents, name = path.split(".")
     owner = importlib.import_module(module)
     for parent in parents:
         owner = getattr(owner, parent)
+    getattr(owner, name)
+    return owner, name
+
+
+def arm(moment: Moment) -> None:
+    """Replace the moment's function by one that counts its calls and kills at the right one."""
+    owner, name = find(moment)
     function, calls = getattr(owner, name), itertools.count(1)
 
     def watched(*args, **kwargs):

@@ -7,7 +7,7 @@ import pytest
 
 from kvhelpers.paths import REPOSITORY
 
-PLACES = ("*.md", "docs/*.md", "data/*.md", "data/labels/*.md", "data/samples/*.md", "experiments/*.md")
+PLACES = ("*.md", "docs/*.md", "data/*.md", "data/labels/*.md", "data/samples/*.md", "experiments/[0-9]*.md")
 DOCUMENTS = sorted(path for place in PLACES for path in REPOSITORY.glob(place))
 
 

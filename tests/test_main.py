@@ -106,6 +106,10 @@ def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
     assert main(["run", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "experiments/small.md" in printed and log_path("small").exists()
+    assert (
+        re.search(r"^ *knorm 0.5 .*\[.* of .* 2 ", printed, re.MULTILINE)
+        and "Look next at knorm 0.5" in printed
+    )
     executed = sorted(
         p.relative_to(results_dir("small")).as_posix() for p in results_dir("small").rglob("*.ipynb")
     )

@@ -13,6 +13,7 @@ from kvhelpers.analysis.discriminators import POOLED, WITHIN, auroc_of
 from kvhelpers.analysis.half_accuracy import HalfAccuracy
 from kvhelpers.analysis.runs import signal_means
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of, is_invalid
+from kvhelpers.paths import relative
 from kvhelpers.presses.registry import DECODING
 from kvhelpers.report.format import DAGGER, GAP, estimate, in_percent, rate
 from kvhelpers.scoring.summary import RATES, endings
@@ -69,6 +70,40 @@ def results_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def screen_text(results: Sequence[ConditionResult]) -> str:
+    """What a run says at its end: one row per condition, and which run to look at next."""
+    rows = [
+        {
+            "condition": result.label,
+            "accuracy": rate(result.summary.accuracy),
+            "CFR": rate(result.summary.cfr),
+            "no end": rate(result.summary.non_termination),
+            "loops": rate(result.summary.looping),
+            "kept": f"{kept_tokens(result)} of {result.summary.prompt_tokens:.0f}",
+            "n": result.summary.n,
+            "flags": ", ".join(flags_of(result, find_baseline(results, result))) or GAP,
+        }
+        for result in results
+    ]
+    table = pd.DataFrame(rows).to_string(index=False)
+    return f"{table}\n(rates with Wilson 95 % intervals)\n\n{_look_next(results)}"
+
+
+def _look_next(results: Sequence[ConditionResult]) -> str:
+    """The condition that fails most, valid ones before flagged ones, and where its runs can be read."""
+    compressed = [result for result in results if not result.condition.is_baseline] or list(results)
+
+    def failing(result: ConditionResult) -> tuple[bool, int]:
+        return not is_invalid(result, find_baseline(results, result)), result.summary.cfr.count
+
+    worst = max(compressed, key=failing)
+    cfr, executed = worst.summary.cfr, worst.path.with_suffix(".ipynb")
+    where = f"its answers are in {relative(worst.path)}"
+    if executed.exists():
+        where = f"{relative(executed)} shows one of them beside the same prompt without compression"
+    return f"Look next at {worst.label}, where {cfr.count} of {cfr.n} runs fail: {where}."
 
 
 def endings_table(results: Sequence[ConditionResult]) -> pd.DataFrame:

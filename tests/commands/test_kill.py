@@ -92,6 +92,14 @@ def log_text(name):
     return re.sub(varying, "", log_path(name).read_text(), flags=re.MULTILINE).replace(name, "")
 
 
+@pytest.mark.parametrize(
+    "moment", kill_moments.MOMENTS, ids=lambda moment: f"{moment.phase}-{moment.function}"
+)
+def test_each_scheduled_moment_is_of_a_function_that_is_there(moment):
+    owner, name = kill_moments.find(moment)
+    assert callable(getattr(owner, name))
+
+
 @pytest.mark.soak
 def test_ten_kills_of_the_runner_at_random_change_nothing(place, first_prompt):
     moments, seen, killed, names = random.Random(0), {}, 0, ["random-0"]

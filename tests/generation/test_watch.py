@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import numpy as np
 import pytest
 from reference import alone, generate_all, random_prompts, requests_for, with_attention
 
@@ -161,7 +162,7 @@ def test_a_watcher_sees_each_token_once_with_its_signals(tiny):
     assert seen[0][1] is None
     for n, signals in seen[1:]:
         for name in ("entropy", "margin", "canary_kl"):
-            assert signals[name] == pytest.approx(run.signals[name][n - 1], nan_ok=True)
+            assert np.array_equal(signals[name], run.signals[name][n - 1], equal_nan=True)  # the same numbers
 
 
 def test_a_canary_s_full_cache_goes_with_the_action(tiny):
@@ -173,7 +174,10 @@ def test_a_canary_s_full_cache_goes_with_the_action(tiny):
     for run, before in zip(runs, plain, strict=True):
         if run.index != 1:
             assert run.token_ids == before.token_ids
-            assert run.signals["canary_kl"] == pytest.approx(before.signals["canary_kl"], nan_ok=True)
+            # batches of other sizes round differently, as far as is promised of signals
+            np.testing.assert_allclose(
+                run.signals["canary_kl"], before.signals["canary_kl"], atol=1e-4, rtol=0
+            )
 
 
 def test_a_call_killed_in_the_middle_of_an_action_gives_the_same_when_run_again(tiny, monkeypatch):

@@ -1,6 +1,7 @@
 """Tables show what the records say, and gaps as dashes."""
 
 import json
+import re
 
 import pandas as pd
 from factories import make_result
@@ -23,6 +24,22 @@ def test_results_have_a_row_for_each_condition():
     assert table["Looping"].tolist() == ["0 % [0, 28]", "10 % [2, 40]"]
     assert table["Kept tokens"].tolist() == ["100 of 100", "50 of 100"]
     assert json.dumps(table.to_dict("records"))
+
+
+def test_the_screen_shows_each_condition_and_names_the_valid_one_that_fails_most(output):
+    flagged = make_result("snapkv", 0.875, WRONG, flags=["kept_within_window"])
+    results = [make_result("none", 0.0, RIGHT), make_result("tova", 0.5, [*WRONG[1:], True]), flagged]
+    text = tables.screen_text(results)
+    row = next(line for line in text.splitlines() if "snapkv" in line)
+    assert re.search(r" 0 % \[0, 16\] +100 % \[84, 100\] .* 12 of 100 +20 +kept_within_window$", row)
+    (look,) = (line for line in text.splitlines() if line.startswith("Look next"))
+    assert look.startswith("Look next at tova 0.5, where 19 of 20 runs fail: its answers are in ")
+    executed = results[1].path.with_suffix(".ipynb")
+    executed.parent.mkdir(parents=True)
+    executed.touch()
+    assert tables.screen_text(results).endswith(
+        ".ipynb shows one of them beside the same prompt without compression."
+    )
 
 
 def test_amounts_are_ratios_budgets_and_fields():
