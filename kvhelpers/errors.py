@@ -40,3 +40,10 @@ def unknown_name(parameter: str, value: object, allowed: Iterable[str]) -> Input
     near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return InputError(f"{parameter} {shown(value)} is unknown{hint} (allowed: {', '.join(allowed)})")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device, or that there is none for another thread."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    words = ("out of memory", "can't allocate memory", "can't start new thread")
+    return named or any(word in str(error) for word in words)

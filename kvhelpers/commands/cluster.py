@@ -100,6 +100,7 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     gpus = torch.cuda.device_count()
     workers = workers or max(1, gpus)
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
+    options["preload"] = ["kvhelpers.commands.worker", *dask.config.get("distributed.worker.preload")]
     specs = {
         index: {
             "cls": Nanny,
@@ -114,4 +115,4 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     # by default one thread each, even for a lone worker, and a page of messages; errors reach the runner
     environment = {"OMP_NUM_THREADS": threads, "DASK_LOGGING__DISTRIBUTED": "critical"}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
-        return SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.ERROR)
+        return SpecCluster(workers=specs, scheduler=scheduler, silence_logs=logging.CRITICAL)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from kvhelpers.commands.cluster import connected
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, is_out_of_memory
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import Experiment, save_experiment
@@ -296,4 +296,6 @@ def _reason(future: Future) -> str:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return "its workers died again and again; the machine may have run out of memory"
+    if is_out_of_memory(error):
+        return f"the machine ran out of memory ({str(error) or type(error).__name__})"
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

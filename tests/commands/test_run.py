@@ -74,6 +74,8 @@ def test_a_notebook_that_fails_is_kept_under_another_name(condition, result, not
             "its workers died again and again; the machine may have",
         ),
         (InputError("budget 9 is above"), "budget 9 is above"),
+        (RuntimeError("can't start new thread"), "the machine ran out of memory (can't start new thread)"),
+        (MemoryError(), "the machine ran out of memory (MemoryError)"),
         (OSError("no space left"), "OSError: no space left"),
     ],
 )
