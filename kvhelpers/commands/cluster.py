@@ -13,15 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import dask
+import psutil
 import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm import connect
 
 from kvhelpers.errors import InputError
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None
+
 ANSWER_S = 10
 WORKERS_S = 60
 STARTS = 3  # of a local cluster, when a worker dies while it starts
+ROOM = 2**30  # bytes that the smallest model takes in a worker, beside what this process has loaded too
 
 
 @contextmanager
@@ -32,7 +39,8 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
     Raises
     ------
     InputError : nothing answers at the address, or it has no worker; workers below 1, or for a scheduler that
-        has its own; a local worker that dies while it starts, again and again.
+        has its own; a limit on memory that no local worker can keep; a local worker that dies while it
+        starts, again and again.
     """
     if workers is not None and (scheduler is not None or workers < 1):
         raise InputError(
@@ -40,6 +48,7 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
             "has its own"
         )
     if scheduler is None:
+        _check_memory_limit()
         with _started(workers) as cluster, Client(cluster) as client:
             yield client
         return
@@ -66,6 +75,20 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
                     "which would share one model; start it with --nthreads 1"
                 )
         yield client
+
+
+def _check_memory_limit() -> None:
+    """Refuse a limit under which a worker runs out of memory while it loads its libraries: Python may then
+    turn in circles instead of failing.
+    """
+    if resource is None or (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) == resource.RLIM_INFINITY:
+        return
+    needed = psutil.Process().memory_info().vms + ROOM
+    if limit < needed:
+        raise InputError(
+            f"memory is limited to {limit / 2**30:.1f} GiB (ulimit -v), and a worker needs at least "
+            f"{needed / 2**30:.1f} GiB; raise the limit"
+        )
 
 
 def _greet(address: str) -> None:
