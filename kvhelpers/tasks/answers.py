@@ -29,10 +29,10 @@ BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 MINUS = str.maketrans(dict.fromkeys("−–‑﹣－", "-"))
 DIGITS = r"(?:[0-9](?:(?:,|\{,\})?[0-9])*(?:\.[0-9]+)?|\.[0-9]+)"
 NUMBER = re.compile(rf"(?:(?<![\w)\]}}])-)?\$?(?<![0-9.]){DIGITS}(?:/{DIGITS})?(?![.,]?[0-9])")
-UNIT = re.compile(r"\s*(?:%|[^\W\d_][^=+*^0-9\\]*)?[\s.]*")
+UNIT = re.compile(r"[\s~]*(?:%|[^\W\d_][^=+*^0-9\\]*)?[\s.]*")
 FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 WORDS = re.compile(r"\\(?:text|math)\w*\s*\{([^{}]*)\}(?:\^\{?[0-9]\}?)?")  # ``\text{ m}^2``
-MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$*~]")  # of LaTeX and Markdown
+MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$]")  # of LaTeX
 
 
 class Judged(NamedTuple):
@@ -85,7 +85,7 @@ def _texts_in(text: str) -> tuple[str | None, str | None]:
 def _judged_number(text: str) -> Judged:
     text = text.translate(MINUS)
     for line in re.finditer(r"####+([^\n]*)", text):
-        result = re.sub(r"^[^A-Za-z]*=", "", _plain(line.group(1))).lstrip(" \t:([")
+        result = re.sub(r"^[^A-Za-z]*=", "", _plain(line.group(1))).lstrip(" \t:([*_")
         if number := NUMBER.match(result):
             return Judged(clean(number.group()), "strict-match", line.start())
     for box in [box for box in BOXED.finditer(text) if box.group(1).strip()][-1:]:
@@ -105,7 +105,7 @@ def _judged_text(text: str, strict: str | None, flexible: str | None) -> Judged:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of LaTeX and Markdown around numbers and words."""
+    """Without LaTeX's marks around numbers and words."""
     return MARKS.sub("", WORDS.sub(r" \1", FRACTION.sub(r"\1/\2", text.replace("{,}", ","))))
 
 

@@ -245,16 +245,19 @@ def test_marks_decide_where_the_answer_is_a_number_too(output):
 
 def test_a_corrected_filter_does_not_leave_the_old_marks(output):
     def marked(pattern, name="filters"):
-        folder = task_file(output, filter_list=first_match(pattern))
-        (result,) = evaluate(["changed"], PRESS, CHAT, name=name, **SHORT | folder | {"limit": 2}).conditions
+        folder = task_file(output, doc_to_target="Tom", filter_list=first_match(pattern))
+        (result,) = evaluate(["changed"], PRESS, CHAT, name=name, **SHORT | folder | {"limit": 1}).conditions
         return result
 
-    first = marked(r"(\d+)")
+    first = marked(r"(\w+)")
     with pytest.raises(InputError, match=r"already holds .*another configuration \(task_kwargs .*marking"):
-        marked(r"#### (\d+)")
-    assert marked(r"(\d+)") == first
-    corrected = marked(r"#### (\d+)", "corrected")
-    assert corrected.records[0].marks != first.records[0].marks
+        marked(r"(\d+)")
+    assert marked(r"(\w+)") == first
+    corrected = marked(r"(\d+)", "corrected")
+    assert (first.records[0].marks, corrected.records[0].marks) == (
+        {"exact_match,first": 1.0},
+        {"exact_match,first": 0.0},
+    )
     assert corrected.records[0].text == first.records[0].text
     assert corrected.condition_hash != first.condition_hash
 
