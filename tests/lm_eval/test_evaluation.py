@@ -226,9 +226,10 @@ def test_an_answer_that_is_no_number_is_right_where_the_harness_says_so(output):
     assert rescore("text-changed") == (0, 5)
 
 
-def first_match(pattern):
-    """A task's filters: the first match of a pattern."""
-    steps = [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}]
+def first_match(pattern, fallback=INVALID):
+    """A task's filters: the first match of a pattern, or another text where there is none."""
+    regex = {"function": "regex", "regex_pattern": pattern, "fallback": fallback}
+    steps = [regex, {"function": "take_first"}]
     return [{"name": "first", "filter": steps}]
 
 
@@ -244,16 +245,17 @@ def test_marks_decide_where_the_answer_is_a_number_too(output):
 
 
 def test_a_corrected_filter_does_not_leave_the_old_marks(output):
-    def marked(pattern, name="filters"):
-        folder = task_file(output, doc_to_target="Tom", filter_list=first_match(pattern))
+    def marked(fallback, name="filters"):
+        never = first_match("(never said)", fallback)
+        folder = task_file(output, doc_to_target="Tom", filter_list=never)
         (result,) = evaluate(["changed"], PRESS, CHAT, name=name, **SHORT | folder | {"limit": 1}).conditions
         return result
 
-    first = marked(r"(\w+)")
+    first = marked("Tom")
     with pytest.raises(InputError, match=r"already holds .*another configuration \(task_kwargs .*marking"):
-        marked(r"(\d+)")
-    assert marked(r"(\w+)") == first
-    corrected = marked(r"(\d+)", "corrected")
+        marked("Sam")
+    assert marked("Tom") == first
+    corrected = marked("Sam", "corrected")
     assert (first.records[0].marks, corrected.records[0].marks) == (
         {"exact_match,first": 1.0},
         {"exact_match,first": 0.0},
