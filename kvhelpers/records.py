@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 
 class StopReason(StrEnum):
@@ -89,17 +89,24 @@ class Shape(BaseModel):
 
 
 class Answer(Shape):
-    """What both rules of `tasks.answers` extract (None: no match), and which of them decided."""
+    """What both rules of lm-evaluation-harness's GSM8K extract (None: no match), and the ``value`` that is
+    judged, found behind ``####`` (``decided_by`` strict-match), in ``\\boxed{}`` (boxed) or at last
+    (flexible-extract); ``start`` are the characters of the text before it (`tasks.answers`). Older results
+    lack ``start``.
+    """
 
     strict: str | None
     flexible: str | None
-    decided_by: Literal["strict-match", "flexible-extract"] | None
+    decided_by: Literal["strict-match", "boxed", "flexible-extract"] | None
+    value: str | None = None
+    start: int | None = None
 
-    @computed_field
-    @property
-    def value(self) -> str | None:
-        """The deciding rule's answer."""
-        return self.strict if self.decided_by == "strict-match" else self.flexible
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_value(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A value that is not given is that of the deciding rule."""
+        rule = "strict" if values.get("decided_by") == "strict-match" else "flexible"
+        return {"value": values.get(rule)} | values
 
 
 class WindowLoop(Shape):
@@ -130,7 +137,8 @@ class Failures(Shape):
     """The failures of one run. Positions count new tokens from 0; None where there is nothing to point at.
 
     ``loop_onset`` and ``loop_detected`` are the start and the detection of whichever loop a left-to-right
-    reader is sure of first, the periodic one in a tie.
+    reader is sure of first, the periodic one in a tie. ``loop_left``: the run looped, went on to the right
+    answer, and ended by itself; false in older results, which did not note it.
     """
 
     non_termination: bool
@@ -140,12 +148,13 @@ class Failures(Shape):
     loop_detected: int | None
     window_loop: WindowLoop | None
     periodic_loop: PeriodicLoop | None
+    loop_left: bool = False
 
     @computed_field
     @property
     def catastrophic(self) -> bool:
-        """Any of the three."""
-        return self.non_termination or self.looping or self.wrong_answer
+        """Any of the three, but for a loop that was left."""
+        return self.non_termination or self.wrong_answer or (self.looping and not self.loop_left)
 
 
 class CacheReport(Shape):

@@ -80,7 +80,18 @@ def test_answers_are_those_of_the_harness_s_two_rules(text):
     answer = extract_answer(text)
     assert answer.strict == (None if strict is None else cleaned(strict))
     assert answer.flexible == (cleaned(flexible[-1]) if flexible else None)
-    assert answer.value == (answer.flexible if strict is None else answer.strict)
+    assert answer.value is None or answer.start is not None
+
+
+@FEW
+@given(
+    TEXTS, st.integers(-10_000_000, 10_000_000), st.sampled_from(["{}", "${}$", "{} dollars", r"\text{{{}}}"])
+)
+def test_a_box_is_judged_wherever_it_stands(text, number, inside):
+    written = inside.format(f"{number:,}".replace("-", "\u2212").replace(",", "{,}"))
+    before = text.replace("####", "").split("Question:")[0]
+    answer = extract_answer(rf"{before} \boxed{{{written}}}, not {number + 1} ... :)")
+    assert is_right(answer.value, str(number)) and answer.start == len(before) + 1
 
 
 @FEW

@@ -7,11 +7,13 @@ from __future__ import annotations
 import pandas as pd
 from tqdm import tqdm
 
+from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.experiment.run import judged
-from kvhelpers.records import Record
+from kvhelpers.records import FailureMode, Record
+from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.score import Ended
 from kvhelpers.scoring.summary import summarize
 
@@ -41,12 +43,30 @@ def rescore(experiment: str) -> tuple[int, int]:
 
 
 def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ...]:
-    """The result's records, judged by today's rules; ``signals`` are its own, with the columns `JUDGED`."""
+    """The result's records, judged by today's rules; ``signals`` are its own, with the columns `JUDGED`.
+
+    Raises
+    ------
+    InputError : a run whose question was left out is wrong now, and only the question tells how.
+    """
     by_prompt = dict(tuple(signals.groupby("prompt_index")))
     records = []
     for record in result.records:
         run = by_prompt.get(record.prompt_index, signals[:0])
         ended = Ended(record.text, run["token_id"].tolist(), run["char_end"].tolist(), record.stop_reason)
         scored = judged(result.condition, record.prompt_id, record.reference, ended, record.marks)
-        records.append(record.model_copy(update=vars(scored)))
+        judged_anew = record.model_copy(update=vars(scored))
+        records.append(judged_anew if record.mode is None else _with_mode(judged_anew))
     return tuple(records)
+
+
+def _with_mode(record: Record) -> Record:
+    """A record whose question was left out, with its mode by today's rules."""
+    mode = failure_mode(record, ())
+    failures, told = record.failures, (FailureMode.AMNESIA, FailureMode.CORRUPTION)
+    if failures.wrong_answer and record.stop_reason.ended and not failures.looping and mode not in told:
+        raise InputError(
+            f"the answer to {record.prompt_id} is wrong by today's rules, and its question was left out, so "
+            "that its failure mode cannot be told; rescore the results that it was sampled from"
+        )
+    return record.model_copy(update={"mode": mode})

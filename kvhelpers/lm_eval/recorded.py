@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -14,11 +16,22 @@ from tqdm import tqdm
 
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.results import ConditionResult, check_same_experiment, find_finished
 from kvhelpers.experiment.run import finish_condition, run_prompts
 from kvhelpers.lm_eval.model import CompressedLM, Decoding
-from kvhelpers.tasks.harness import PREFIX, harness_reference
+from kvhelpers.tasks.harness import MARKING, PREFIX, harness_reference
 from kvhelpers.tasks.prompts import Prompt
+
+# of a task's configuration: what its marks depend on
+MARKED_BY = (
+    "filter_list",
+    "metric_list",
+    "process_results",
+    "doc_to_target",
+    "doc_to_choice",
+    "process_docs",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ class RecordedLM(CompressedLM):
             asked["system_instruction"] = prompting.system_instruction
         return values | {
             "experiment": experiment_name(self.name, task),
-            "task_kwargs": values["task_kwargs"] | asked,
+            "task_kwargs": values["task_kwargs"] | asked | {MARKING: marking_hash(self.tasks[task])},
             "n_fewshot": self.tasks[task].get_config("num_fewshot") or 0,
             "multiturn": prompting.apply_chat_template and prompting.fewshot_as_multiturn,
         }
@@ -99,6 +112,26 @@ class RecordedLM(CompressedLM):
 def experiment_name(name: str, task: str) -> str:
     """The experiment of a task: a task's name may have characters that no experiment's has."""
     return f"{name}-{re.sub('[^A-Za-z0-9._-]+', '-', task)}"
+
+
+def marking_hash(task: Task) -> str:
+    """Hex SHA-256 of how a task marks answers: its filters, metrics and version, and the files of the
+    functions that they name and of its own class. The harness's version is in the identity by itself.
+    """
+    marking = {name: getattr(task.config, name) for name in MARKED_BY}
+    by_class = {"version": task.VERSION, "class": type(task).process_results}
+    return plain_hash(_spelt_out(marking | by_class))
+
+
+def _spelt_out(value: Any) -> Any:
+    """A value as JSON can keep it, a function by the text of the file that it is from."""
+    if isinstance(value, Mapping):
+        return {str(key): _spelt_out(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelt_out(inner) for inner in value]
+    if code := getattr(inspect.unwrap(value), "__code__", None):
+        return [code.co_qualname, Path(code.co_filename).read_text(encoding="utf-8")]
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def marks_by_document(task: Task, samples: Sequence[Mapping]) -> dict[str, dict[str, float]]:

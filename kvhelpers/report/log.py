@@ -33,7 +33,6 @@ from kvhelpers.report.render import render
 from kvhelpers.report.setup import make_setup, without_home
 from kvhelpers.report.tables import endings_table, grid_table, results_table
 from kvhelpers.scoring.flags import baseline_is_weak
-from kvhelpers.tasks.answers import is_number
 
 PROSE = re.compile(r"<!-- prose:(?P<name>[a-z-]+) -->\n(?P<text>.*?)<!-- /prose -->", re.DOTALL)
 END = "/prose"
@@ -184,7 +183,7 @@ def log_text(
         passed_over=_passed_over(results, modes, read),
         cut_runs=[run for run in runs if run[1].stop_reason in (StopReason.ERROR, StopReason.TIMEOUT)],
         is_grid=is_grid,
-        marked=any(record.marks and not is_number(record.reference) for _, record in runs),
+        marked=any(record.marks for _, record in runs),
         endings_table=endings_table(results),
         results_table=grid_table(results, numbers.half_accuracies) if is_grid else results_table(results),
     )

@@ -25,6 +25,7 @@ ENDING_COLUMNS = {
     "format_lost": "Format lost",
     "right_unended": "Right, never ended",
     "loop_ended": "Looped, ended",
+    "loop_left": "Loop left",
 }
 SIGNAL_COLUMNS = {
     "mean entropy": "Mean entropy",
@@ -107,13 +108,21 @@ def _look_next(results: Sequence[ConditionResult]) -> str:
 
 
 def endings_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
-    """One row per condition: `scoring.summary.endings` beside accuracy, n."""
-    return pd.DataFrame(
+    """One row per condition: `scoring.summary.endings` beside accuracy, n; where lm-evaluation-harness marked
+    the answers, the means of its marks by ``metric,filter``.
+    """
+    table = pd.DataFrame(
         {"Press": result.condition.press, "Ratio": amount(result), "Acc": rate(result.summary.accuracy)}
         | {ENDING_COLUMNS[name]: rate(value) for name, value in endings(result.records).items()}
-        | {"n": result.summary.n}
+        | {"n": result.summary.n, "Marks": _mean_marks(result)}
         for result in results
     )
+    return table if table["Marks"].any() else table.drop(columns="Marks")
+
+
+def _mean_marks(result: ConditionResult) -> str:
+    means = pd.DataFrame([record.marks or {} for record in result.records]).mean()
+    return "; ".join(f"{name} {mean:.2f}" for name, mean in means.items())
 
 
 def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:

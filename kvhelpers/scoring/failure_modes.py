@@ -1,6 +1,7 @@
 """One failure mode per run, exclusive, in a stated order.
 
-1. looping            a window of 20 tokens occurs at least 3 times, see `failures`
+1. looping            a window of 20 tokens occurs at least 3 times, see `failures`; but not where the run
+                      left the loop for the right answer
 2. non-termination    the limit on tokens or time was reached
 3. instruction amnesia   ended with a wrong answer to another problem than the one asked, see `is_amnesia`
 4. reasoning corruption   ended with a wrong answer, but to the problem asked
@@ -33,18 +34,18 @@ COMMON = frozenset(ANY_PROBLEM.split())
 def failure_mode(record: Record, examples: Sequence[Example]) -> FailureMode:
     """The mode of a run; ``examples`` are the worked examples of its prompt.
 
-    A record whose question was left out (`commands.sample`) carries its mode.
+    A record whose question was left out (`commands.sample`) carries the mode that only the question tells.
     """
-    if record.mode is not None:
-        return record.mode
     if record.stop_reason == StopReason.ERROR:
         return FailureMode.ERRORED
-    if record.failures.looping:
+    if record.failures.looping and not record.failures.loop_left:
         return FailureMode.LOOPING
     if record.failures.non_termination:
         return FailureMode.NON_TERMINATION
     if not record.failures.wrong_answer:
         return FailureMode.CORRECT
+    if record.mode is not None:
+        return record.mode
     asked_another = is_amnesia(record.question, record.text, [example.question for example in examples])
     return FailureMode.AMNESIA if asked_another else FailureMode.CORRUPTION
 

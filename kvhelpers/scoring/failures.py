@@ -1,11 +1,12 @@
 """What went wrong in a run, and from which token on.
 
-Catastrophic failure, as in the experiment this project grew from, is any of three: non-termination, looping,
-wrong answer.
+Catastrophic failure is any of three: non-termination, looping, wrong answer. In the experiment this project
+grew from every loop counts; here one that the run left for the right answer does not.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,16 +18,20 @@ REPEATS = 3
 STOPPED = (StopReason.MAX_NEW_TOKENS, StopReason.TIMEOUT, StopReason.GUARD)
 
 
-def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool) -> Failures:
-    """Judge one run.
+def find_failures(
+    token_ids: Sequence[int], stop_reason: StopReason, right: bool, answer: int | None = None
+) -> Failures:
+    """Judge one run; ``answer`` is the new token with which the judged answer begins, if it is known.
 
     non_termination: the limit on tokens (or on time) was reached without end token or stop string, or what
     watched the run stopped it.
     looping: `find_window_loop` finds something, as in the original experiment.
     wrong_answer: the extracted answer is not the reference; a run that broke has no answer.
+    loop_left: the run looped and ended by itself, and the right answer begins behind all that is repeated.
     """
     window, periodic = find_window_loop(token_ids), find_periodic_loop(token_ids)
     first = _surest(window, periodic)
+    ended_right = window is not None and right and stop_reason.ended
     return Failures(
         non_termination=stop_reason in STOPPED,
         looping=window is not None,
@@ -35,7 +40,15 @@ def find_failures(token_ids: Sequence[int], stop_reason: StopReason, right: bool
         loop_detected=first.detected if first else None,
         window_loop=window,
         periodic_loop=periodic,
+        loop_left=ended_right and answer is not None and answer >= _looped_until(token_ids),
     )
+
+
+def _looped_until(token_ids: Sequence[int]) -> int:
+    """Tokens up to the end of the last window that occurs `REPEATS` times, wherever; 0 if there is none."""
+    windows = [tuple(token_ids[end - WINDOW : end]) for end in range(WINDOW, len(token_ids) + 1)]
+    counts = Counter(windows)
+    return max((WINDOW + i for i, window in enumerate(windows) if counts[window] >= REPEATS), default=0)
 
 
 def loop_by(token_ids: Sequence[int], window: int, repeats: int) -> WindowLoop | PeriodicLoop | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kvhelpers.records import Answer, Failures, StopReason
 from kvhelpers.scoring.failures import find_failures
 from kvhelpers.tasks.answers import extract_answer, is_number, is_right
@@ -36,21 +38,21 @@ class Score:
 def score(
     run: Ended,
     reference: str,
-    verify: Callable[[str], bool] | None = None,
+    verify: Callable[[str | None], bool] | None = None,
     stop_strings: Sequence[str] = STOP_STRINGS,
 ) -> Score:
-    """Judge a run against the right answer; ``verify`` says whether an extracted one is right, where that
-    takes more than to be equal. What stands behind the first of the ``stop_strings`` is not looked at.
+    """Judge a run against the right answer; ``verify`` says whether an extracted one, or that there is none,
+    is right, where that takes more than to be equal. What stands behind the first of the ``stop_strings`` is
+    not looked at.
 
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
     answer = extract_answer(run.text, stop_strings, is_number(reference))
-    right = is_right(answer.value, reference)
-    if verify is not None and answer.value is not None:
-        right = verify(answer.value)
+    right = is_right(answer.value, reference) if verify is None else verify(answer.value)
     right = right and run.stop_reason != StopReason.ERROR
-    failures = find_failures(list(run.token_ids), run.stop_reason, right)
+    begins = None if answer.start is None else int(np.searchsorted(run.char_ends, answer.start, "right"))
+    failures = find_failures(list(run.token_ids), run.stop_reason, right, begins)
     onset = failures.loop_onset
     onset_char = None if onset is None else [0, *map(int, run.char_ends)][onset]
     return Score(answer, right and run.stop_reason.ended, failures, onset_char)

@@ -12,6 +12,7 @@ from kvhelpers.records import Rate, Record, StopReason, Summary
 from kvhelpers.scoring.flags import worst_flags
 from kvhelpers.stats.wilson import wilson
 from kvhelpers.tasks.answers import is_right
+from kvhelpers.tasks.harness import FULL
 
 RATES: dict[str, Callable[[Record], bool]] = {
     "accuracy": lambda record: record.correct,
@@ -23,26 +24,29 @@ RATES: dict[str, Callable[[Record], bool]] = {
 
 
 ENDINGS: dict[str, Callable[[Record], bool]] = {
-    "strict": lambda record: _ended_right(record, record.answer.strict),
-    "flexible": lambda record: _ended_right(record, record.answer.flexible),
+    "strict": lambda record: _ended_right(record, "strict-match", record.answer.strict),
+    "flexible": lambda record: _ended_right(record, "flexible-extract", record.answer.flexible),
     "format_lost": lambda record: (
-        _ended_right(record, record.answer.flexible) and record.answer.strict is None
+        _ended_right(record, "flexible-extract", record.answer.flexible) and record.answer.strict is None
     ),
     "right_unended": lambda record: not (record.failures.wrong_answer or record.stop_reason.ended),
     "loop_ended": lambda record: record.failures.looping and record.stop_reason.ended,
+    "loop_left": lambda record: record.failures.loop_left,
 }
 
 
-def _ended_right(record: Record, value: str | None) -> bool:
-    decided = value is not None and value == record.answer.value
+def _ended_right(record: Record, rule: str, value: str | None) -> bool:
+    """Whether a run ended and is right by a rule of lm-evaluation-harness: by its mark, if it has one."""
+    given = [mark for name, mark in (record.marks or {}).items() if name.endswith(f",{rule}")]
+    decided = value is not None and value == record.answer.value and not record.marks
     right = not record.failures.wrong_answer if decided else is_right(value, record.reference)
-    return record.stop_reason.ended and right
+    return record.stop_reason.ended and (given[0] == FULL if given else right)
 
 
 def endings(records: Sequence[Record]) -> dict[str, Rate]:
     """How answers end, of all runs: right by lm-evaluation-harness's strict-match; by its flexible-extract;
     by the latter, without what strict-match looks for (``format_lost``); right, but the run never ended; it
-    looped, and ended all the same.
+    looped, and ended all the same; it left its loop for the right answer.
     """
     return {name: wilson(sum(map(rule, records)), len(records)) for name, rule in ENDINGS.items()}
 

@@ -1,25 +1,48 @@
-"""Answers, by the conventions of lm-evaluation-harness's GSM8K task.
+r"""Answers: what lm-evaluation-harness's GSM8K task extracts, and what is judged here.
 
 strict-match takes the number after ``####``; flexible-extract takes the last number-like match anywhere
 (https://github.com/EleutherAI/lm-evaluation-harness, ``lm_eval/tasks/gsm8k``). ``,``, ``$`` and a trailing
-``.`` are dropped. One difference: numbers are compared as numbers, so ``$18.00`` answers 18, where the
-harness compares strings.
+``.`` are dropped. Both are noted as the harness finds them.
 
-Where the right answer is no number, strict-match takes the rest of the line after ``####``, and
-flexible-extract the last line.
+What is judged is the number right behind the first ``####`` that has one; else what the last ``\boxed{}``
+holds, which is right only if it is a number, with a unit or without; else the last number. ``..`` is no
+number, ``−8`` with a typographic minus is a negative one, ``1{,}234`` is 1234, ``\frac{5}{6}`` is 5/6,
+``10%`` is 10, and of an equation the result counts. Numbers are compared as numbers, so ``$18.00`` answers
+18, where the harness compares strings.
+
+Where the right answer is no number, the rest of the line after ``####`` is judged, or else the last line.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from typing import NamedTuple
 
 from kvhelpers.records import Answer
 
 STRICT_TEXT = re.compile(r"####[ \t]*(\S[^\n]*)")
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+MINUS = str.maketrans(dict.fromkeys("−–‑﹣－", "-"))
+DIGITS = r"(?:[0-9](?:(?:,|\{,\})?[0-9])*(?:\.[0-9]+)?|\.[0-9]+)"
+NUMBER = re.compile(rf"(?:(?<![\w)\]}}])-)?\$?(?<![0-9.]){DIGITS}(?:/{DIGITS})?(?![.,]?[0-9])")
+UNIT = re.compile(r"[\s~]*(?:%|[^\W\d_][^=+*^0-9\\]*)?[\s.]*")
+FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+WORDS = re.compile(r"\\(?:text|math)\w*\s*\{([^{}]*)\}(?:\^\{?[0-9]\}?)?")  # ``\text{ m}^2``
+MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$]")  # of LaTeX
+
+
+class Judged(NamedTuple):
+    """What is judged of a text, by which rule it was found (both None: nothing), and the characters before
+    it.
+    """
+
+    value: str | None = None
+    decided_by: str | None = None
+    start: int | None = None
 
 
 def is_right(value: str | None, reference: str) -> bool:
@@ -33,7 +56,7 @@ def is_right(value: str | None, reference: str) -> bool:
 
 def is_number(text: str) -> bool:
     """Whether a right answer is a number."""
-    return _number(text) is not None
+    return "/" not in text and _number(text) is not None
 
 
 def extract_answer(text: str, stop_strings: Sequence[str] = (), numeric: bool = True) -> Answer:
@@ -41,12 +64,8 @@ def extract_answer(text: str, stop_strings: Sequence[str] = (), numeric: bool = 
     for stop in stop_strings:
         text = text.split(stop, 1)[0]
     strict, flexible = _numbers_in(text) if numeric else _texts_in(text)
-    decided_by = "flexible-extract" if flexible is not None else None
-    return Answer(
-        strict=strict,
-        flexible=flexible,
-        decided_by="strict-match" if strict is not None else decided_by,
-    )
+    found = _judged_number(text) if numeric else _judged_text(text, strict, flexible)
+    return Answer(strict=strict, flexible=flexible, **found._asdict())
 
 
 def _numbers_in(text: str) -> tuple[str | None, str | None]:
@@ -63,14 +82,42 @@ def _texts_in(text: str) -> tuple[str | None, str | None]:
     return strict.group(1).strip() if strict else None, flexible
 
 
+def _judged_number(text: str) -> Judged:
+    text = text.translate(MINUS)
+    for line in re.finditer(r"####+([^\n]*)", text):
+        result = re.sub(r"^[^A-Za-z]*=", "", _plain(line.group(1))).lstrip(" \t:([*_")
+        if number := NUMBER.match(result):
+            return Judged(clean(number.group()), "strict-match", line.start())
+    for box in [box for box in BOXED.finditer(text) if box.group(1).strip()][-1:]:
+        result = _plain(box.group(1)).rpartition("=")[2].strip()
+        number = NUMBER.match(result)
+        whole = number and UNIT.fullmatch(result, number.end())
+        return Judged(clean(number.group()) if whole else box.group(1).strip(), "boxed", box.start())
+    for number in [*NUMBER.finditer(text)][-1:]:
+        return Judged(clean(number.group()), "flexible-extract", number.start())
+    return Judged()
+
+
+def _judged_text(text: str, strict: str | None, flexible: str | None) -> Judged:
+    if strict is not None:
+        return Judged(strict, "strict-match", STRICT_TEXT.search(text).start())
+    return Judged() if flexible is None else Judged(flexible, "flexible-extract", text.rindex(flexible))
+
+
+def _plain(text: str) -> str:
+    """Without LaTeX's marks around numbers and words."""
+    return MARKS.sub("", WORDS.sub(r" \1", FRACTION.sub(r"\1/\2", text.replace("{,}", ","))))
+
+
 def clean(number: str) -> str:
     """Drop thousands separators, dollar signs and one trailing full stop."""
-    return number.replace(",", "").replace("$", "").removesuffix(".")
+    return number.replace("{,}", "").replace(",", "").replace("$", "").removesuffix(".")
 
 
 def _number(text: str) -> Decimal | None:
+    over, slash, under = text.partition("/")
     try:
-        value = Decimal(text)
-    except InvalidOperation:
+        value = Decimal(over) / Decimal(under) if slash else Decimal(over)
+    except ArithmeticError:
         return None
     return value if value.is_finite() else None

@@ -2,7 +2,8 @@
 
 Here is what can be said of them without it. Their conditions are run by `kvhelpers.lm_eval`, and hold in
 ``task_kwargs`` what the harness asked: ``requests``, the SHA-256 of all prompts and right answers, and
-``until``, the texts that end an answer.
+``until``, the texts that end an answer, and ``marking``, the SHA-256 of how it marks them, which older
+results lack.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from kvhelpers.errors import InputError, shown
 from kvhelpers.tasks.answers import clean, is_number
 
 PREFIX = "lm_eval:"
-REQUESTS, UNTIL = "requests", "until"
+REQUESTS, UNTIL, MARKING = "requests", "until", "marking"
+FULL = 1.0  # what the harness gives an answer that is right
 
 
 def check_harness_task(task: str, kwargs: Mapping[str, Any]) -> None:
@@ -54,11 +56,12 @@ def harness_reference(target: object) -> str:
 
 
 def has_full_marks(marks: Mapping[str, float]) -> bool:
-    """Whether one of the task's filters gives an answer 1 or more by the task's first metric; ``marks`` are
-    by ``metric,filter``, as the harness calls them.
+    """Whether one of the task's filters gives an answer exactly 1 by the task's first metric; ``marks`` are
+    by ``metric,filter``, as the harness calls them. Metrics on another scale, such as BLEU from 0 to 100,
+    call no answer right.
     """
     first = next(iter(marks)).partition(",")[0]
-    return any(mark >= 1 for name, mark in marks.items() if name.partition(",")[0] == first)
+    return any(mark == FULL for name, mark in marks.items() if name.partition(",")[0] == first)
 
 
 def _is_text(value: object) -> bool:

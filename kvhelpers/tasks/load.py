@@ -105,15 +105,13 @@ def verifier(
     prompt_id: str,
     reference: str,
     marks: Mapping[str, float] | None = None,
-) -> Callable[[str], bool] | None:
-    """What checks an answer to a problem, where that takes more than to equal the right one: the data set's
-    own verifier, for answers of reasoning-gym that are no numbers; and for those of lm-evaluation-harness its
-    ``marks``, if it gave any.
+) -> Callable[[str | None], bool] | None:
+    """What checks an answer to a problem, or that there is none, where that takes more than to equal the
+    right one: of tasks of lm-evaluation-harness its ``marks``, whatever was extracted, if it gave any; and of
+    reasoning-gym the data set's own verifier, for answers that are no numbers.
     """
-    if is_number(reference):
-        return None
     if task.startswith(HARNESS) and marks:
         return lambda _: has_full_marks(marks)
-    if not task.startswith(PREFIX):
+    if is_number(reference) or not task.startswith(PREFIX):
         return None
     return partial(is_right_by_its_verifier, task, task_kwargs, prompt_id)

@@ -43,8 +43,10 @@ def reasoning_gym_fingerprint() -> str:
     return f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"
 
 
-def is_right_by_its_verifier(task: str, kwargs: Mapping[str, Any], prompt_id: str, value: str) -> bool:
+def is_right_by_its_verifier(task: str, kwargs: Mapping[str, Any], prompt_id: str, value: str | None) -> bool:
     """Whether the data set's own verifier gives an answer to one of its problems full marks."""
+    if value is None:
+        return False
     _, seed, index = prompt_id.rsplit("/", 2)
     rows = _rows(task, int(index) + 1, int(seed), kwargs)
     return rows.score_answer(value, entry=rows[int(index)]) >= 1

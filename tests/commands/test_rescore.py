@@ -5,13 +5,16 @@ import json
 import pytest
 
 from kvhelpers.__main__ import main
-from kvhelpers.commands.rescore import rescore
+from kvhelpers.commands.rescore import rescore, rescored
+from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.results import read_result
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import log_path
+from kvhelpers.records import FailureMode, StopReason
 from kvhelpers.scoring import failures
+from kvhelpers.scoring.failure_modes import failure_mode
 
 
 @pytest.fixture
@@ -41,6 +44,22 @@ def test_spoiled_judgements_are_made_right_again(finished):
     finished.path.write_text(json.dumps(sealed(data, finished.signals_path)))
     assert rescore("scratch") == (2, 4)
     assert read_result(finished.path) == finished
+
+
+def test_a_record_without_its_question_gets_the_mode_that_its_new_judgement_says(finished):
+    told = failure_mode(finished.records[0], finished.examples)
+    records = [r.model_copy(update={"question": None, "mode": told}) for r in finished.records]
+    right = records[0].model_copy(update={"text": "#### 8", "reference": "8", "stop_reason": StopReason.EOS})
+    wrong = right.model_copy(update={"text": "#### 9"})
+
+    def modes(*changed):
+        result = finished.model_copy(update={"records": changed})
+        return [record.mode for record in rescored(result, finished.signals()[:0])]
+
+    old = {"mode": FailureMode.CORRUPTION}
+    assert modes(right.model_copy(update=old), wrong.model_copy(update=old)) == ["correct", old["mode"]]
+    with pytest.raises(InputError, match="is wrong by today's rules, and its question was left out"):
+        modes(wrong.model_copy(update={"mode": FailureMode.CORRECT}))
 
 
 def test_another_loop_detector_remakes_summary_and_log(finished, monkeypatch, capsys):

@@ -11,17 +11,24 @@ import pytest
 import yaml
 from reference import alone
 
+from kvhelpers import report
 from kvhelpers.__main__ import main
 from kvhelpers.analysis import analyse
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.commands.verify import verify
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import Checkpoint
+from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
+from kvhelpers.experiment.identity import hash_of
 from kvhelpers.experiment.results import read_result
+from kvhelpers.experiment.run import judged
+from kvhelpers.experiment.seal import sealed
 from kvhelpers.hazard import read_risk_set
 from kvhelpers.paths import REPOSITORY, samples_dir
 from kvhelpers.presses.spec import PressSpec
+from kvhelpers.records import StopReason
+from kvhelpers.scoring.score import Ended
 from kvhelpers.tasks.answers import clean, is_right
 from kvhelpers.tasks.load import load_problems
 
@@ -29,6 +36,7 @@ harness = pytest.importorskip("lm_eval")
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 
 from kvhelpers.lm_eval import CompressedLM, Prompting, evaluate  # noqa: E402
+from kvhelpers.lm_eval.recorded import marking_hash  # noqa: E402
 
 TASKS = REPOSITORY / "data/tasks"
 PRESS = {"press": "streaming_llm", "budget": 56}
@@ -216,6 +224,105 @@ def test_an_answer_that_is_no_number_is_right_where_the_harness_says_so(output):
     assert {*right} == {True, False}
     assert "Sam" not in [record.answer.value for record in done.conditions[0].records]
     assert rescore("text-changed") == (0, 5)
+
+
+def first_match(pattern, fallback=INVALID):
+    """A task's filters: the first match of a pattern, or another text where there is none."""
+    regex = {"function": "regex", "regex_pattern": pattern, "fallback": fallback}
+    steps = [regex, {"function": "take_first"}]
+    return [{"name": "first", "filter": steps}]
+
+
+def test_marks_decide_where_the_answer_is_a_number_too(output):
+    folder = task_file(output, filter_list=first_match(r"(\d+)"))
+    (result,) = evaluate(["changed"], PRESS, CHAT, name="number", **SHORT | folder).conditions
+    right = [record.marks == {"exact_match,first": 1.0} for record in result.records]
+    assert [not record.failures.wrong_answer for record in result.records] == right
+    assert [is_right(record.answer.value, record.reference) for record in result.records] != right
+    (row,) = report.endings_table([result]).to_dict("records")
+    assert row["Marks"] == f"exact_match,first {sum(right) / 5:.2f}"
+    assert rescore("number-changed") == (0, 5) and verify("number-changed").faults == []
+
+
+def test_a_corrected_filter_does_not_leave_the_old_marks(output):
+    def marked(fallback, name="filters"):
+        never = first_match("(never said)", fallback)
+        folder = task_file(output, doc_to_target="Tom", filter_list=never)
+        (result,) = evaluate(["changed"], PRESS, CHAT, name=name, **SHORT | folder | {"limit": 1}).conditions
+        return result
+
+    first = marked("Tom")
+    with pytest.raises(InputError, match=r"already holds .*another configuration \(task_kwargs .*marking"):
+        marked("Sam")
+    assert marked("Tom") == first
+    corrected = marked("Sam", "corrected")
+    assert (first.records[0].marks, corrected.records[0].marks) == (
+        {"exact_match,first": 1.0},
+        {"exact_match,first": 0.0},
+    )
+    assert corrected.records[0].text == first.records[0].text
+    assert corrected.condition_hash != first.condition_hash
+
+
+def test_how_a_task_marks_is_hashed_with_the_files_of_its_functions(output):
+    def hashed(code="def mark(doc, results): return {'exact_match': 0}", **changes):
+        folder = output / str(len(list(output.iterdir())))
+        folder.mkdir()
+        task_file(folder, **changes)
+        text = (folder / "changed.yaml").read_text() + "process_results: !function marks.mark\n"
+        (folder / "changed.yaml").write_text(text)
+        (folder / "marks.py").write_text(code)
+        return marking_hash(LocalTasks(include_path=str(folder)).load(["changed"])["tasks"]["changed"])
+
+    helper = "LEAST = {}\ndef mark(doc, results): return {{'exact_match': LEAST}}"
+    different = [
+        hashed(),
+        hashed(helper.format(0)),
+        hashed(helper.format(1)),
+        hashed(filter_list=first_match("(8)")),
+        hashed(metadata={"version": 9.0}),
+    ]
+    assert len(set(different)) == len(different)
+    assert hashed() == different[0] == hashed(num_fewshot=1)
+
+
+def test_results_that_do_not_note_how_they_were_marked_are_read_and_not_gone_on_with(output):
+    def run():
+        return evaluate(["onestep"], PRESS, CHAT, name="old", **SHORT | {"limit": 2})
+
+    (result,) = run().conditions
+    data = json.loads(result.path.read_text())
+    for place in (data["condition"], data["identity"]):
+        del place["task_kwargs"]["marking"]
+    data["condition_hash"] = hash_of(data["identity"])
+    result.path.write_text(json.dumps(sealed(data, result.signals_path)))
+    assert read_result(result.path).records == result.records and verify("old-onestep").faults == []
+    with pytest.raises(InputError, match="another configuration"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "right"),
+    [
+        (r"the answer is \(\boxed{8}\)$.", {"exact_match,none": 1.0}, True),
+        ("eight", {"exact_match,none": 1.0}, True),  # nothing for our rules to find
+        ("#### 8", {"exact_match,none": 0.0}, False),
+        ("#### 9", {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}, True),
+        ("#### 8", {"exact_match,none": 0.0, "f1,none": 1.0}, False),  # the first metric says what is right
+        ("#### 9", {"bleu_max,none": 37.5}, False),  # of 100
+        ("#### 8", {}, True),
+        ("#### 8", None, True),
+    ],
+)
+def test_the_harness_s_marks_decide_whatever_our_rules_find(text, marks, right):
+    asked = {"requests": "0" * 64, "until": ["Question:"]}
+    condition = make_condition({"task": "lm_eval:math", "task_kwargs": asked})
+    run = Ended(text, [1], [len(text)], StopReason.EOS)
+    scored = judged(condition, "math/0", "8", run, marks)
+    assert (scored.correct, scored.failures.wrong_answer) == (right, not right)
+    for reason, wrong in ((StopReason.MAX_NEW_TOKENS, not right), (StopReason.ERROR, True)):
+        cut = judged(condition, "math/0", "8", Ended(text, [1], [len(text)], reason), marks)
+        assert not cut.correct and cut.failures.wrong_answer is wrong
 
 
 def test_the_command(output, capsys):

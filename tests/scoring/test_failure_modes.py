@@ -42,6 +42,15 @@ def test_the_first_mode_that_applies_counts():
     ]
 
 
+def test_a_loop_that_was_left_for_the_right_answer_is_no_mode_of_failure():
+    record = make_result("knorm", 0.5, [True], onsets={0: 3}).records[0]
+    failures = record.failures.model_copy(update={"loop_left": True, "non_termination": False})
+    ended = record.model_copy(update={"failures": failures, "stop_reason": "eos"})
+    assert failure_mode(ended, ()) == FailureMode.CORRECT
+    looped = ended.model_copy(update={"failures": failures.model_copy(update={"loop_left": False})})
+    assert failure_mode(looped, ()) == FailureMode.LOOPING
+
+
 def test_a_record_without_its_question_carries_its_mode():
     record = make_result("knorm", 0.5, [False]).records[0]
     carried = record.model_copy(update={"question": None, "mode": FailureMode.AMNESIA})

@@ -70,6 +70,38 @@ def test_the_onset_belongs_to_the_loop_that_is_detected_first():
     assert failures.periodic_loop.start > failures.loop_detected >= failures.loop_onset == 0
 
 
+@pytest.mark.parametrize(
+    ("tokens", "answer", "reason", "right", "left"),
+    [
+        (fresh(5) + [1] * 30 + fresh(9), 40, StopReason.EOS, True, True),
+        (fresh(5) + [1] * 30 + fresh(9), 35, StopReason.STOP_STRING, True, True),
+        (fresh(5) + [1] * 30 + fresh(9), 34, StopReason.EOS, True, False),  # the last one that is repeated
+        (fresh(5) + [1] * 30 + fresh(9), 2, StopReason.EOS, True, False),  # in front of the loop
+        (fresh(5) + [1] * 30 + fresh(9), None, StopReason.EOS, True, False),
+        (fresh(5) + [1] * 30 + fresh(9), 40, StopReason.EOS, False, False),
+        (fresh(5) + [1] * 30 + fresh(9), 40, StopReason.MAX_NEW_TOKENS, True, False),
+        (
+            fresh(5) + [1] * 30 + fresh(9) + [1, 2] * 30,
+            40,
+            StopReason.EOS,
+            True,
+            False,
+        ),  # another loop behind
+        (3 * [*fresh(20, 0), 7, 8] + fresh(4), 67, StopReason.EOS, True, True),
+        (3 * [*fresh(20, 0), 7, 8] + fresh(4), 60, StopReason.EOS, True, False),
+        (fresh(50), 40, StopReason.EOS, True, False),  # no loop
+    ],
+)
+def test_a_loop_is_left_where_the_right_answer_begins_behind_all_that_is_repeated(
+    tokens, answer, reason, right, left
+):
+    failures = find_failures(tokens, reason, right, answer)
+    assert failures.loop_left is left
+    assert failures.looping is (len(set(tokens)) < len(tokens))
+    others = failures.wrong_answer or failures.non_termination
+    assert failures.catastrophic is (others or (failures.looping and not left))
+
+
 def test_kinds_of_failure():
     healthy = find_failures(fresh(30), StopReason.EOS, True)
     assert not healthy.catastrophic and healthy.loop_onset is None

@@ -52,13 +52,13 @@ def test_the_most_interesting_run_loops_late():
     assert most_interesting([record(), long]) is long
 
 
-def answered(strict, flexible, stop_reason="eos", reference="5", looping=False):
+def answered(strict, flexible, stop_reason="eos", reference="5", looping=False, left=False, marks=None):
     decided = "strict-match" if strict else "flexible-extract" if flexible else None
     answer = Answer(strict=strict, flexible=flexible, decided_by=decided)
     wrong = record().failures.model_copy(
-        update={"wrong_answer": answer.value != reference, "looping": looping}
+        update={"wrong_answer": answer.value != reference, "looping": looping, "loop_left": left}
     )
-    return record(answer=answer, failures=wrong, stop_reason=stop_reason, reference=reference)
+    return record(answer=answer, failures=wrong, stop_reason=stop_reason, reference=reference, marks=marks)
 
 
 def test_how_answers_end_is_counted_rule_by_rule():
@@ -69,11 +69,45 @@ def test_how_answers_end_is_counted_rule_by_rule():
         answered("4", "5"),  # right by the rule that does not decide
         answered(None, "5", "max_new_tokens"),  # right, and never ended
         answered(None, "4", "eos", looping=True),  # looped, and ended
+        answered("5", "5", looping=True, left=True),
         answered(None, None, "error"),
     ]
     counts = {name: rate.count for name, rate in endings(records).items()}
-    assert counts == {"strict": 2, "flexible": 3, "format_lost": 1, "right_unended": 1, "loop_ended": 1}
-    assert {rate.n for rate in endings(records).values()} == {7}
+    assert counts == {
+        "strict": 3,
+        "flexible": 4,
+        "format_lost": 1,
+        "right_unended": 1,
+        "loop_ended": 2,
+        "loop_left": 1,
+    }
+    assert {rate.n for rate in endings(records).values()} == {8}
+
+
+def test_strict_and_flexible_are_the_harness_s_marks_where_it_gave_some():
+    marks = {"exact_match,strict-match": 0.0, "exact_match,flexible-extract": 1.0}
+    counts = {name: rate.count for name, rate in endings([answered("5", None, marks=marks)]).items()}
+    assert (counts["strict"], counts["flexible"]) == (0, 1)
+
+
+def text_run(before, answer):
+    """A run of one token a character."""
+    text = before + answer
+    return Ended(text, list(map(ord, text)), range(1, len(text) + 1), StopReason.EOS)
+
+
+@pytest.mark.parametrize("before", ["Worked out.\n" + "-" * 30 + "\n", "a third is 0." + "3" * 40 + ", so\n"])
+def test_a_right_answer_behind_dashes_or_a_recurring_number_is_no_catastrophe(before):
+    right, wrong = (score(text_run(before, f"#### {answer}"), "8") for answer in (8, 9))
+    assert right.correct and right.failures.looping and right.failures.loop_left
+    assert not right.failures.catastrophic and right.failures.loop_onset is not None
+    assert wrong.failures.looping and not wrong.failures.loop_left and wrong.failures.catastrophic
+
+
+def test_a_right_answer_in_front_of_a_loop_or_within_it_does_not_leave_it():
+    for run in (text_run("#### 8\n", "-" * 30), text_run("", "#### 8\n" * 9)):
+        scored = score(run, "8")
+        assert scored.correct and scored.failures.looping and scored.failures.catastrophic
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ ODD = (
     "3 × 4 = 12 eggs\n\n#### twelve",
     "#### .",
     "½ of 10",
+    "8. Hope that helps... :)",
+    "#### \u22128",
+    "\\boxed{8}$.",
 )
 
 
