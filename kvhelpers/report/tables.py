@@ -24,6 +24,7 @@ ENDING_COLUMNS = {
     "format_lost": "Format lost",
     "right_unended": "Right, never ended",
     "loop_ended": "Looped, ended",
+    "never_left_thinking": "Never left thinking",
 }
 SIGNAL_COLUMNS = {
     "mean entropy": "Mean entropy",
@@ -78,7 +79,7 @@ def endings_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
         | {ENDING_COLUMNS[name]: rate(value) for name, value in endings(result.records).items()}
         | {"n": result.summary.n}
         for result in results
-    )
+    ).fillna(GAP)
 
 
 def signals_table(results: Sequence[ConditionResult]) -> pd.DataFrame:

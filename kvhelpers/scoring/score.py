@@ -14,13 +14,14 @@ from kvhelpers.tasks.prompts import STOP_STRINGS
 @dataclass(frozen=True)
 class Ended:
     """What a run left: its text, its tokens, for each token the characters of the text up to its end, and how
-    it stopped.
+    it stopped. The answer stands behind the ``thinking_chars`` first characters, a thinking model's thoughts.
     """
 
     text: str
     token_ids: Sequence[int]
     char_ends: Sequence[int]
     stop_reason: StopReason
+    thinking_chars: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def score(
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
-    answer = extract_answer(run.text, stop_strings, is_number(reference))
+    answer = extract_answer(run.text[run.thinking_chars :], stop_strings, is_number(reference))
     right = is_right(answer.value, reference)
     if verify is not None and answer.value is not None:
         right = verify(answer.value)
