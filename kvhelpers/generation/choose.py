@@ -19,6 +19,8 @@ from kvhelpers.tasks.thinking import is_thinking
 
 SIGNAL_ROWS = 32  # tokens whose signals are computed together: what they need for a while stays in the caches
 
+BLANK = 64  # tokens of white space that may stand between thoughts and an answer
+
 
 def _agreeing(draft: Sequence[int], best: Sequence[int]) -> int:
     """How many of the drafted tokens are those chosen, from the first."""
@@ -37,6 +39,7 @@ class Chooser:
         # tokens that a stop string or a tag may take at most, one a byte
         looked_for = (*settings.stop_strings, *(settings.think_tags or ()))
         self.longest = max((len(text.encode()) for text in looked_for), default=0)
+        self.longest += BLANK if settings.think_tags else 0
 
     @torch.inference_mode()
     def __call__(
@@ -107,12 +110,15 @@ class Chooser:
         return None
 
     def _ends_in_stop_string(self, row: Row) -> bool:
-        """Whether an answer, which begins behind a thinking model's thoughts, ends in a stop string."""
+        """Whether an answer, which begins behind a thinking model's thoughts and the white space after them,
+        ends in a stop string.
+        """
         tags, known = self.settings.think_tags, row.thinking is not None
         tail = self.lm.tokenizer.decode(row.tokens[-self.longest :] if known else row.tokens)
         row.thinking = is_thinking(tail, tags, row.thinking if known else row.request.thinking)
         if row.thinking:
             return False
         if tags is not None:
-            tail = tail.rpartition(tags[1])[2]
+            _, closed, behind = tail.rpartition(tags[1])
+            tail = behind.lstrip() if closed else behind
         return any(string in tail for string in self.settings.stop_strings)

@@ -46,7 +46,8 @@ def score(
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
-    answer = extract_answer(run.text[run.thinking_chars :], stop_strings, is_number(reference))
+    text = run.text[run.thinking_chars :].lstrip() if run.thinking_chars else run.text
+    answer = extract_answer(text, stop_strings, is_number(reference))
     right = is_right(answer.value, reference)
     if verify is not None and answer.value is not None:
         right = verify(answer.value)

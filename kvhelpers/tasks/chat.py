@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TEMPLATE_DATE = "2025-01-01"  # of which a template is told that it is today
 
+CHANCE = 7  # characters of a message that a text may have by chance
+
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
@@ -95,9 +97,9 @@ def first_altered(messages: Sequence[Mapping[str, str]], text: str) -> Mapping[s
 
 
 def _missing(content: str, text: str) -> str:
-    """The message without what the text has of its beginning and end."""
-    first = next((n for n in range(len(content), 0, -1) if content[:n] in text), 0)
-    last = next((n for n in range(len(content) - first, 0, -1) if content[-n:] in text), 0)
+    """The message without what the text has of its beginning and end; a few equal characters are chance."""
+    first = next((n for n in range(len(content), CHANCE, -1) if content[:n] in text), 0)
+    last = next((n for n in range(len(content) - first, CHANCE, -1) if content[-n:] in text), 0)
     return content[first : len(content) - last] or content
 
 
