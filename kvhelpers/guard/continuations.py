@@ -81,13 +81,15 @@ class Continuation(Shape):
     """How a run went on from a point.
 
     ``tokens`` counts all new tokens, ``token_ids`` are those after ``point.keep``, ``text`` is the whole
-    answer. ``kept_tokens`` are in the cache after the action's prefill, of ``held_tokens`` before its press.
-    ``wall_seconds`` is the time since the continuation before it ended.
+    answer, ``thinking_chars`` is `records.Record`'s. ``kept_tokens`` are in the cache after the action's
+    prefill, of ``held_tokens`` before its press. ``wall_seconds`` is the time since the continuation before
+    it ended.
     """
 
     point: Point
     token_ids: tuple[int, ...]
     text: str
+    thinking_chars: int = 0
     tokens: int
     stop_reason: StopReason
     error: str | None
@@ -236,6 +238,7 @@ def _continuation(
         point=point,
         token_ids=tuple(run.token_ids[point.keep :]),
         text=left.text,
+        thinking_chars=left.thinking_chars,
         tokens=len(run.token_ids),
         stop_reason=run.stop_reason,
         error=run.error,
