@@ -14,10 +14,9 @@ import pandas as pd
 from throughput import FEWSHOT, condition_arguments, first_difference, machine, parse_press
 
 from kvhelpers.experiment.condition import make_condition
-from kvhelpers.experiment.run import answer_text, char_ends, generate_prompts, judged, prompts_of
+from kvhelpers.experiment.run import ended, generate_prompts, judged, prompts_of
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.report.format import markdown_table
-from kvhelpers.scoring.score import Ended
 from kvhelpers.tasks.prompts import Prompt
 
 PRESSES = ("none", "streaming_llm:0.5", "snapkv:0.875")
@@ -85,10 +84,8 @@ def run(args: argparse.Namespace, lm: LanguageModel, press: str, batch_size: int
     tokens, correct, looping = [[]] * len(prompts), *np.zeros((2, len(prompts)), dtype=bool)
     for made in generate_prompts(condition, lm, prompts, batch_size):
         prompt: Prompt = prompts[made.index]
-        ended = Ended(
-            answer_text(made.token_ids, lm), made.token_ids, char_ends(made.token_ids, lm), made.stop_reason
-        )
-        score = judged(condition, prompt.id, prompt.reference, ended)
+        left, _ = ended(condition, lm, prompt, made)
+        score = judged(condition, prompt.id, prompt.reference, left)
         tokens[made.index] = made.token_ids
         correct[made.index], looping[made.index] = score.correct, score.failures.looping
     return Runs(tokens, correct, looping)

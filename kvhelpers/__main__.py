@@ -111,6 +111,12 @@ def _add_lm_eval(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--ratio", type=float, help="fraction of the prompt's cache removed")
     parser.add_argument("--budget", type=int, help="tokens kept, instead of a ratio")
     parser.add_argument("--press-kwargs", metavar="JSON", help="the press's own fields")
+    for option, metavar, text in (
+        ("chat-template-kwargs", "JSON", 'parameters of the chat template, as {"enable_thinking": false}'),
+        ("template-date", "DATE", "what a chat template is told that today is, as 2025-01-31"),
+        ("think-tags", "JSON", 'what opens and closes thoughts, as ["<think>", "</think>"]'),
+    ):
+        parser.add_argument(f"--{option}", f"--{option.replace('-', '_')}", metavar=metavar, help=text)
     for option in ("--device", "--dtype"):
         parser.add_argument(option, default="auto")
     parser.add_argument(
@@ -134,6 +140,7 @@ def _lm_eval(options: argparse.Namespace) -> str:
     from kvhelpers.report.log import write_log
 
     keys = ("model", "press", "ratio", "budget", "press_kwargs", "device", "dtype", "batch_size")
+    keys += ("chat_template_kwargs", "template_date", "think_tags")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     done = evaluate(
         options.tasks.split(","),
@@ -228,6 +235,8 @@ def _verify(options: argparse.Namespace) -> str:
     notes = [f"{done.conditions} conditions with {done.runs} runs hold together"]
     notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
+    unasked = f"prompts of {done.unasked} were not compared, their model or their task's data are not here"
+    notes += [unasked] if done.unasked else []
     return "; ".join(notes)
 
 

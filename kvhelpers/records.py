@@ -205,7 +205,10 @@ class Record(Shape):
     finished prompts took adds up, on one worker, to the condition's time; what a killed run had not finished
     is in none. ``batch_size`` is how many rows could decode together, this one included. These two and
     ``drafting`` are None in older results, which did not note them. ``marks`` are what lm-evaluation-harness
-    gave the answer, by ``metric,filter``, of runs of its tasks.
+    gave the answer, by ``metric,filter``, of runs of its tasks. ``prompt_hash`` tells the prompt's tokens
+    (`tasks.prompts.prompt_hash`). Of so many tokens and characters are a thinking model's thoughts, up to and
+    including the tag that closes them (`tasks.thinking`): all, where none closes them. These three are None
+    in older results, and of models whose tags are not known.
     """
 
     prompt_index: int
@@ -230,6 +233,14 @@ class Record(Shape):
     drafting: Drafting | None = None
     marks: dict[str, float] | None = None
     mode: FailureMode | None = None
+    prompt_hash: str | None = None
+    thinking_tokens: int | None = None
+    thinking_chars: int | None = None
+
+    @property
+    def never_left_thinking(self) -> bool:
+        """Whether the run has tokens, and all of them are thoughts."""
+        return self.n_tokens > 0 and self.thinking_tokens == self.n_tokens
 
     @property
     def onset(self) -> int | None:
@@ -305,6 +316,8 @@ class Provenance(Shape):
     ``commit`` is the git commit of the code that ended the condition, ``clean`` whether the package had no
     changes beside it; both are None without git, and so is ``command``, which makes the results again, in
     results of schemas 2 and 3. ``earlier_commits`` are others at which prompts of a resumed condition ran.
+    ``ignored_generation_config`` are the model's own settings that would alter a greedy answer, and that no
+    run here follows (`models.generation_config`).
     """
 
     commit: str | None
@@ -313,3 +326,4 @@ class Provenance(Shape):
     versions: dict[str, str]
     machine: Machine
     earlier_commits: tuple[str, ...] = ()
+    ignored_generation_config: dict[str, Any] = {}

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 from scipy.stats import entropy
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import ByteLevel as DecodeBytes
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from kvhelpers.generation.batched_cache import attention_implementation
 from kvhelpers.generation.generate import generate
@@ -115,3 +125,41 @@ def signals_in_float64(logits, chosen):
             }
         )
     return rows
+
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+END = "<|im_end|>"
+
+
+def save_answering(folder, pieces, template=CHAT, **generation_config):
+    """Save a model that answers every prompt with these pieces of text and then ends; return the folder.
+
+    Each piece, all different, is one token. A byte of other text is one too. Without attention or MLPs the
+    next token follows from the last: the first piece from a byte, each other one from the piece before it.
+    """
+    alphabet = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    letters = Tokenizer(BPE(alphabet, []))
+    letters.pre_tokenizer, letters.decoder = ByteLevel(add_prefix_space=False, use_regex=False), DecodeBytes()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token=END, chat_template=template)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
+    script = [*tokenizer.convert_tokens_to_ids(list(pieces)), tokenizer.eos_token_id]
+    assert len(set(script)) == len(pieces) + 1 < SIZES["hidden_size"]
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 8192, "num_hidden_layers": 2}
+    model = tiny_llama(**size, tie_word_embeddings=False)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embedding, head = model.model.embed_tokens.weight.zero_(), model.lm_head.weight.zero_()
+        embedding[:, 0] = 1
+        for place, token in enumerate(script):
+            head[token, place] = 1
+            embedding[token] = torch.eye(SIZES["hidden_size"])[place + 1]
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, **generation_config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -13,6 +13,8 @@ errored           stopped by an error that is not the model's doing
 correct, looping, non_termination, wrong_answer, catastrophic    outcomes, see `scoring.failures`
 onset             new token at which the loop starts, of looping runs; else missing
 mode              the failure mode, see `scoring.failure_modes`
+thinking_tokens, answering_tokens    new tokens up to the end of a thinking model's thoughts, and behind it;
+                  only where there are runs of a model that thinks
 ================  ========================================================================================
 """
 
@@ -32,12 +34,14 @@ from kvhelpers.scoring.summary import most_interesting
 from kvhelpers.stats import Estimate, estimate, mean
 
 OUTCOMES = ("looping", "non_termination", "wrong_answer", "catastrophic")
+THINKING = ["thinking_tokens", "answering_tokens"]
 
 
 def runs_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
     """One row per run, in the order of the conditions and prompts."""
     rows = [_row(result, record) for result in results for record in result.records]
-    return pd.DataFrame(rows).astype({"onset": "Int64"})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("onset", *THINKING), "Int64"))
+    return table.drop(columns=THINKING) if table[THINKING].isna().all(axis=None) else table
 
 
 def _row(result: ConditionResult, record: Record) -> dict:
@@ -54,7 +58,13 @@ def _row(result: ConditionResult, record: Record) -> dict:
         **{name: getattr(record.failures, name) for name in OUTCOMES},
         "onset": record.onset,
         "mode": str(failure_mode(record, result.examples)),
+        **dict(zip(THINKING, _thinking(record), strict=True)),
     }
+
+
+def _thinking(record: Record) -> tuple[int | None, int | None]:
+    thinking = record.thinking_tokens
+    return thinking, None if thinking is None else record.n_tokens - thinking
 
 
 def signal_arrays(results: Sequence[ConditionResult], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -16,13 +16,13 @@ from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.experiment.run import load_for, press_seed, prompts_of
+from kvhelpers.experiment.run import load_for, press_seed, prompts_of, refuse_other_prompts
 from kvhelpers.generation.inner_signals import against_full, attending, course, evicted, inside
 from kvhelpers.generation.replay import Replayer
 from kvhelpers.generation.requests import Request
 from kvhelpers.hazard.events import event_of
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.paths import find_results, replay_path, write_atomic
+from kvhelpers.paths import find_results, relative, replay_path, write_atomic
 from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import Prompt
 
@@ -33,7 +33,8 @@ def replay(experiment: str, labels: Sequence[str] = ()) -> int:
 
     Raises
     ------
-    InputError : no finished condition, a label that none has, or what `replay.Replayer` refuses.
+    InputError : no finished condition, a label that none has, a prompt that has other tokens than it had, or
+        what `replay.Replayer` refuses.
     """
     results = finished_results(experiment, find_results(experiment))
     known = [result.label for result in results]
@@ -46,6 +47,7 @@ def replay(experiment: str, labels: Sequence[str] = ()) -> int:
     for result, record, ids in tqdm(runs, desc=f"replay {experiment}", unit="run"):
         if setting is None or not setting.serves(result.condition):
             setting = _Setting(result.condition, setting)
+        refuse_other_prompts([record], setting.prompts, relative(result.path))
         _write(setting, result, record, ids)
         count += 1
     return count
@@ -54,7 +56,7 @@ def replay(experiment: str, labels: Sequence[str] = ()) -> int:
 # what the prompts depend on
 PROMPTS = {
     *("task", "task_kwargs", "data_file", "n_prompts", "seed", "n_fewshot", "examples_seed"),
-    *("multiturn", "question_position"),
+    *("multiturn", "question_position", "template_date", "chat_template_kwargs"),
 }
 
 

@@ -53,7 +53,8 @@ def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ..
     records = []
     for record in result.records:
         run = by_prompt.get(record.prompt_index, signals[:0])
-        ended = Ended(record.text, run["token_id"].tolist(), run["char_end"].tolist(), record.stop_reason)
+        ids, ends = run["token_id"].tolist(), run["char_end"].tolist()
+        ended = Ended(record.text, ids, ends, record.stop_reason, record.thinking_chars or 0)
         scored = judged(result.condition, record.prompt_id, record.reference, ended, record.marks)
         judged_anew = record.model_copy(update=vars(scored))
         records.append(judged_anew if record.mode is None else _with_mode(judged_anew))

@@ -15,26 +15,29 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import find_experiment
 from kvhelpers.experiment.identity import SCHEMA_VERSION, hash_of
 from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, refuse_mixed, result_paths
-from kvhelpers.experiment.run import problems_of
+from kvhelpers.experiment.run import problems_of, refuse_other_prompts
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
 from kvhelpers.paths import relative
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.load import texts_may_be_shared
+from kvhelpers.tasks.prompts import build_prompts
 
 NAMED = 5
 
 
 @dataclass
 class Verification:
-    """What was checked, and what does not hold: sentences, each with its file. ``unsealed`` and ``unread``
-    count conditions without a seal, and those whose texts could not be compared with their tokens.
+    """What was checked, and what does not hold: sentences, each with its file. ``unsealed``, ``unread`` and
+    ``unasked`` count conditions without a seal, those whose texts could not be compared with their tokens,
+    and those whose prompts could not be compared with the hashes of theirs.
     """
 
     conditions: int = 0
     runs: int = 0
     unsealed: int = 0
     unread: int = 0
+    unasked: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -59,12 +62,15 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
             first = first or result
             refuse_mixed(first, result)
             faults = list(_faults(result, tokenizers))
+            asked = _about_the_prompts_tokens(result, tokenizers.of(result))
+            faults += asked or []
         except InputError as error:
             faults = [str(error)]
         else:
             done.runs += len(result.records)
             done.unsealed += result.seal is None
             done.unread += tokenizers.of(result) is None
+            done.unasked += asked is None
         done.conditions += 1
         name = relative(path)
         done.faults += [fault if name in fault else f"{name}: {fault}" for fault in faults]
@@ -129,6 +135,37 @@ def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
             told = (record.prompt_id, record.question, record.reference)
             if told != (problem.id, problem.question, problem.reference):
                 yield f"prompt {record.prompt_index} is not the task's, {problem.id}"
+
+
+def _about_the_prompts_tokens(
+    result: ConditionResult, tokenizer: PreTrainedTokenizerBase | None
+) -> list[str] | None:
+    """What is wrong with the prompts' tokens, as far as their hashes are noted; None where they cannot be
+    made again, for want of the tokenizer or of the task's data.
+    """
+    if all(record.prompt_hash is None for record in result.records):
+        return []
+    if tokenizer is None:
+        return None
+    condition = result.condition
+    try:
+        problems, examples = problems_of(condition)
+    except InputError:
+        return None
+    try:
+        prompts = build_prompts(
+            problems,
+            examples,
+            tokenizer,
+            condition.multiturn,
+            condition.question_position,
+            condition.template_date,
+            condition.chat_template_kwargs,
+        )
+        refuse_other_prompts(result.records, prompts, relative(result.path))
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _about_the_tokens(result: ConditionResult, by_prompt: dict[int, pd.DataFrame]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def _is_right(run: ActedRun, source: Source, record: Record) -> bool:
     condition = source.every[run.condition].condition
     reason = StopReason.EOS if run.ended else StopReason.MAX_NEW_TOKENS
     ids = [*source.tokens(run.condition)[run.prompt_index][: run.keep], *run.token_ids]
-    ended = Ended(run.text, ids, [len(run.text)] * len(ids), reason)
+    ended = Ended(run.text, ids, [len(run.text)] * len(ids), reason, run.thinking_chars)
     return run.error is None and judged(condition, run.prompt_id, record.reference, ended).correct
 
 

@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ SIGNALS_SCHEMA = pa.schema(
 )
 
 
-COMMIT, SEALED = b"commit", b"seal"  # of the metadata
+COMMIT, IGNORED, SEALED = b"commit", b"ignored_generation_config", b"seal"  # of the metadata
 
 
 class _Damaged(Exception):
@@ -49,15 +50,18 @@ class Checkpoint:
         path, self.condition, self.hash = result_path(condition), condition, identity_hash(condition)
         self.folder = path.with_name(f"{path.stem}.{self.hash[:12]}.partial")
 
-    def save(self, record: Record, tokens: Mapping[str, Sequence]) -> None:
+    def save(
+        self, record: Record, tokens: Mapping[str, Sequence], ignored: Mapping[str, Any] | None = None
+    ) -> None:
         """Write one prompt's record and its per-token columns: all of the schema but the first two, or none
-        without a token.
+        without a token. ``ignored`` is as in `provenance.provenance`.
         """
         n = record.n_tokens
         columns = {"prompt_index": np.full(n, record.prompt_index), "step": np.arange(n)}
         columns |= {name: list(tokens.get(name, [])) for name in SIGNALS_SCHEMA.names[2:]}
         table = pa.table(columns, schema=SIGNALS_SCHEMA)
         made = {b"record": record.model_dump_json(), b"condition": self.hash, COMMIT: code_version()[0] or ""}
+        made |= {IGNORED: json.dumps(ignored)} if ignored else {}
         table = _sealed(table.replace_schema_metadata(made))
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
@@ -114,7 +118,7 @@ class Checkpoint:
                 ) from damage
 
     def _read(self, path: Path) -> tuple[Record, pa.Table]:
-        """A prompt's record and signals, with the commit that ran it in their metadata.
+        """A prompt's record and signals, with what `commit_of` and `ignored_of` tell in their metadata.
 
         Raises
         ------
@@ -141,7 +145,8 @@ class Checkpoint:
             raise _Damaged(f"its {len(table)} tokens are not the record's {record.n_tokens}, each once")
         if not table.schema.equals(SIGNALS_SCHEMA) or _sealed(table).schema.metadata != metadata:
             raise _Damaged("it was changed after it was written")
-        return record, table.replace_schema_metadata({COMMIT: metadata.get(COMMIT, b"")})
+        kept = {key: metadata.get(key, usual) for key, usual in ((COMMIT, b""), (IGNORED, b"{}"))}
+        return record, table.replace_schema_metadata(kept)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -157,6 +162,11 @@ def _sealed(table: pa.Table) -> pa.Table:
 def commit_of(signals: pa.Table) -> str:
     """The commit that ran a prompt, of the signals that `Checkpoint.load` gives; empty without git."""
     return signals.schema.metadata[COMMIT].decode()
+
+
+def ignored_of(signals: pa.Table) -> dict[str, Any]:
+    """The settings that a prompt's run did not follow, as `commit_of`."""
+    return json.loads(signals.schema.metadata[IGNORED])
 
 
 def write_json(result: ConditionResult, path: Path | None = None, compact: bool = False) -> None:

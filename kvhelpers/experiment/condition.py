@@ -5,6 +5,7 @@ Parameters are checked here as far as that needs no torch; `identity.check_here`
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
@@ -25,6 +26,7 @@ from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
+from kvhelpers.tasks.chat import TEMPLATE_DATE
 from kvhelpers.tasks.load import check_task, data_fingerprint
 from kvhelpers.tasks.prompts import POSITIONS, check_position
 
@@ -38,13 +40,13 @@ SETTING_KEYS = ("question_position", "examples_seed")  # how the prompts are mad
 GRID_KEYS = (*PRESS_KEYS, *SETTING_KEYS)
 
 
-def _as_mapping(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     """Take JSON text too: that is what ``papermill -p press_kwargs '{...}'`` passes on."""
     if isinstance(value, str):
         try:
             return json.loads(value or "{}", object_pairs_hook=without_repeats)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"is no JSON object ({error})") from error
+            raise ValueError(f"is no JSON ({error})") from error
     return value
 
 
@@ -53,7 +55,9 @@ class Condition(BaseModel):
 
     ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
     ``question_position`` and ``examples_seed`` are explained in `tasks.prompts.build_prompts` and
-    `tasks.load.load_problems`. ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not
+    `tasks.load.load_problems`, ``template_date`` and ``chat_template_kwargs`` in `tasks.chat.render`.
+    ``think_tags`` open and close thoughts; None: the ones that the chat template names (`tasks.thinking`).
+    ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not
     depend on it.
     """
 
@@ -62,17 +66,20 @@ class Condition(BaseModel):
     experiment: str = Field(default=SCRATCH, pattern=EXPERIMENT_NAME)
     model: str = Field(default="smollm2-135m", min_length=1)
     task: str = "onestep"
-    task_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
+    task_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
     data_file: str | None = Field(default=None, min_length=1)
     press: str = "streaming_llm"
     ratio: float | None = Field(default=None, ge=0, lt=1)
-    press_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = {}
+    press_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
     budget: int | None = Field(default=None, ge=1)
     n_prompts: int = Field(default=20, ge=1)
     n_fewshot: int = Field(default=4, ge=0)
     multiturn: bool = True
     question_position: Literal[*POSITIONS] = "last"
     examples_seed: int | None = Field(default=None, ge=0)
+    template_date: str = TEMPLATE_DATE
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
+    think_tags: Annotated[list[str] | None, BeforeValidator(_from_json)] = None
     max_new_tokens: int = Field(default=256, ge=1)
     seed: int = Field(default=42, ge=0)
     repetition_penalty: float = Field(default=1.0, gt=0)
@@ -95,6 +102,20 @@ class Condition(BaseModel):
     @classmethod
     def _without_minus(cls, ratio: float | None) -> float | None:
         return None if ratio is None else abs(ratio)  # -0.0 is 0
+
+    @field_validator("template_date")
+    @classmethod
+    def _is_date(cls, date: str) -> str:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+            raise ValueError("a date is written as 2025-01-31")
+        return datetime.date.fromisoformat(date).isoformat()
+
+    @field_validator("think_tags")
+    @classmethod
+    def _are_tags(cls, tags: list[str] | None) -> list[str] | None:
+        if tags is not None and (len(tags) != 2 or tags[0] in tags[1] or tags[1] in tags[0]):
+            raise ValueError("they are two texts, neither of them within the other, or null")
+        return tags
 
     @property
     def press_spec(self) -> PressSpec:
@@ -225,7 +246,12 @@ def make_condition(values: dict[str, Any]) -> Condition:
             "'auto'"
         )
     condition = build_condition(values)
-    for name in ("press_kwargs", "task_kwargs"):  # they may have come as JSON text
+    for name in (
+        "press_kwargs",
+        "task_kwargs",
+        "chat_template_kwargs",
+        "think_tags",
+    ):  # they may have come as JSON text
         check_plain(getattr(condition, name), name)
     condition.press_spec.check()
     needed = condition.press_spec.attention()

@@ -12,7 +12,14 @@ from kvhelpers.tasks.load import data_fingerprint
 
 SCHEMA_VERSION = 4  # of result files and of the records in checkpoints
 # parameters that older results do not name: there they have these values
-LATER = {"question_position": "last", "examples_seed": None, "task_kwargs": {}}
+LATER = {
+    "question_position": "last",
+    "examples_seed": None,
+    "task_kwargs": {},
+    "template_date": "2025-01-01",
+    "chat_template_kwargs": {},
+    "think_tags": None,
+}
 NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
 
 

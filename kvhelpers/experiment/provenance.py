@@ -10,9 +10,10 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,9 +26,15 @@ PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def provenance(condition: Condition, command: str | None = None, commits: Iterable[str] = ()) -> Provenance:
+def provenance(
+    condition: Condition,
+    command: str | None = None,
+    commits: Iterable[str] = (),
+    ignored: Mapping[str, Any] | None = None,
+) -> Provenance:
     """Where results of a condition come from that this process makes now, by this command (None: notebook
-    01's); ``commits`` are those at which its prompts ran.
+    01's); ``commits`` are those at which its prompts ran, ``ignored`` the settings of the model's
+    generation config that they did not follow.
     """
     commit, clean = code_version()
     return Provenance(
@@ -37,6 +44,7 @@ def provenance(condition: Condition, command: str | None = None, commits: Iterab
         versions=package_versions(PACKAGES),
         machine=machine(condition),
         earlier_commits=sorted(set(commits) - {commit, ""}),
+        ignored_generation_config=dict(ignored or {}),
     )
 
 

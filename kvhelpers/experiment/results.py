@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.condition import Condition
-from kvhelpers.experiment.identity import SCHEMA_VERSION, identity, shared_identity
+from kvhelpers.experiment.condition import GRID_KEYS, Condition
+from kvhelpers.experiment.identity import LATER, SCHEMA_VERSION, identity, shared_identity
 from kvhelpers.experiment.seal import SEAL, SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
@@ -164,9 +164,14 @@ def check_same_experiment(condition: Condition) -> None:
 
 
 def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: dict[str, Any]) -> None:
-    there = other.identity
+    usual = {
+        key: value for key, value in LATER.items() if key not in GRID_KEYS
+    }  # what one of both may not name
+    there = usual | other.identity
     changed = ", ".join(
-        f"{key} {there.get(key)!r} → {value!r}" for key, value in wanted.items() if there.get(key) != value
+        f"{key} {there.get(key)!r} → {value!r}"
+        for key, value in (usual | wanted).items()
+        if there.get(key) != value
     )
     if changed:
         raise InputError(
@@ -259,7 +264,8 @@ def read_experiment(experiment: str, root: Path | None = None) -> list[Condition
 
 def refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
     """Raise InputError unless two conditions differ in their press only."""
-    here, there = shared_identity(one.identity), shared_identity(other.identity)
+    usual = {key: value for key, value in LATER.items() if key not in GRID_KEYS}
+    here, there = (usual | shared_identity(result.identity) for result in (one, other))
     if differing := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
         key = differing[0]
         raise InputError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.checkpoint import Checkpoint, commit_of, write_result
+from kvhelpers.experiment.checkpoint import Checkpoint, commit_of, ignored_of, write_result
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash
 from kvhelpers.experiment.provenance import code_version, provenance
@@ -21,14 +22,17 @@ from kvhelpers.experiment.results import ConditionResult, find_finished, result_
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
+from kvhelpers.models.generation_config import ignored_settings
 from kvhelpers.models.load import LanguageModel, load_model
+from kvhelpers.paths import relative
 from kvhelpers.presses.kinds import observation_window, phases
 from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.load import load_problems, stop_strings, verifier
-from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts
+from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts, prompt_hash
+from kvhelpers.tasks.thinking import Tags, is_thinking, think_tags, thought_part
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -39,7 +43,15 @@ def load_for(condition: Condition) -> LanguageModel:
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
     """The condition's prompts."""
     problems, examples = problems_of(condition)
-    return build_prompts(problems, examples, lm.tokenizer, condition.multiturn, condition.question_position)
+    return build_prompts(
+        problems,
+        examples,
+        lm.tokenizer,
+        condition.multiturn,
+        condition.question_position,
+        condition.template_date,
+        condition.chat_template_kwargs,
+    )
 
 
 def problems_of(condition: Condition) -> tuple[list[Problem], list[Problem]]:
@@ -66,9 +78,13 @@ def run_condition(condition: Condition, lm: LanguageModel | None = None) -> Cond
 
     Raises
     ------
-    InputError : bad input, or the place is taken by another configuration; nothing is written then.
+    InputError : bad input, or the place is taken by another configuration; nothing is written then. So it is
+        where a finished condition, or finished prompts of a killed one, had other tokens than they have now
+        with ``lm``.
     """
     if (finished := find_finished(condition)) is not None:
+        if lm is not None:
+            _refuse_other_tokens(finished, lm)
         return finished
     lm = lm or load_for(check_here(condition))
     checkpoint = Checkpoint(condition)
@@ -78,6 +94,30 @@ def run_condition(condition: Condition, lm: LanguageModel | None = None) -> Cond
         for _ in run_prompts(condition, lm):
             bar.update()
     return finish_condition(condition)
+
+
+def _refuse_other_tokens(finished: ConditionResult, lm: LanguageModel) -> None:
+    """Raise InputError if a result is of other prompts than this model gets, where its task can be loaded."""
+    if any(record.prompt_hash for record in finished.records):
+        try:
+            prompts = prompts_of(finished.condition, lm)
+        except InputError:  # data that are not here
+            return
+        refuse_other_prompts(finished.records, prompts, relative(finished.path))
+
+
+def refuse_other_prompts(records: Iterable[Record], prompts: Sequence[Prompt], where: str) -> None:
+    """Raise InputError unless records, whose place ``where`` says, are of these prompts' tokens, as far as
+    they note them.
+    """
+    for record in records:
+        made = prompt_hash(prompts[record.prompt_index].token_ids)
+        if record.prompt_hash not in (None, made):
+            raise InputError(
+                f"prompt {record.prompt_id} has other tokens (hash {made}) than when it was run, in {where} "
+                f"(hash {record.prompt_hash}): the model's tokenizer or chat template has changed; restore "
+                "it, or move these results away and run the condition again"
+            )
 
 
 def run_prompts(
@@ -93,8 +133,8 @@ def run_prompts(
 
     Raises
     ------
-    InputError : a model that is not the condition's, or a budget above the shortest prompt, before anything
-        runs.
+    InputError : a model that is not the condition's, a finished prompt that had other tokens, or a budget
+        above the shortest prompt, before anything runs.
     """
     _refuse_other_model(condition, lm)
     prompts = prompts_of(condition, lm) if prompts is None else prompts
@@ -102,6 +142,8 @@ def run_prompts(
     code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
     finished = checkpoint.forget_damaged([prompt.id for prompt in prompts])
+    refuse_other_prompts(finished.values(), prompts, relative(checkpoint.folder))
+    ignored = ignored_settings(lm.model)
     wanted = range(len(prompts)) if indices is None else indices
     missing = [index for index in wanted if index not in finished]
     asked = [prompts[index] for index in missing]
@@ -110,7 +152,7 @@ def run_prompts(
     for run in runs:
         index, now = missing[run.index], time.monotonic()
         record, columns = recorder.record(index, prompts[index], run)
-        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns)
+        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns, ignored)
         since = now
         yield index
 
@@ -178,7 +220,7 @@ def _all_prompts(checkpoint: Checkpoint) -> tuple[list[Record], list[pa.Table]]:
 def _marked(condition: Condition, record: Record, signals: pa.Table, marks: Mapping[str, float]) -> Record:
     """A record with what lm-evaluation-harness gave its answer, judged by it."""
     tokens, ends = (signals[name].to_pylist() for name in ("token_id", "char_end"))
-    ended = Ended(record.text, tokens, ends, record.stop_reason)
+    ended = Ended(record.text, tokens, ends, record.stop_reason, record.thinking_chars or 0)
     scored = judged(condition, record.prompt_id, record.reference, ended, marks)
     return record.model_copy(update=vars(scored) | {"marks": dict(marks) or None})
 
@@ -196,7 +238,9 @@ def _result(
         condition=condition,
         condition_hash=identity_hash(condition),
         identity=identity(condition),
-        provenance=provenance(condition, command, (commit_of(table) for table in tables)),
+        provenance=provenance(
+            condition, command, map(commit_of, tables), dict(ChainMap(*map(ignored_of, tables)))
+        ),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),
         examples=examples,
@@ -225,11 +269,13 @@ def generate_prompts(
     passes: Passes | None = None,
 ) -> Iterator[Generation]:
     """Generate the answers of some prompts as the condition says, in the order in which they end."""
+    tags = tags_of(condition, lm)
     requests = [
         Request(
             token_ids=prompt.token_ids,
             press=condition.press_spec.for_prompt(len(prompt.token_ids)),
             seed=press_seed(condition.seed, prompt.id),
+            thinking=is_thinking(prompt.opening, tags),
         )
         for prompt in prompts
     ]
@@ -240,6 +286,7 @@ def generate_prompts(
         repetition_penalty=condition.repetition_penalty,
         timeout_s=condition.timeout_s,
         canary_tokens=condition.canary_tokens,
+        think_tags=tags,
     )
     return generate(lm, requests, settings, passes)
 
@@ -280,6 +327,21 @@ def judged(
     return score(run, reference, verify, stop_strings(task, kwargs))
 
 
+def tags_of(condition: Condition, lm: LanguageModel) -> Tags | None:
+    """The tags of the thoughts of the condition's model, or None."""
+    return think_tags(lm.tokenizer, condition.think_tags)
+
+
+def ended(
+    condition: Condition, lm: LanguageModel, prompt: Prompt, run: Generation
+) -> tuple[Ended, int | None]:
+    """What a run left, and how many of its tokens are thoughts (None: the model does not think)."""
+    text, ends = answer_text(run.token_ids, lm), char_ends(run.token_ids, lm)
+    tags = tags_of(condition, lm)
+    tokens, chars = thought_part(text, ends, tags, is_thinking(prompt.opening, tags))
+    return Ended(text, run.token_ids, ends, run.stop_reason, chars or 0), tokens
+
+
 def press_seed(seed: int, prompt_id: str) -> int:
     """Seed of random numbers a press may draw for a prompt, the same in every batch, process and order."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
@@ -310,16 +372,14 @@ class _Recorder:
 
     def record(self, index: int, prompt: Prompt, run: Generation) -> tuple[Record, dict[str, Sequence]]:
         """A run's record and its per-token columns."""
-        text, ends = answer_text(run.token_ids, self.lm), char_ends(run.token_ids, self.lm)
-        scored = judged(
-            self.condition, prompt.id, prompt.reference, Ended(text, run.token_ids, ends, run.stop_reason)
-        )
+        left, thinking_tokens = ended(self.condition, self.lm, prompt, run)
+        scored = judged(self.condition, prompt.id, prompt.reference, left)
         record = Record(
             prompt_index=index,
             prompt_id=prompt.id,
             question=prompt.question,
             reference=prompt.reference,
-            text=text,
+            text=left.text,
             prompt_tokens=len(prompt.token_ids),
             n_tokens=len(run.token_ids),
             stop_reason=run.stop_reason,
@@ -334,8 +394,11 @@ class _Recorder:
             seconds=round(run.seconds, 3),
             batch_size=run.batch_size,
             drafting=run.drafting,
+            prompt_hash=prompt_hash(prompt.token_ids),
+            thinking_tokens=thinking_tokens,
+            thinking_chars=None if thinking_tokens is None else left.thinking_chars,
         )
-        return record, {"token_id": run.token_ids, "char_end": ends, **run.signals}
+        return record, {"token_id": run.token_ids, "char_end": left.char_ends, **run.signals}
 
     def _flags(self, run: Generation, n_tokens: int) -> list[str]:
         prefilling, decoding = phases(self.condition.press_spec.for_prompt(n_tokens))

@@ -15,8 +15,11 @@ from kvhelpers.generation.rows import Row
 from kvhelpers.generation.token_signals import canary_signals, token_signals
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.records import CANARY, StopReason
+from kvhelpers.tasks.thinking import is_thinking
 
 SIGNAL_ROWS = 32  # tokens whose signals are computed together: what they need for a while stays in the caches
+
+BLANK = 64  # tokens of white space that may stand between thoughts and an answer
 
 
 def _agreeing(draft: Sequence[int], best: Sequence[int]) -> int:
@@ -33,8 +36,10 @@ class Chooser:
         self.penalty = None
         if settings.repetition_penalty != 1.0:
             self.penalty = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)
-        # tokens that a stop string may take at most, one a byte
-        self.longest = max((len(text.encode()) for text in settings.stop_strings), default=0)
+        # tokens that a stop string or a tag may take at most, one a byte
+        looked_for = (*settings.stop_strings, *(settings.think_tags or ()))
+        self.longest = max((len(text.encode()) for text in looked_for), default=0)
+        self.longest += BLANK if settings.think_tags else 0
 
     @torch.inference_mode()
     def __call__(
@@ -96,7 +101,7 @@ class Chooser:
         limit = self.settings.timeout_s
         if token in self.lm.stop_ids:
             return StopReason.EOS
-        if self.settings.stop_strings and self._ends_in_stop_string(row.tokens):
+        if self.settings.stop_strings and self._ends_in_stop_string(row):
             return StopReason.STOP_STRING
         if len(row.tokens) >= self.settings.max_new_tokens:
             return StopReason.MAX_NEW_TOKENS
@@ -104,6 +109,16 @@ class Chooser:
             return StopReason.TIMEOUT
         return None
 
-    def _ends_in_stop_string(self, tokens: list[int]) -> bool:
-        tail = self.lm.tokenizer.decode(tokens[-self.longest :])
+    def _ends_in_stop_string(self, row: Row) -> bool:
+        """Whether an answer, which begins behind a thinking model's thoughts and the white space after them,
+        ends in a stop string.
+        """
+        tags, known = self.settings.think_tags, row.thinking is not None
+        tail = self.lm.tokenizer.decode(row.tokens[-self.longest :] if known else row.tokens)
+        row.thinking = is_thinking(tail, tags, row.thinking if known else row.request.thinking)
+        if row.thinking:
+            return False
+        if tags is not None:
+            _, closed, behind = tail.rpartition(tags[1])
+            tail = behind.lstrip() if closed else behind
         return any(string in tail for string in self.settings.stop_strings)

@@ -16,13 +16,15 @@ from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 @dataclass(frozen=True)
 class Request:
     """One prompt: its token ids, its own press (None: the full cache), and a seed for presses that draw
-    random numbers. ``watch`` makes what watches the run, or is None.
+    random numbers. ``watch`` makes what watches the run, or is None. ``thinking`` says that its prompt ends
+    in a thinking model's thoughts.
     """
 
     token_ids: Sequence[int]
     press: kvpress.BasePress | None
     seed: int
     watch: MakeWatcher | None = None
+    thinking: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Settings:
     max_new_tokens : limit per prompt.
     batch_size : rows decoded together; halved whenever memory runs out.
     stop_strings : texts that end an answer; the run's text includes the one that ended it.
+    think_tags : texts that open and close a model's thoughts, in which no stop string counts; None: it does
+        not think.
     repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
     timeout_s : seconds a prompt may take from its prefill on; None is no limit.
     canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
@@ -55,6 +59,7 @@ class Settings:
     timeout_s: float | None = None
     canary_tokens: int = 0
     drafts: bool = True
+    think_tags: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if type(self.batch_size) is not int or self.batch_size < 1:

@@ -32,7 +32,8 @@ class Row:
 
     ``press`` is that of its next prefill; ``drafter`` guesses its next tokens, or is None; ``steps`` hold
     each token's signals: scalars, canary, top log-probabilities and their token ids. ``watcher`` watches it,
-    ``action`` is what it asks for now, and ``acted`` what was done.
+    ``action`` is what it asks for now, and ``acted`` what was done. ``thinking`` is whether a model's
+    thoughts are open, as far as `choose` has looked; None where it has not, or tokens were taken back.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Row:
     steps: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     action: Action | None = None
     acted: list[Acted] = field(default_factory=list)
+    thinking: bool | None = None
     stop_reason: StopReason | None = None
     error: str | None = None
 
@@ -108,7 +110,7 @@ class Row:
         discarded = tuple(self.tokens[action.keep :])
         self.acted.append(Acted(action.name, len(self.tokens), action.keep, discarded))
         kept, steps = self.tokens[: action.keep], self.steps[: action.keep]
-        self.tokens, self.steps, self.press = [], [], action.press
+        self.tokens, self.steps, self.press, self.thinking = [], [], action.press, None
         if self.drafter:
             self.drafter = Drafter(self.request.token_ids)
         for token, signals in zip(kept, steps, strict=True):

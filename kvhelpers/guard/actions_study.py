@@ -62,7 +62,7 @@ class ActedRun(Shape):
 
     ``keep`` tokens stood when it was acted on at ``place``, ``before`` is how many it had by itself.
     ``known`` runs were not generated anew: the uncompressed run, and the run itself. ``text`` is empty for
-    them.
+    them. ``thinking_chars`` are as in `records.Record`.
     """
 
     experiment: str
@@ -84,6 +84,7 @@ class ActedRun(Shape):
     tokens: int
     token_ids: tuple[int, ...] = ()
     text: str = ""
+    thinking_chars: int = 0
     kept_tokens: float | None
     held_tokens: int
     wall_seconds: float

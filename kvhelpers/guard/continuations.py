@@ -24,26 +24,27 @@ from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.run import (
-    answer_text,
-    char_ends,
+    ended,
     judged,
     load_for,
     press_seed,
     prompts_of,
+    refuse_other_prompts,
     rows_together,
+    tags_of,
 )
 from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.watch import Action
 from kvhelpers.guard.definition import Source
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.paths import write_atomic
+from kvhelpers.paths import relative, write_atomic
 from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Shape, StopReason
-from kvhelpers.scoring.score import Ended
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
+from kvhelpers.tasks.thinking import is_thinking
 
 
 class Rows(Shape):
@@ -80,13 +81,15 @@ class Continuation(Shape):
     """How a run went on from a point.
 
     ``tokens`` counts all new tokens, ``token_ids`` are those after ``point.keep``, ``text`` is the whole
-    answer. ``kept_tokens`` are in the cache after the action's prefill, of ``held_tokens`` before its press.
-    ``wall_seconds`` is the time since the continuation before it ended.
+    answer, ``thinking_chars`` is `records.Record`'s. ``kept_tokens`` are in the cache after the action's
+    prefill, of ``held_tokens`` before its press. ``wall_seconds`` is the time since the continuation before
+    it ended.
     """
 
     point: Point
     token_ids: tuple[int, ...]
     text: str
+    thinking_chars: int = 0
     tokens: int
     stop_reason: StopReason
     error: str | None
@@ -181,6 +184,7 @@ def _prompts(source: Source, base: Condition, lm: LanguageModel) -> list[Prompt]
                 f"prompt {prompt.id} of {len(prompt.token_ids)} tokens is not the one that experiment "
                 f"{source.experiment!r} ran, {record.prompt_id} of {record.prompt_tokens}"
             )
+    refuse_other_prompts(source.baseline.records, prompts, relative(source.baseline.path))
     return prompts
 
 
@@ -191,18 +195,20 @@ def _generate(
     tokens: Mapping[str, Mapping[int, Sequence[int]]],
     points: Sequence[Point],
 ) -> Iterator[Continuation]:
-    requests = []
+    requests, tags = [], tags_of(base, lm)
     for point in points:
         prompt = prompts[point.prompt_index]
         given = (*tokens[point.condition][point.prompt_index][: point.keep], *point.then)
         press = _press(point, prompts, len(given))
         watch = partial(TakeUp, Action("take up", 0, press, given))
-        requests.append(Request(prompt.token_ids, None, press_seed(base.seed, prompt.id), watch))
+        seed, thinking = press_seed(base.seed, prompt.id), is_thinking(prompt.opening, tags)
+        requests.append(Request(prompt.token_ids, None, seed, watch, thinking))
     settings = Settings(
         max_new_tokens=base.max_new_tokens,
         batch_size=rows_together(base, lm, list(prompts)),
         stop_strings=STOP_STRINGS,
         repetition_penalty=base.repetition_penalty,
+        think_tags=tags,
     )
     since = time.monotonic()
     for run in generate(lm, requests, settings):
@@ -226,12 +232,13 @@ def _press(point: Point, prompts: Sequence[Prompt], given: int) -> BasePress | N
 def _continuation(
     base: Condition, lm: LanguageModel, prompt: Prompt, point: Point, run: Generation, seconds: float
 ) -> Continuation:
-    text, ends = answer_text(run.token_ids, lm), char_ends(run.token_ids, lm)
-    scored = judged(base, prompt.id, prompt.reference, Ended(text, run.token_ids, ends, run.stop_reason))
+    left, _ = ended(base, lm, prompt, run)
+    scored = judged(base, prompt.id, prompt.reference, left)
     return Continuation(
         point=point,
         token_ids=tuple(run.token_ids[point.keep :]),
-        text=text,
+        text=left.text,
+        thinking_chars=left.thinking_chars,
         tokens=len(run.token_ids),
         stop_reason=run.stop_reason,
         error=run.error,

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kvhelpers.experiment.plain import plain_hash
-from kvhelpers.experiment.run import press_seed, prompts_of, rows_together
+from kvhelpers.experiment.run import press_seed, prompts_of, rows_together, tags_of
 from kvhelpers.generation.generate import Request, Settings, generate
 from kvhelpers.guard.alarms import Guard
 from kvhelpers.guard.definition import UNTIMED, LiveDefinition, Source
@@ -20,6 +20,7 @@ from kvhelpers.guard.policies import Decision, Policies
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.tasks.prompts import STOP_STRINGS
+from kvhelpers.tasks.thinking import is_thinking
 
 TIMES = 2  # that each is run; the faster counts, since the first pays for what is done once
 # what changes nothing in the runs that are timed
@@ -73,12 +74,14 @@ def _check(
     condition = source.conditions[label].condition
     lm = dataclasses.replace(lm, attn=condition.prefill_attention)
     prompts = prompts_of(condition, lm)[: len(decisions)]
+    tags = tags_of(condition, lm)
     requests = [
         Request(
             prompt.token_ids,
             condition.press_spec.for_prompt(len(prompt.token_ids)),
             press_seed(condition.seed, prompt.id),
             partial(_guard, decision, len(prompt.token_ids)),
+            is_thinking(prompt.opening, tags),
         )
         for prompt, decision in zip(prompts, decisions, strict=True)
     ]
@@ -88,6 +91,7 @@ def _check(
         stop_strings=STOP_STRINGS,
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=max((decision.beside for decision in decisions), default=0),
+        think_tags=tags,
     )
     spent = []
     for _ in range(TIMES):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition
-from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded
+from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded, tags_of
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
 from kvhelpers.guard.definition import UNTIMED
@@ -22,6 +22,7 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
+from kvhelpers.tasks.thinking import is_thinking
 
 NEEDS_RUNS = (*UNTIMED, "router", "hazard_of_other_model")
 
@@ -138,12 +139,14 @@ def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
 def _run(
     condition: Condition, lm: LanguageModel, prompts: list[Prompt], policy: RunPolicy | None
 ) -> list[WatchedRun]:
+    tags = tags_of(condition, lm)
     requests = [
         Request(
             prompt.token_ids,
             condition.press_spec.for_prompt(len(prompt.token_ids)),
             press_seed(condition.seed, prompt.id),
             policy and _Watch(policy, len(prompt.token_ids)),
+            is_thinking(prompt.opening, tags),
         )
         for prompt in prompts
     ]
@@ -154,6 +157,7 @@ def _run(
         stop_strings=STOP_STRINGS,
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=beside,
+        think_tags=tags,
     )
     runs = sorted(generate(lm, requests, settings), key=lambda run: run.index)
     return [

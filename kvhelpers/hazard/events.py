@@ -1,9 +1,9 @@
 """How a run ends for a predictor: the first of these events (competing, one per run).
 
 loop       the onset of a loop, its first token (`scoring.failures`)
-overrun    the answer is there (``#### 18``), but the run goes on for at least 20 tokens; the onset is the
-           first token after the answer. This is the rule for non-termination: it does not look at the
-           position, as a limit on tokens would
+overrun    the answer is there (``#### 18``, not in thoughts), but the run goes on for at least 20 tokens;
+           the onset is the first token after the answer. This is the rule for non-termination: it does not
+           look at the position, as a limit on tokens would
 end        the run ended by itself before any onset; right and wrong answers are told apart by
            `RiskSet.ended`
 censored   the limit on tokens or time was reached before any of these, or an error stopped the run: what
@@ -62,7 +62,7 @@ def event_of(record: Record, char_ends: np.ndarray) -> tuple[Event, int]:
     """A run's event and its token, from its record and, for each token, the characters of the text up to its
     end. For a censored run it is the first token of which it is not known whether it is an onset.
     """
-    return _first(record, record.onset, _overrun(record.text, char_ends, GOES_ON), UNSURE)
+    return _first(record, record.onset, _overrun(record, char_ends, GOES_ON), UNSURE)
 
 
 def event_by(
@@ -74,7 +74,7 @@ def event_by(
     if definition.second and loop is not None:
         onset = _second_occurrence(loop, token_ids, definition.window)
     if definition.limit_share is None:
-        overrun = _overrun(record.text, char_ends, definition.goes_on)
+        overrun = _overrun(record, char_ends, definition.goes_on)
     else:
         at_limit = record.stop_reason == StopReason.MAX_NEW_TOKENS
         overrun = int(definition.limit_share * limit) if at_limit else None
@@ -108,8 +108,8 @@ def _second_occurrence(loop: WindowLoop | PeriodicLoop, token_ids: Sequence[int]
     return next(start for start in later if list(token_ids[start : start + window]) == repeated)
 
 
-def _overrun(text: str, char_ends: np.ndarray, goes_on: int) -> int | None:
-    answer = STRICT.search(text)
+def _overrun(record: Record, char_ends: np.ndarray, goes_on: int) -> int | None:
+    answer = STRICT.search(record.text, record.thinking_chars or 0)
     if answer is None:
         return None
     onset = int(np.searchsorted(char_ends, answer.end())) + 1

@@ -17,10 +17,12 @@ from kvhelpers.errors import InputError, shown
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.plain import plain_hash
-from kvhelpers.experiment.run import answer_text, generate_prompts, load_for, rows_together
+from kvhelpers.experiment.run import answer_text, generate_prompts, load_for, rows_together, tags_of
 from kvhelpers.records import StopReason
+from kvhelpers.tasks.chat import check_template_kwargs, checked_text
 from kvhelpers.tasks.harness import PREFIX, REQUESTS, UNTIL
 from kvhelpers.tasks.prompts import Prompt
+from kvhelpers.tasks.thinking import Tags
 
 MAX_NEW_TOKENS = 256  # where a task names no limit, as in the harness's own model
 # of a task's generation_kwargs, what has no effect on greedy decoding
@@ -65,8 +67,8 @@ class CompressedLM(LM):
 
     Parameters
     ----------
-    model, press, ratio, budget, press_kwargs, seed, timeout_s, device, dtype : as in
-        `experiment.condition.Condition`.
+    model, press, ratio, budget, press_kwargs, seed, timeout_s, device, dtype, chat_template_kwargs,
+    template_date, think_tags : as in `experiment.condition.Condition`.
     batch_size : prompts decoded together, or ``auto``.
     max_batch_size : taken for the harness's sake; ``auto`` finds its own.
 
@@ -88,8 +90,12 @@ class CompressedLM(LM):
         max_batch_size: int | None = None,
         device: str | None = None,
         dtype: str = "auto",
+        chat_template_kwargs: dict[str, Any] | str | None = None,
+        template_date: str = Condition.model_fields["template_date"].default,
+        think_tags: list[str] | str | None = None,
     ):
         super().__init__()
+        self._turn: str | None = None
         text = str(batch_size)
         self.parameters = {
             "model": model,
@@ -102,11 +108,18 @@ class CompressedLM(LM):
             "batch_size": int(text) if text.isdecimal() else batch_size,
             "device": device or "auto",
             "dtype": dtype,
+            "chat_template_kwargs": chat_template_kwargs or {},
+            "template_date": template_date,
+            "think_tags": think_tags,
         }
-        self.lm = load_for(check_here(make_condition(self.parameters)))
+        self.condition = check_here(make_condition(self.parameters))
+        self.lm = load_for(self.condition)
+        check_template_kwargs(self.lm.tokenizer, self.condition.chat_template_kwargs)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answers, cut where the first of the task's stop texts begins."""
+        """The answers, behind a thinking model's thoughts, cut where the first of the task's stop texts
+        begins.
+        """
         by_task: dict[str, list[Instance]] = {}
         for request in requests:
             by_task.setdefault(request.task_name, []).append(request)
@@ -133,13 +146,26 @@ class CompressedLM(LM):
         with tqdm(total=len(prompts), desc=condition.label(), unit="prompt", disable=disable_tqdm) as bar:
             texts = self.run(condition, prompts, bar)
         keys = map(_key, requests)
-        return {key: _before(text, decoding.until) for key, text in zip(keys, texts, strict=True)}
+        tags = tags_of(condition, self.lm)
+        return {key: _answer(text, tags, decoding.until) for key, text in zip(keys, texts, strict=True)}
 
     def prompt(self, request: Instance) -> Prompt:
         """A request as a prompt; its question and its right answer are not known."""
         task, document, place = _key(request)
         token_ids = self.tok_encode(request.args[0])
-        return Prompt(f"{task}/{document}" + (f"/{place}" if place else ""), "", "", [], token_ids)
+        name, opening = f"{task}/{document}" + (f"/{place}" if place else ""), self._opening(request.args[0])
+        return Prompt(name, "", "", [], token_ids, opening)
+
+    def _opening(self, text: str) -> str:
+        """What opens the answer's turn at the end of a prompt that a chat template made; else nothing."""
+        if self._turn is None:
+            asked = {"role": "user", "content": "2 + 2?"}
+            try:
+                self._turn = self.apply_chat_template([asked]).rpartition(asked["content"])[2]
+            except InputError:
+                self._turn = ""
+        start = text.rfind(self._turn) if self._turn else -1
+        return text[start:] if start >= 0 else ""
 
     def values(self, task: str, prompts: Sequence[Prompt], decoding: Decoding) -> dict[str, Any]:
         """The parameters of the condition that some prompts of a task are."""
@@ -185,20 +211,19 @@ class CompressedLM(LM):
 
         Raises
         ------
-        InputError : the template refuses it, such as a system instruction.
+        InputError : the template refuses it, such as a system instruction, or alters a message. White space
+            around one, which many templates strip, is not looked at.
         """
-        try:
-            return self.lm.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except Exception as error:  # a template is a program of anybody's making
-            roles = ", ".join(message["role"] for message in chat_history)
-            raise InputError(
-                f"the chat template of model {self.lm.name!r} cannot render messages of {roles}: {error}"
-            ) from error
+        return checked_text(
+            self.lm.tokenizer,
+            chat_history,
+            f"a prompt for model {self.lm.name!r}",
+            self.condition.template_date,
+            self.condition.chat_template_kwargs,
+            strip=True,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The model's template, which the harness notes; others by name are refused."""
@@ -222,7 +247,12 @@ def _key(request: Instance) -> tuple[str, int, int]:
     return request.task_name, request.doc_id, request.idx
 
 
-def _before(text: str, until: Sequence[str]) -> str:
+def _answer(text: str, tags: Tags | None, until: Sequence[str]) -> str:
+    """A run's answer, cut as the harness's own models cut theirs (its ``think_end_token``): what stands
+    behind the last closing tag, or the whole text where there is none.
+    """
+    if tags is not None:
+        text = text.rpartition(tags[1])[2].lstrip()
     for stop in until:
         text = text.partition(stop)[0]
     return text

@@ -18,8 +18,9 @@ from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.results import ConditionResult, check_same_experiment, find_finished
-from kvhelpers.experiment.run import finish_condition, run_prompts
+from kvhelpers.experiment.run import finish_condition, refuse_other_prompts, run_prompts
 from kvhelpers.lm_eval.model import CompressedLM, Decoding
+from kvhelpers.paths import relative
 from kvhelpers.tasks.harness import MARKING, PREFIX, harness_reference
 from kvhelpers.tasks.prompts import Prompt
 
@@ -64,7 +65,7 @@ class RecordedLM(CompressedLM):
         """A request as a prompt, with the document's question and its right answer."""
         bare, task = super().prompt(request), self.tasks[request.task_name]
         question, target = task.doc_to_text(request.doc), task.doc_to_target(request.doc)
-        return Prompt(bare.id, str(question), harness_reference(target), [], bare.token_ids)
+        return Prompt(bare.id, str(question), harness_reference(target), [], bare.token_ids, bare.opening)
 
     def values(self, task: str, prompts: Sequence[Prompt], decoding: Decoding) -> dict[str, Any]:
         """The parameters of a task's condition, with its few-shot examples and its experiment."""
@@ -83,6 +84,7 @@ class RecordedLM(CompressedLM):
         """The prompts' texts, of this or an earlier run; ``bar`` counts those that are saved."""
         self.conditions[condition.task.removeprefix(PREFIX)] = condition, prompts
         if (finished := find_finished(condition)) is not None:
+            refuse_other_prompts(finished.records, prompts, relative(finished.path))
             bar.update(len(prompts))
             return [record.text for record in finished.records]
         check_same_experiment(condition)

@@ -1,10 +1,13 @@
-"""Whether a chat template passes messages on as they are; a prompt that it alters would be another prompt."""
+"""Whether a chat template passes messages on as they are, told by a probe before the model is loaded; each
+real prompt is checked by `tasks.chat`.
+"""
 
 from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
 from kvhelpers.errors import InputError
+from kvhelpers.tasks.chat import first_altered, render
 
 # with what templates may escape, strip or cut, none of it at the beginning or end
 PROBE = (
@@ -26,13 +29,12 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     messages = [{"role": role, "content": content} for role, content in PROBE]
     for conversation in (messages[:1], messages):
         try:
-            text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            text = render(tokenizer, conversation, add_generation_prompt=True)
         except Exception as error:  # a template is a program of anybody's making
             reason = str(error).strip() or type(error).__name__
             raise InputError(f"its chat template cannot be rendered ({reason})") from error
-        for message in conversation:
-            if message["content"] not in text:
-                raise InputError(
-                    f"its chat template does not render the {message['role']}'s message "
-                    f"{message['content']!r} as it is, but {text[:200]!r}"
-                )
+        if (message := first_altered(conversation, text)) is not None:
+            raise InputError(
+                f"its chat template does not render the {message['role']}'s message "
+                f"{message['content']!r} as it is, but {text[:200]!r}"
+            )

@@ -22,6 +22,7 @@ from kvhelpers.models.source import (
 )
 from kvhelpers.models.weights import check_complete, check_downloaded, check_weight_files, quiet
 from kvhelpers.paths import user_path
+from kvhelpers.tasks.chat import render
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     ids = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
     mark = "the-answer"
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    after = tokenizer.apply_chat_template(turn, tokenize=False).rpartition(mark)[2]
+    after = render(tokenizer, turn).rpartition(mark)[2]
     special = set(tokenizer.added_tokens_decoder)
     ends = [token for token in tokenizer.encode(after, add_special_tokens=False) if token in special]
     ids.update(ends[:1])

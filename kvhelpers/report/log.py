@@ -184,6 +184,7 @@ def log_text(
         cut_runs=[run for run in runs if run[1].stop_reason in (StopReason.ERROR, StopReason.TIMEOUT)],
         is_grid=is_grid,
         marked=any(record.marks for _, record in runs),
+        thinks=any(record.thinking_tokens is not None for _, record in runs),
         endings_table=endings_table(results),
         results_table=grid_table(results, numbers.half_accuracies) if is_grid else results_table(results),
     )

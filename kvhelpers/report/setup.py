@@ -20,8 +20,9 @@ class Setup:
 
     ``codes`` are (commit, whether the package was clean) pairs, ``batch_sizes`` the smallest and largest
     number of rows that decoded together, ``seconds`` the time of all prompts, summed over workers,
-    ``eager`` the presses whose prefill has eager attention, ``commands`` what ran the conditions. None, or
-    nothing, is what was not noted.
+    ``eager`` the presses whose prefill has eager attention, ``commands`` what ran the conditions, ``ignored``
+    the settings of the model's generation config that no run followed. None, or nothing, is what was not
+    noted.
     """
 
     codes: tuple[tuple[str, bool | None], ...]
@@ -35,6 +36,7 @@ class Setup:
     finished: tuple[str, str]
     eager: tuple[str, ...]
     commands: tuple[str, ...]
+    ignored: dict[str, Any]
     resamples: int = RESAMPLES
     enough_prompts: int = ENOUGH_PROMPTS
 
@@ -57,6 +59,7 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
         finished=(days[0], days[-1]),
         eager=tuple(_distinct(one.condition.press for one in results if one.identity["attn"] == "eager")),
         commands=tuple(_distinct(without_home(one.command) for one in made if one.command)),
+        ignored={key: value for one in made for key, value in one.ignored_generation_config.items()},
     )
 
 

@@ -26,6 +26,7 @@ ENDING_COLUMNS = {
     "right_unended": "Right, never ended",
     "loop_ended": "Looped, ended",
     "loop_left": "Loop left",
+    "never_left_thinking": "Never left thinking",
 }
 SIGNAL_COLUMNS = {
     "mean entropy": "Mean entropy",
@@ -116,7 +117,7 @@ def endings_table(results: Sequence[ConditionResult]) -> pd.DataFrame:
         | {ENDING_COLUMNS[name]: rate(value) for name, value in endings(result.records).items()}
         | {"n": result.summary.n, "Marks": _mean_marks(result)}
         for result in results
-    )
+    ).fillna(GAP)
     return table if table["Marks"].any() else table.drop(columns="Marks")
 
 

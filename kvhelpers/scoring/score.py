@@ -16,13 +16,14 @@ from kvhelpers.tasks.prompts import STOP_STRINGS
 @dataclass(frozen=True)
 class Ended:
     """What a run left: its text, its tokens, for each token the characters of the text up to its end, and how
-    it stopped.
+    it stopped. The answer stands behind the ``thinking_chars`` first characters, a thinking model's thoughts.
     """
 
     text: str
     token_ids: Sequence[int]
     char_ends: Sequence[int]
     stop_reason: StopReason
+    thinking_chars: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def score(
     Only a run that ended by itself is correct: an answer that stands in a text without end is no solved
     problem, though it is not a wrong one either.
     """
-    answer = extract_answer(run.text, stop_strings, is_number(reference))
+    text = run.text[run.thinking_chars :].lstrip() if run.thinking_chars else run.text
+    answer = extract_answer(text, stop_strings, is_number(reference))
+    if answer.start is not None:
+        answer = answer.model_copy(update={"start": answer.start + len(run.text) - len(text)})
     right = is_right(answer.value, reference) if verify is None else verify(answer.value)
     right = right and run.stop_reason != StopReason.ERROR
     begins = None if answer.start is None else int(np.searchsorted(run.char_ends, answer.start, "right"))

@@ -22,7 +22,7 @@ RATES: dict[str, Callable[[Record], bool]] = {
     "wrong_answer": lambda record: record.failures.wrong_answer,
 }
 
-
+NEVER_LEFT_THINKING = "never_left_thinking"  # of models whose thinking tags are known
 ENDINGS: dict[str, Callable[[Record], bool]] = {
     "strict": lambda record: _ended_right(record, "strict-match", record.answer.strict),
     "flexible": lambda record: _ended_right(record, "flexible-extract", record.answer.flexible),
@@ -32,6 +32,7 @@ ENDINGS: dict[str, Callable[[Record], bool]] = {
     "right_unended": lambda record: not (record.failures.wrong_answer or record.stop_reason.ended),
     "loop_ended": lambda record: record.failures.looping and record.stop_reason.ended,
     "loop_left": lambda record: record.failures.loop_left,
+    NEVER_LEFT_THINKING: lambda record: record.never_left_thinking,
 }
 
 
@@ -46,9 +47,15 @@ def _ended_right(record: Record, rule: str, value: str | None) -> bool:
 def endings(records: Sequence[Record]) -> dict[str, Rate]:
     """How answers end, of all runs: right by lm-evaluation-harness's strict-match; by its flexible-extract;
     by the latter, without what strict-match looks for (``format_lost``); right, but the run never ended; it
-    looped, and ended all the same; it left its loop for the right answer.
+    looped, and ended all the same; it left its loop for the right answer; never left its thoughts, which is
+    there only of models that think.
     """
-    return {name: wilson(sum(map(rule, records)), len(records)) for name, rule in ENDINGS.items()}
+    thinks = any(record.thinking_tokens is not None for record in records)
+    return {
+        name: wilson(sum(map(rule, records)), len(records))
+        for name, rule in ENDINGS.items()
+        if thinks or name != NEVER_LEFT_THINKING
+    }
 
 
 def most_interesting(records: Sequence[Record]) -> Record:

@@ -5,11 +5,13 @@ The wording is lm-evaluation-harness's for GSM8K (https://github.com/EleutherAI/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvhelpers.errors import InputError
+from kvhelpers.tasks.chat import TEMPLATE_DATE, check_template_kwargs, checked_text, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,13 +44,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it: chat messages, and their token ids with the assistant's turn opened."""
+    """A problem as the model sees it: chat messages, and their token ids with the assistant's turn opened.
+
+    ``opening`` is what opens that turn, the text behind the last message.
+    """
 
     id: str
     question: str
     reference: str
     messages: list[dict[str, str]]
     token_ids: list[int]
+    opening: str = ""
 
 
 def build_prompts(
@@ -57,6 +63,8 @@ def build_prompts(
     tokenizer: PreTrainedTokenizerBase,
     multiturn: bool = True,
     question_position: str = "last",
+    template_date: str = TEMPLATE_DATE,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Prompt]:
     """Make chat prompts.
 
@@ -64,22 +72,35 @@ def build_prompts(
     ``--fewshot_as_multiturn --apply_chat_template``); otherwise everything is one user message.
     ``question_position`` ``first`` puts the question before the examples, and what remains behind them is a
     request to answer it: then a press that keeps the prompt's end does not keep the question.
+    ``template_date`` and ``chat_template_kwargs`` are `chat.render`'s.
 
     Raises
     ------
     InputError : the question first in chat turns, after which models say that they were asked nothing; a text
-        has one of the model's control tokens in it, with which it could end its turn and begin another one.
+        has one of the model's control tokens in it, with which it could end its turn and begin another one;
+        the chat template alters a message, or never reads one of its parameters.
     """
     check_position(question_position, multiturn)
+    check_template_kwargs(tokenizer, chat_template_kwargs or {})
     for problem in (*examples, *problems):
         _check_text(problem, tokenizer)
     prompts = []
     for problem in problems:
         question_first = question_position == "first"
         messages = _turns(problem, examples) if multiturn else _one_message(problem, examples, question_first)
-        token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids))
+        how = {"date": template_date, "kwargs": chat_template_kwargs, "add_generation_prompt": True}
+        text = checked_text(tokenizer, messages, f"prompt {problem.id}", **how)
+        token_ids = render(tokenizer, messages, tokenize=True, **how)
+        opening = text.rpartition(messages[-1]["content"])[2]
+        prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids, opening))
     return prompts
+
+
+def prompt_hash(token_ids: Sequence[int]) -> str:
+    """What tells a prompt's tokens from others: the first 16 hex digits of the SHA-256 of their ids, written
+    in decimal with spaces between them.
+    """
+    return hashlib.sha256(" ".join(map(str, token_ids)).encode()).hexdigest()[:16]
 
 
 def check_position(question_position: str, multiturn: bool) -> None:

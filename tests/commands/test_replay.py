@@ -58,3 +58,12 @@ def test_a_repetition_penalty_is_refused(output, embedded):
     run_condition(make_condition(VALUES | {"press": "knorm", "repetition_penalty": 1.3}), embedded)
     with pytest.raises(InputError, match="repetition penalty"):
         replay("scratch")
+
+
+def test_prompts_that_are_not_what_they_were_are_refused(results, embedded, monkeypatch):
+    monkeypatch.setattr("kvhelpers.commands.replay.load_for", lambda condition: embedded)
+    changed = embedded.tokenizer.chat_template.replace("helpful AI", "helpful  AI")
+    assert changed != embedded.tokenizer.chat_template
+    monkeypatch.setattr(embedded.tokenizer, "chat_template", changed)
+    with pytest.raises(InputError, match="has other tokens .* than when it was run"):
+        replay("scratch", ["knorm 0.625"])

@@ -1,12 +1,15 @@
 """Finished runs of the committed sample, taken up with the embedded model."""
 
 import pytest
-from reference import alone
+from reference import CHAT, alone, save_answering
 
-from kvhelpers.experiment.run import prompts_of
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.condition import make_condition
+from kvhelpers.experiment.run import prompts_of, run_condition
 from kvhelpers.guard import continuations
 from kvhelpers.guard.continuations import Point, Store, continue_runs, key_of
 from kvhelpers.guard.definition import Source, SourceRuns
+from kvhelpers.models.load import load_model
 
 LABEL = "tova 0.875"
 
@@ -75,3 +78,22 @@ def test_a_file_that_was_changed_is_run_again(source, embedded, tmp_path):
     path.write_text(path.read_text().replace('"keep":3', '"keep":4'))
     (again,) = continue_runs(source, [point(0, 3)], tmp_path, lambda: embedded).values()
     assert again.token_ids == ran.token_ids
+
+
+def test_a_thinking_model_goes_on_thinking_where_its_prompts_are_the_same(output, tmp_path):
+    pieces = ["a", "Question: b", "#### 9", "</think>", " so", " #### 8", "Question:", "c"]
+    template = CHAT.removesuffix("{% endif %}") + "<think>{% endif %}"
+    lm = load_model(str(save_answering(tmp_path / "model", pieces, template)), device="cpu")
+    values = {"model": lm.name, "n_prompts": 1, "n_fewshot": 0, "max_new_tokens": 20, "device": "cpu"}
+    for press in ("none", "knorm"):
+        run_condition(make_condition(values | {"press": press, "ratio": 0.5 * (press != "none")}), lm)
+    source = Source(SourceRuns(experiment="scratch", conditions=("knorm 0.5",)))
+    for keep in (1, 4):
+        one = Point(condition="knorm 0.5", prompt_index=0, keep=keep)
+        (ran,) = continue_runs(source, [one], tmp_path / str(keep), lambda: lm).values()
+        assert (ran.text, ran.stop_reason) == ("".join(pieces[:7]), "stop_string")
+        assert ran.text[ran.thinking_chars :] == "".join(pieces[4:7])
+        assert ran.correct == source.baseline.records[0].correct
+    lm.tokenizer.chat_template = template.replace("assistant\n", "assistant:")
+    with pytest.raises(InputError, match="has other tokens .* than when it was run"):
+        continue_runs(source, [one], tmp_path / "others", lambda: lm)

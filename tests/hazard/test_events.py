@@ -96,3 +96,12 @@ def test_how_long_an_answer_may_go_on_is_a_definition():
 
 def test_loops_and_overruns_are_failures():
     assert [event for event in Event if event.is_failure] == [Event.LOOP, Event.OVERRUN]
+
+
+def test_a_draft_in_the_thoughts_is_no_answer_that_is_overrun():
+    thoughts = "<think>#### 9 is it?</think>"
+    record = a_record(text=thoughts + " No: #### 8" + " and" * 10, n_tokens=79)
+    ends = np.arange(1, 80)  # a token a character
+    assert event_of(record, ends) == (Event.OVERRUN, thoughts.index(" is it"))
+    told = record.model_copy(update={"thinking_chars": len(thoughts)})
+    assert event_of(told, ends) == (Event.OVERRUN, len(thoughts) + len(" No: #### 8"))

@@ -21,7 +21,7 @@ def frames():
 
 def test_conditions_have_a_row_for_each_rate(frames):
     rows = frames["conditions"].set_index(["condition", "outcome"])
-    assert len(rows) == 4 * (len(RATES) + len(ENDINGS))
+    assert len(rows) == 4 * (len(RATES) + len(ENDINGS) - 1)
     assert rows.loc[("knorm 0.25", "accuracy"), ["count", "n", "rate"]].tolist() == [19, 20, 0.95]
     assert rows.loc[("knorm 0.5", "looping"), "rate"] == 1 and rows["valid"].all()
     assert rows.loc[("knorm 0.5", "looping"), "kept_tokens"] == 50
@@ -81,5 +81,5 @@ def test_a_lone_condition_has_its_tables():
     analysis = analyse(results)
     numbers = make_numbers(results, None, analysis)
     made = log_frames(results, analysis, numbers.comparisons, [], numbers.half_accuracies)
-    assert len(made["conditions"]) == len(RATES) + len(ENDINGS)
+    assert len(made["conditions"]) == len(RATES) + len(ENDINGS) - 1
     assert not len(made["comparisons"]) and not len(made["alarms"]) and not len(made["half_accuracy"])
