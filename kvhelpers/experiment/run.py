@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from kvhelpers.experiment.results import ConditionResult, find_finished, result_
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
+from kvhelpers.generation.texts import answer_text, char_ends
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
 from kvhelpers.records import SCALARS, Example, Record, StopReason
@@ -108,8 +108,9 @@ def run_prompts(
     runs = generate_prompts(condition, lm, asked, rows_together(condition, lm, prompts, passes), passes)
     since = time.monotonic()
     for run in runs:
-        index, now = missing[run.index], time.monotonic()
+        index = missing[run.index]
         record, columns = recorder.record(index, prompts[index], run)
+        now = time.monotonic()
         checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns)
         since = now
         yield index
@@ -283,22 +284,6 @@ def judged(
 def press_seed(seed: int, prompt_id: str) -> int:
     """Seed of random numbers a press may draw for a prompt, the same in every batch, process and order."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
-
-
-def answer_text(token_ids: list[int], lm: LanguageModel) -> str:
-    """A run's text without the end token."""
-    ids = token_ids[:-1] if token_ids and token_ids[-1] in lm.stop_ids else token_ids
-    return lm.tokenizer.decode(ids)
-
-
-def char_ends(token_ids: list[int], lm: LanguageModel) -> list[int]:
-    """For each token, how many characters of the text are there when it is; an incomplete character does not
-    count yet.
-    """
-    texts = (lm.tokenizer.decode(token_ids[: count + 1]) for count in range(len(token_ids)))
-    longest = len(answer_text(token_ids, lm))
-    ends = itertools.accumulate((len(text.rstrip("\ufffd")) for text in texts), max)
-    return [min(end, longest) for end in ends]
 
 
 @dataclass(frozen=True)
