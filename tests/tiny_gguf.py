@@ -43,7 +43,7 @@ def write_tiny_gguf(path: Path, blocks: int = 2, left_out: str = "", seed: int =
 def write_tokenizer(
     writer: GGUFWriter, pre: str | None, model="gpt2", added=(), ids=(), more=(), chat_template=TEMPLATE
 ) -> None:
-    """Byte-level BPE of few tokens; ``added`` ones, by their types, take the last places; ``ids`` are those of
+    """Byte-level BPE of few tokens; ``added`` ones have their types; ``ids`` are those of
     roles, and ``more`` are further keys.
     """
     added = dict(added)
@@ -51,10 +51,13 @@ def write_tokenizer(
     writer.add_tokenizer_model(model)
     if pre is not None:
         writer.add_tokenizer_pre(pre)
-    # what is added takes the places of the merged tokens
-    writer.add_token_list([*TOKENS[: len(TOKENS) - len(added)], *added])
-    writer.add_token_types([*kinds[: len(TOKENS) - len(added)], *added.values()])
-    writer.add_token_merges(["Ġ t", "Ġ s"][: 2 - len(added)])
+    # what is added takes the places of control characters' bytes
+    places = slice(len(TOKENS) - 2 - len(added), len(TOKENS) - 2)
+    tokens = list(TOKENS)
+    tokens[places], kinds[places] = added, added.values()
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["Ġ t", "Ġ s"])
     for role, index in ({"bos": 1, "eos": 2} | dict(ids)).items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
     for key, value in dict(more).items():

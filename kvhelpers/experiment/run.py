@@ -22,7 +22,7 @@ from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.texts import answer_text, char_ends
 from kvhelpers.models.load import LanguageModel, load_model
-from kvhelpers.presses.kinds import observation_window, phases
+from kvhelpers.presses.kinds import falls_back, observation_window, phases
 from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
@@ -331,4 +331,5 @@ class _Recorder:
         timed_out = ["timed_out"] if run.stop_reason == StopReason.TIMEOUT else []
         never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
         compresses = prefilling is not None and self.condition.ratio != 0
-        return timed_out + cache_flags(run.cache, compresses) + never_cut
+        fell_back = ["press_fell_back"] if compresses and falls_back(prefilling, n_tokens) else []
+        return timed_out + cache_flags(run.cache, compresses) + fell_back + never_cut

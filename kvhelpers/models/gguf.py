@@ -23,7 +23,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from kvhelpers.errors import InputError
 from kvhelpers.models.gguf_header import check_header
-from kvhelpers.models.gguf_meaning import ROPE_FACTORS, check_metadata, check_tensors, rope_parameters
+from kvhelpers.models.gguf_meaning import (
+    ROPE_FACTORS,
+    check_tensors,
+    check_values,
+    own_values,
+    rope_parameters,
+)
 from kvhelpers.models.gguf_tokenizer import build_tokenizer, check_tokenizer, end_ids
 from kvhelpers.models.source import remembered_sha256, sha256_of
 from kvhelpers.models.weights import check_complete, quiet
@@ -131,14 +137,14 @@ def _check(gguf: Path, reader: GGUFReader, metadata: Mapping[str, Any]) -> None:
         if key not in metadata:
             raise InputError(f"its metadata lack {key}")
     check_tokenizer(metadata)
-    architecture = metadata["general.architecture"]
+    values, architecture = own_values(metadata), metadata["general.architecture"]
     names = [tensor.name for tensor in reader.tensors]
     n_blocks = len({name.split(".")[1] for name in names if name.startswith("blk.")})
     said = metadata.get(f"{architecture}.block_count")
     if said != n_blocks:
         raise InputError(f"its block_count is {said}, but its tensors are of {n_blocks} blocks")
     config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    check_metadata(metadata, config)
+    check_values(values, config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     described = sum(one.numel() for one in model.parameters())

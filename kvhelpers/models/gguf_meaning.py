@@ -25,7 +25,12 @@ from kvhelpers.errors import InputError, shown
 
 # their conversion is compared with the model that was written to the file, tests/models/test_gguf_meaning.py
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe")
-SILENT = ("GGUF.", "general.", "quantize.", "tokenizer.")  # the tokenizer's own are looked at in `gguf_tokenizer`
+SILENT = (
+    "GGUF.",
+    "general.",
+    "quantize.",
+    "tokenizer.",
+)  # the tokenizer's own are looked at in `gguf_tokenizer`
 ROPE_FACTORS = "rope_freqs.weight"  # what rotary frequencies are divided by
 LLAMA3 = {  # of all Llama 3.1 and 3.2, but the factor
     "rope_type": "llama3",
@@ -82,21 +87,19 @@ NEEDED = (  # without them transformers takes a large model's values
 )
 
 
-def check_metadata(metadata: Mapping[str, Any], config: PreTrainedConfig) -> None:
-    """Compare a file's metadata, values by key, with the configuration that transformers makes of them.
-
-    What a file leaves out means what it means in llama.cpp: as many key heads as heads, a rotary base of 10,000
-    over the whole head, no scaling.
+def own_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture's own metadata, by `KEYS`, of all of a file's.
 
     Raises
     ------
-    InputError : an architecture or a key that is not read, a key that is missing, or one whose value is not
-        the configuration's.
+    InputError : an architecture, a kind of file or a key that is not read, a key that is missing, or one that
+        has a value for each layer.
     """
     architecture = metadata["general.architecture"]
     if architecture not in ARCHITECTURES:
         raise InputError(
-            f"general.architecture {shown(architecture)} is not supported (allowed: {', '.join(ARCHITECTURES)})"
+            f"its general.architecture {shown(architecture)} is not supported (allowed: "
+            f"{', '.join(ARCHITECTURES)})"
         )
     if (kind := metadata.get("general.type", "model")) != "model":
         raise InputError(f"its general.type is {shown(kind)}, which is no model")
@@ -106,9 +109,24 @@ def check_metadata(metadata: Mapping[str, Any], config: PreTrainedConfig) -> Non
             values[key.removeprefix(own)] = value
         elif not key.startswith(SILENT):
             raise InputError(f"its metadata have {key}, which is not read, so that it would be left out")
+        if key.startswith(own) and isinstance(value, list):
+            raise InputError(f"its {key} is {shown(value)}; one value for all layers is supported")
     for key in NEEDED:
         if key not in values:
             raise InputError(f"its metadata lack {own}{key}")
+    return values
+
+
+def check_values(values: Mapping[str, Any], config: PreTrainedConfig) -> None:
+    """Compare `own_values` with the configuration that transformers makes of the same file.
+
+    What a file leaves out means what it means in llama.cpp: as many key heads as heads, a rotary base of 10,000
+    over the whole head, no scaling.
+
+    Raises
+    ------
+    InputError : a value is not the configuration's.
+    """
     heads = values["attention.head_count"]
     unsaid = {
         "attention.head_count_kv": heads,
@@ -119,7 +137,7 @@ def check_metadata(metadata: Mapping[str, Any], config: PreTrainedConfig) -> Non
     for key, value in (unsaid | values).items():
         if not _same(value, made := KEYS[key](config)):
             said = f"is {shown(value)}" if key in values else f"is not given, which means {value}"
-            raise InputError(f"its {own}{key} {said}, but the model made of it has {shown(made)}")
+            raise InputError(f"its {key} {said}, but the model made of it has {shown(made)}")
 
 
 def _same(said: Any, made: Any) -> bool:
@@ -151,7 +169,7 @@ def rope_parameters(factors: np.ndarray, config: PreTrainedConfig) -> dict[str, 
     InputError : they give others.
     """
     base = config.rope_parameters
-    known = [base, {**base, **LLAMA3, "factor": float(factors.max())}]
+    known = [base, {**base, **LLAMA3, "factor": round(float(factors.max()), 4)}]
     length = _head_dim(config)
     plain = base["rope_theta"] ** -(np.arange(0, length, 2) / length)
     for parameters in known if factors.shape == plain.shape else ():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter, MODEL_ARCH_NAMES, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
 from tiny_gguf import write_tokenizer
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
@@ -38,13 +38,15 @@ SIZES = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
 }
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# transformers reads no sizes of experts, so that only its own defaults are not refused
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+EXPERT_SIZES = {"qwen2moe": 1408, "qwen3moe": 768}
 MODELS = {
     "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SIZES, **more)),
     "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**SIZES, **more)),
     "qwen3": lambda **more: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=128, **more)),
     "qwen2moe": lambda **more: Qwen2MoeForCausalLM(
-        Qwen2MoeConfig(**SIZES, **EXPERTS, shared_expert_intermediate_size=96, norm_topk_prob=False, **more)
+        Qwen2MoeConfig(**SIZES, **EXPERTS, norm_topk_prob=False, **more)
     ),
     "qwen3moe": lambda **more: Qwen3MoeForCausalLM(
         Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=32, norm_topk_prob=True, **more)
@@ -103,9 +105,10 @@ def written(path, architecture, pre="qwen2", keys=(), without=(), more=(), token
         "vocab_size": config.vocab_size,
     }
     if "moe" in architecture:
-        said |= {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+        said |= {"expert_count": 4, "expert_used_count": 2}
+        said |= {"expert_feed_forward_length": EXPERT_SIZES[architecture]}
     if architecture == "qwen2moe":
-        said |= {"expert_shared_feed_forward_length": 96}
+        said |= {"expert_shared_feed_forward_length": 5632}
     for key, value in (said | dict(keys)).items():
         if key in without:
             continue
@@ -148,25 +151,33 @@ def test_what_a_file_leaves_out_means_what_it_means_elsewhere(tmp_path, cache):
 
 
 ALTERED = [
-    ("llama", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, "llama.rope.scaling.factor, which is"),
-    ("llama", {"rope.scaling.type": "linear"}, "llama.rope.scaling.type is 'linear', but the model .* 'none'"),
-    ("llama", {"rope.dimension_count": 8}, "another shape|rope.dimension_count is 8"),
-    ("qwen2", {"rope.dimension_count": 8}, "qwen2.rope.dimension_count is 8, but the model made of it has 16"),
-    ("qwen3", {"attention.key_length": 64}, "qwen3.attention.key_length is 64, but .* has 128"),
-    ("llama", {"attention.sliding_window": 64}, "llama.attention.sliding_window is 64, but .* has None"),
-    ("qwen2", {"attention.sliding_window": 64}, "qwen2.attention.sliding_window is 64, but .* has None"),
+    (
+        "llama",
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0},
+        "llama.rope.scaling.factor, which is",
+    ),
+    ("llama", {"rope.scaling.type": "linear"}, "its rope.scaling.type is 'linear', but the model .* 'none'"),
+    ("llama", {"rope.dimension_count": 8}, "attention.key_length is 16, but .* has 8"),
+    ("qwen2", {"rope.dimension_count": 8}, "its rope.dimension_count is 8, but the model made of it has 16"),
+    ("qwen3", {"attention.key_length": 64}, "its attention.key_length is 64, but .* has 128"),
+    ("llama", {"attention.sliding_window": 64}, "its attention.sliding_window is 64, but .* has None"),
+    ("qwen2", {"attention.sliding_window": 64}, "its attention.sliding_window is 64, but .* has None"),
     ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, but .* has None"),
     ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, but .* has None"),
-    ("llama", {"expert_count": 8, "expert_used_count": 2}, "llama.expert_count is 8, but .* has None"),
+    ("llama", {"expert_count": 8, "expert_used_count": 2}, "its expert_count is 8, but .* has None"),
     ("llama", {"attention.scale": 0.5}, "metadata have llama.attention.scale, which is not read"),
     ("llama", {"logit_scale": 2.0}, "metadata have llama.logit_scale, which is not read"),
     ("llama", {"embedding_scale": 2.0}, "metadata have llama.embedding_scale, which is not read"),
-    ("llama", {"attention.causal": False}, "llama.attention.causal is False, but .* has True"),
+    ("llama", {"attention.causal": False}, "its attention.causal is False, but .* has True"),
     ("llama", {"never.heard.of": 1}, "metadata have llama.never.heard.of, which is not read"),
-    ("qwen3moe", {"expert_weights_norm": False}, "qwen3moe.expert_weights_norm is False, but .* has True"),
+    ("qwen3moe", {"expert_weights_norm": False}, "its expert_weights_norm is False, but .* has True"),
     ("qwen3moe", {"expert_weights_scale": 2.0}, "metadata have qwen3moe.expert_weights_scale"),
     ("qwen2moe", {"expert_feed_forward_length": 64}, "expert_feed_forward_length is 64, but|another shape"),
-    ("llama", {"attention.head_count_kv": [2, 1]}, "head_count_kv"),
+    (
+        "llama",
+        {"attention.head_count_kv": [2, 1]},
+        r"llama.attention.head_count_kv is \[2, 1\]; one value for",
+    ),
     ("llama", {"other.key": 1}, "metadata have other.key, which is not read"),
     ("llama", {"general.type": "adapter"}, "general.type is 'adapter', which is no model"),
 ]
@@ -185,7 +196,7 @@ def test_a_key_that_would_be_left_out_is_named(tmp_path, cache, architecture, ke
     [
         (["rope.freq_base"], "rope.freq_base is not given, which means 10000.0, but|rope.freq_base"),
         (["attention.layer_norm_rms_epsilon"], "lack llama.attention.layer_norm_rms_epsilon"),
-        (["attention.head_count_kv"], "attention.head_count_kv|another shape"),
+        (["attention.head_count_kv"], "describe a model of 1.* weights, but it holds"),
         (["attention.head_count"], "lack llama.attention.head_count"),
         (["context_length"], "lack llama.context_length"),
     ],
@@ -287,7 +298,7 @@ def pieces(loaded):
 def test_the_pre_tokenizer_is_the_one_that_the_file_names(tmp_path, cache):
     """Against the definitions that transformers carries for the same families."""
     known = {
-        "qwen2": Qwen2Converter.converted(SimpleTokenizer(), {"a": 0}, [("a", "a")]).pre_tokenizer,
+        "qwen2": Qwen2Converter.converted(SimpleTokenizer(), {"a": 0, "aa": 1}, [("a", "a")]).pre_tokenizer,
         "llama-bpe": pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Split(Regex(TikTokenConverter("").pattern), "isolated"),
@@ -304,7 +315,9 @@ def test_the_pre_tokenizer_is_the_one_that_the_file_names(tmp_path, cache):
         loaded = load_model(str(written(tmp_path / f"{name}.gguf", "llama", pre=name)[1]), device="cpu")
         seen[name] = pieces(loaded)
         assert seen[name] == [text for text, _ in expected.pre_tokenize_str(TEXT)]
-        assert loaded.tokenizer.decode(loaded.tokenizer.encode("It's 12345 — 東京\n")) == "It's 12345 — 東京\n"
+        assert (
+            loaded.tokenizer.decode(loaded.tokenizer.encode("It's 12345 — 東京\n")) == "It's 12345 — 東京\n"
+        )
         composed = loaded.tokenizer.encode("e\u0301") == loaded.tokenizer.encode("\u00e9")
         assert composed == (name == "qwen2")  # alone it has a normalizer
     assert len({str(parts) for parts in seen.values()}) == 4
@@ -317,18 +330,21 @@ class SimpleTokenizer:
 
 
 def test_tokens_are_what_the_file_says(tmp_path, cache):
-    tokens = {"added": {"<tool>": 4, "<|eot|>": 3}, "ids": {"eot": 260, "eos": 2}}
+    tokens = {"added": {"<tool>": 4, "<|eot|>": 3}, "ids": {"eot": 258, "eos": 2}}
     _, path = written(tmp_path / "tiny.gguf", "llama", pre="llama-bpe", tokenizer=tokens)
     loaded = load_model(str(path), device="cpu")
     assert loaded.tokenizer.tokenize("a<tool>b<|eot|>") == ["a", "<tool>", "b", "<|eot|>"]
-    assert "<|eot|>" in loaded.tokenizer.all_special_tokens or 260 in loaded.tokenizer.added_tokens_decoder
-    assert loaded.stop_ids == {2, 260}
+    assert "<|eot|>" in loaded.tokenizer.all_special_tokens or 258 in loaded.tokenizer.added_tokens_decoder
+    assert loaded.stop_ids == {2, 258}
 
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"pre": "deepseek-llm"}, r"tokenizer.ggml.pre 'deepseek-llm' is not supported \(allowed: gpt-2, smoll"),
+        (
+            {"pre": "deepseek-llm"},
+            r"tokenizer.ggml.pre 'deepseek-llm' is not supported \(allowed: gpt-2, smoll",
+        ),
         ({"pre": "default"}, "tokenizer.ggml.pre 'default' is not supported"),
         ({"pre": None}, "metadata lack tokenizer.ggml.pre"),
         ({"model": "llama"}, r"tokenizer.ggml.model 'llama' is not supported \(allowed: gpt2\)"),
