@@ -31,8 +31,8 @@ def check_text(name: str, value: object) -> None:
     if isinstance(value, (int, float)):
         kind = "truth value" if isinstance(value, bool) else "number"
         raise InputError(
-            f"{name} {shown(value)} is not allowed: it came as a {kind}, and it is text; with papermill, whose "
-            f"-p reads 001 as 1, give it by -r {name} TEXT, and in YAML, as in --set, put it in quotes"
+            f"{name} {shown(value)} is not allowed: it came as a {kind}, and it is text; with papermill, "
+            f"whose -p reads 001 as 1, give it by -r {name} TEXT, and in YAML, as in --set, put it in quotes"
         )
 
 

@@ -102,7 +102,7 @@ def canary_signals(full: torch.Tensor, logits: torch.Tensor, chosen: torch.Tenso
 
 
 def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) in nats, ``[B]``, from log-probabilities ``[B, V]``; inf where q excludes what p does not."""
+    """KL(p || q) in nats ``[B]`` from log-probabilities ``[B, V]``; inf where q excludes what p does not."""
     return expectation(p, p - q).clamp_min(0)
 
 

@@ -164,7 +164,7 @@ def _model(gguf: Path) -> PreTrainedModel:
 
 
 def _finish(model: PreTrainedModel, reader: GGUFReader, metadata: Mapping[str, Any]) -> None:
-    """Give a model's configuration what transformers does not read: rotary factors, and further end tokens."""
+    """Give a model's configuration what transformers does not read: rotary factors, more end tokens."""
     factors = [tensor.data for tensor in reader.tensors if tensor.name == ROPE_FACTORS]
     if factors:
         model.config.rope_parameters = rope_parameters(factors[0], model.config)

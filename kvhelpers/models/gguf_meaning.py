@@ -1,8 +1,8 @@
 """Whether all that a GGUF file says about the computation reaches the model that transformers makes of it.
 
 transformers drops what it does not read without a word. Here every metadata key and every tensor is either
-known to be read, and compared with the model's configuration, or known not to change the computation; the file
-is refused by the name of any other. The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+known to be read, and compared with the model's configuration, or known not to change the computation; the
+file is refused by the name of any other. The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def own_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def check_values(values: Mapping[str, Any], config: PreTrainedConfig) -> None:
     """Compare `own_values` with the configuration that transformers makes of the same file.
 
-    What a file leaves out means what it means in llama.cpp: as many key heads as heads, a rotary base of 10,000
-    over the whole head, no scaling.
+    What a file leaves out means what it means in llama.cpp: as many key heads as heads, a rotary base of
+    10,000 over the whole head, no scaling.
 
     Raises
     ------

@@ -72,7 +72,8 @@ def check_tokenizer(metadata: Mapping[str, Any]) -> None:
         value = metadata.get(f"{PREFIX}{name}", False)
         if value not in allowed:
             raise InputError(
-                f"its {PREFIX}{name} {shown(value)} is not supported (allowed: {', '.join(map(str, allowed))})"
+                f"its {PREFIX}{name} {shown(value)} is not supported "
+                f"(allowed: {', '.join(map(str, allowed))})"
             )
     odd = set(metadata[f"{PREFIX}token_type"]) - {NORMAL, CONTROL, USER_DEFINED, UNUSED}
     if odd:

@@ -50,7 +50,7 @@ def test_observation_window_is_the_innermost_press_s(name, kwargs, window):
 
 
 KEYDIFF = {"press": {"name": "KeyDiffPress"}}
-FALLS_BACK = [  # a press, whose work it does on short prompts, a ratio, and the longest prompt that is too short
+FALLS_BACK = [  # a press, whose work it does on short prompts, a ratio, the longest such prompt
     ("LagKVPress", {"lag_size": 32}, "streaming_llm", {}, 0.25, 67),
     ("PyramidKVPress", {"window_size": 8, "beta": 2}, "snapkv", {"window_size": 8}, 0.75, 60),
     ("ChunkPress", {**KEYDIFF, "chunk_length": 80}, "KeyDiffPress", {}, 0.5, 80),
