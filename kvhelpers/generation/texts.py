@@ -24,9 +24,9 @@ def char_ends(token_ids: Sequence[int], lm: LanguageModel) -> list[int]:
     count yet.
 
     Each is as long as the decoded tokens up to it are without incomplete characters at their end, but at
-    least as long as the one before, and at most as long as `answer_text`. To be linear, only some last tokens are
-    decoded each time, from a place at which the decoder has nothing left over; a run of sentencepiece's bytes
-    has none inside.
+    least as long as the one before, and at most as long as `answer_text`. To be linear, only some last tokens
+    are decoded each time, from a place at which the decoder has nothing left over; a run of sentencepiece's
+    bytes has none inside.
     """
     decode, ids = lm.tokenizer.decode, list(token_ids)
     longest = len(answer_text(ids, lm))

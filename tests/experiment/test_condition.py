@@ -19,8 +19,8 @@ BAD = [
     ({"ratio": float("nan")}, "ratio nan is outside [0, 1)"),
     (
         {"experiment": 1},
-        "experiment 1 is not allowed: it came as a number, and it is text; with papermill, whose -p reads 001 "
-        "as 1, give it by -r experiment TEXT, and in YAML, as in --set, put it in quotes",
+        "experiment 1 is not allowed: it came as a number, and it is text; with papermill, whose -p reads "
+        "001 as 1, give it by -r experiment TEXT, and in YAML, as in --set, put it in quotes",
     ),
     ({"model": 7}, "model 7 is not allowed: it came as a number"),
     ({"task": 1.5}, "task 1.5 is not allowed: it came as a number"),
