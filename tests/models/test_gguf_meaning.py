@@ -249,7 +249,7 @@ def test_llama_3_s_rotary_factors_reach_the_model(tmp_path, cache, factor):
     same = LlamaForCausalLM(LlamaConfig(**{**SIZES, "rope_parameters": rope}, head_dim=64)).eval()
     same.load_state_dict(model.state_dict())
     torch.testing.assert_close(logits(loaded, 400), logits(same, 400), rtol=1e-5, atol=1e-5)
-    assert (logits(loaded, 400) - logits(model, 400)).abs().max() > 1e-2  # without them it is another model
+    assert (logits(loaded, 400) - logits(model, 400)).abs().max() > 1e-3  # without them it is another model
 
 
 @pytest.mark.parametrize(
