@@ -24,6 +24,18 @@ def shown(value: object) -> str:
     return short.repr(value)
 
 
+def check_text(name: str, value: object) -> None:
+    """Raise InputError for a number or a truth value where text belongs: what reads parameters may have made
+    it of text, such as 1 of 001.
+    """
+    if isinstance(value, (int, float)):
+        kind = "truth value" if isinstance(value, bool) else "number"
+        raise InputError(
+            f"{name} {shown(value)} is not allowed: it came as a {kind}, and it is text; with papermill, "
+            f"whose -p reads 001 as 1, give it by -r {name} TEXT, and in YAML, as in --set, put it in quotes"
+        )
+
+
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The mapping of a JSON object's pairs, as ``object_pairs_hook``. Raises ValueError for a key given
     twice.

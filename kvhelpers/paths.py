@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, check_text
 
 _ABOVE_PACKAGE = Path(__file__).resolve().parents[1]
 IS_CLONE = (_ABOVE_PACKAGE / "pyproject.toml").is_file()  # not an installed wheel
@@ -86,8 +86,9 @@ def find_results(experiment: str, root: str | None = None) -> Path:
     """Folder in which the experiment's results are looked for.
 
     ``root`` if given, below the repository unless absolute; else where this project's runs write, and, if the
-    experiment is not there, the samples that the repository carries.
+    experiment is not there, the samples that the repository carries. Raises InputError for a number.
     """
+    check_text("experiment", experiment)
     if root is not None:
         return REPOSITORY / user_path("results_dir", root)
     results = results_dir(experiment)
@@ -145,6 +146,7 @@ def temporary_beside(path: Path) -> Path:
 
 def user_path(parameter: str, value: str) -> Path:
     """A path that a user gave, with ``~`` written out. Raises InputError if no path can be made of it."""
+    check_text(parameter, value)
     try:
         if "\0" in value:
             raise ValueError("it has a null character")

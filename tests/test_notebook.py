@@ -45,6 +45,16 @@ def test_only_parameters_cells_are_checked():
     assert assigned_names("a = 1\nb: int = 2\nprint(a)") == ["a", "b"]
 
 
+def test_a_name_that_papermill_read_as_a_number_is_refused_with_the_way_out():
+    values = Condition().model_dump() | {WRITE_LOG: True, "experiment": 1}
+    with pytest.raises(InputError, match="experiment 1 .* came as a number.* by -r experiment TEXT"):
+        condition_from_parameters({"In": ["# Parameters\nexperiment = 1"], **values})
+    with pytest.raises(InputError, match="experiment 2 .* came as a number"):
+        find_results(2)
+    with pytest.raises(InputError, match="results_dir 3 .* came as a number"):
+        find_results("002-compression-sweep", 3)
+
+
 def test_reading_says_how_much_from_where(output, capsys):
     name = "002-compression-sweep"
     results = read_results(name, find_results(name))

@@ -20,6 +20,7 @@ from kvhelpers.experiment.run import load_for, press_seed, prompts_of, refuse_ot
 from kvhelpers.generation.inner_signals import against_full, attending, course, evicted, inside
 from kvhelpers.generation.replay import Replayer
 from kvhelpers.generation.requests import Request
+from kvhelpers.generation.token_signals import expectation
 from kvhelpers.hazard.events import event_of
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import find_results, relative, replay_path, write_atomic
@@ -109,7 +110,7 @@ def _write(setting: _Setting, result: ConditionResult, record: Record, ids: list
     columns = {
         "signals": np.concatenate(parts, axis=1).astype(np.float32),
         "evicted": gone,
-        "entropy": -(logs.exp() * logs).sum(-1).numpy(),
+        "entropy": -expectation(logs, logs).numpy(),
         "middle": run.hidden[setting.replayer.middle].to(torch.float16).numpy(),
         "condition_hash": np.array(result.condition_hash),
     }

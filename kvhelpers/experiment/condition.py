@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from kvhelpers.errors import InputError, shown, unknown_name, without_repeats
+from kvhelpers.errors import InputError, check_text, shown, unknown_name, without_repeats
 from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
@@ -200,6 +200,7 @@ def _ratio_text(ratio: float) -> str:
 
 def check_name(name: object) -> None:
     """Raise InputError unless an experiment can have this name."""
+    check_text("experiment", name)
     if not isinstance(name, str) or not re.fullmatch(EXPERIMENT_NAME, name) or len(name) > LONGEST_NAME:
         raise InputError(
             f"experiment {shown(name)} is not allowed: a name has letters, digits, '.', '_' and '-', begins "
@@ -238,6 +239,8 @@ def make_condition(values: dict[str, Any]) -> Condition:
         raise InputError(f"ratio {ratio} is outside [0, 1); it is the fraction of the prompt's cache removed")
     for name, value in values.items():
         check_plain(value, name)
+        if Condition.model_fields[name].annotation in (str, str | None):
+            check_text(name, value)
     check_name(values.get("experiment", SCRATCH))
     batch_size = values.get("batch_size", "auto")
     if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kvhelpers.errors import InputError, shown, unknown_name
+from kvhelpers.errors import InputError, check_text, shown, unknown_name
 from kvhelpers.experiment.condition import (
     GRID_KEYS,
     Condition,
@@ -182,6 +182,7 @@ def load_experiment(
         if not saved:
             _check_inside(file, parameters)
         data.setdefault("command", _command(path, name, overrides))
+        check_text("name", data["name"])
         experiment = Experiment(**{**data, "name": data["name"] if name is None else name})
     except ValidationError as error:
         first = error.errors()[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,10 +21,11 @@ from kvhelpers.experiment.results import ConditionResult, find_finished, result_
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
+from kvhelpers.generation.texts import answer_text, char_ends
 from kvhelpers.models.generation_config import ignored_settings
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import relative
-from kvhelpers.presses.kinds import observation_window, phases
+from kvhelpers.presses.kinds import falls_back, observation_window, phases
 from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
@@ -150,8 +150,9 @@ def run_prompts(
     runs = generate_prompts(condition, lm, asked, rows_together(condition, lm, prompts, passes), passes)
     since = time.monotonic()
     for run in runs:
-        index, now = missing[run.index], time.monotonic()
+        index = missing[run.index]
         record, columns = recorder.record(index, prompts[index], run)
+        now = time.monotonic()
         checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns, ignored)
         since = now
         yield index
@@ -347,22 +348,6 @@ def press_seed(seed: int, prompt_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
 
 
-def answer_text(token_ids: list[int], lm: LanguageModel) -> str:
-    """A run's text without the end token."""
-    ids = token_ids[:-1] if token_ids and token_ids[-1] in lm.stop_ids else token_ids
-    return lm.tokenizer.decode(ids)
-
-
-def char_ends(token_ids: list[int], lm: LanguageModel) -> list[int]:
-    """For each token, how many characters of the text are there when it is; an incomplete character does not
-    count yet.
-    """
-    texts = (lm.tokenizer.decode(token_ids[: count + 1]) for count in range(len(token_ids)))
-    longest = len(answer_text(token_ids, lm))
-    ends = itertools.accumulate((len(text.rstrip("\ufffd")) for text in texts), max)
-    return [min(end, longest) for end in ends]
-
-
 @dataclass(frozen=True)
 class _Recorder:
     """Makes records of a condition's runs."""
@@ -409,4 +394,5 @@ class _Recorder:
         timed_out = ["timed_out"] if run.stop_reason == StopReason.TIMEOUT else []
         never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
         compresses = prefilling is not None and self.condition.ratio != 0
-        return timed_out + cache_flags(run.cache, compresses) + never_cut
+        fell_back = ["press_fell_back"] if compresses and falls_back(prefilling, n_tokens) else []
+        return timed_out + cache_flags(run.cache, compresses) + fell_back + never_cut

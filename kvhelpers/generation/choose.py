@@ -79,7 +79,7 @@ class Chooser:
         columns = [part.cpu().numpy() for part in (scalars, canary, *top)]
         for row, n, first, start in zip(rows, right, firsts, starts, strict=False):
             for place in range(n):
-                if not np.isfinite(columns[0][first + place]).all():
+                if np.isnan(columns[0][first + place]).any():  # -inf is a token that cannot be chosen
                     row.fail(f"logits are not finite at new token {len(row.tokens)}")
                     break
                 token = best[start + place]

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 
 from kvhelpers.generation.replay import Pass, Prompt, Replayer, attention
-from kvhelpers.generation.token_signals import canary_signals, token_signals
+from kvhelpers.generation.token_signals import canary_signals, divergence, token_signals
 from kvhelpers.records import EVICTED, SCALARS
 
 BEST, SINKS, ROWS = 10, 4, 32
@@ -50,7 +50,7 @@ def course(logits: torch.Tensor) -> np.ndarray:
     columns = []
     for before, now in _pairs(logits[:-1], logits[1:]):
         p, q = now.log_softmax(-1), before.log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+        kl = divergence(p, q)
         common = (now.topk(BEST).indices[:, :, None] == before.topk(BEST).indices[:, None]).sum((1, 2))
         columns.append(torch.stack([kl, common / (2 * BEST - common)], dim=-1))
     return torch.cat(columns).cpu().numpy()

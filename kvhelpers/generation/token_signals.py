@@ -21,6 +21,10 @@ canary_chosen       log-probability that the full cache gives the generated toke
 
 The canary's signals are there for a run's first tokens only, and only if asked for (`full_cache`); elsewhere
 they are missing.
+
+A logit of -inf, such as those of a padded vocabulary's masked rows, is a token of probability 0: p log p is 0
+there, and its log-probability, also in the list of 20, is -inf. Where one token alone is possible, the margin
+is inf and alt_entropy, a sum over nothing, 0.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import numpy as np
 import torch
 
 TOP = 20
+CERTAIN = 1e4  # nats between the first and the second token, beyond which e to their minus is 0
 
 
 def token_signals(
@@ -50,20 +55,22 @@ def token_signals(
     Notes
     -----
     The sums run over all tokens but the first, relative to the second's logit, and the first is added
-    analytically. This stays exact where the first token's probability rounds to one.
+    analytically. This stays exact where the first token's probability rounds to one. Distances are held
+    finite, which changes only those of tokens of probability 0, so that 0 times them is 0.
     """
     top, ids = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
-    margin = top[:, 0] - top[:, 1]
-    below = logits - top[:, 1:2]
+    margin, least = top[:, 0] - top[:, 1], torch.finfo(logits.dtype).min
+    near = margin.clamp_max(CERTAIN)
+    below = (logits - top[:, 1:2].clamp_min(least)).clamp_min_(least)
     weight = below.exp().scatter_(1, ids[:, :1], 0.0)
     # sums over the alternatives of e^d, d e^d and d^2 e^d, where d is the distance to the second logit
     weighted = weight * below
-    s0, s1, s2 = weight.sum(-1), weighted.sum(-1), (weighted * below).sum(-1)
+    s0, s1, s2 = weight.sum(-1).clamp_min_(1), weighted.sum(-1), (weighted * below).sum(-1)
     # the same relative to the first logit, with the first token included
-    scale = torch.exp(-margin)
+    scale = torch.exp(-near)
     total = 1 + scale * s0
-    first = scale * (s1 - margin * s0) / total
-    second = scale * (s2 - 2 * margin * s1 + margin.square() * s0) / total
+    first = scale * (s1 - near * s0) / total
+    second = scale * (s2 - 2 * near * s1 + near.square() * s0) / total
     log_total = torch.log1p(scale * s0)
     top_logprob = top - top[:, :1] - log_total[:, None]
     scalars = torch.stack(
@@ -88,11 +95,21 @@ def canary_signals(full: torch.Tensor, logits: torch.Tensor, chosen: torch.Tenso
     int64 ``[B]`` the generated tokens. KL divergence after Kullback and Leibler (1951).
     """
     whole, compressed = full.log_softmax(-1), logits.log_softmax(-1)
-    probability = whole.exp()
-    divergence = (probability * (whole - compressed)).sum(-1).clamp_min(0)
+    entropy = -expectation(whole, whole)
     return torch.stack(
-        [divergence, -(probability * whole).sum(-1), whole.gather(1, chosen[:, None])[:, 0]], dim=-1
+        [divergence(whole, compressed), entropy, whole.gather(1, chosen[:, None])[:, 0]], dim=-1
     )
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) in nats ``[B]`` from log-probabilities ``[B, V]``; inf where q excludes what p does not."""
+    return expectation(p, p - q).clamp_min(0)
+
+
+def expectation(p: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    """Mean ``[B]`` of values ``[B, V]`` under log-probabilities ``[B, V]``; what has none does not count."""
+    weight = p.exp()
+    return (weight * of).masked_fill_(weight == 0, 0).sum(-1)
 
 
 def entropy_change(entropy: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """GGUF files as models: checked by hash, dequantized once, and kept as safetensors in the cache folder.
 
 A conversion notes the hash of each of its files, so that one which was damaged or left incomplete is made
-again.
+again. What a file says reaches the model, or the file is refused by its name: `gguf_meaning`,
+`gguf_tokenizer`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader
 from safetensors import SafetensorError
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from kvhelpers.errors import InputError
 from kvhelpers.models.gguf_header import check_header
+from kvhelpers.models.gguf_meaning import (
+    ROPE_FACTORS,
+    check_tensors,
+    check_values,
+    own_values,
+    rope_parameters,
+)
+from kvhelpers.models.gguf_tokenizer import build_tokenizer, check_tokenizer, end_ids
 from kvhelpers.models.source import remembered_sha256, sha256_of
 from kvhelpers.models.weights import check_complete, quiet
 from kvhelpers.paths import cache_dir, flush, temporary_beside
 
 HASHES = "sha256.json"  # in a conversion's folder: the hash of the GGUF file, and of each other file
+RULES = 2  # of what is read and what is refused: a conversion made by others is made again
 LONGEST_NAME = 100
 
 
@@ -85,7 +88,7 @@ def _is_whole(folder: Path, sha256: str) -> bool:
 
 def _hashes(folder: Path, sha256: str, hash_of: Callable[[Path], str]) -> dict:
     files = (path for path in folder.iterdir() if path.name != HASHES and not path.name.startswith("."))
-    return {"gguf": sha256, "files": {path.name: hash_of(path) for path in files}}
+    return {"gguf": sha256, "rules": RULES, "files": {path.name: hash_of(path) for path in files}}
 
 
 def _make(gguf: Path, sha256: str, folder: Path) -> None:
@@ -110,9 +113,13 @@ def _make(gguf: Path, sha256: str, folder: Path) -> None:
 def _convert(gguf: Path, folder: Path) -> None:
     try:
         check_header(gguf)
-        _check_size(gguf)
+        reader = GGUFReader(gguf)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        _check(gguf, reader, metadata)
         print(f"converting {gguf.name} to safetensors, once (about 20 s) …", file=sys.stderr)
-        model, tokenizer = _model(gguf), _tokenizer(gguf)
+        model = _model(gguf)
+        _finish(model, reader, metadata)
+        tokenizer = build_tokenizer(metadata, model.config.max_position_embeddings)
     except Exception as error:  # files of anybody's making may be wrong in any way
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"model file {gguf} cannot be read as GGUF: {reason}") from error
@@ -120,27 +127,31 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _check_size(gguf: Path) -> None:
-    """Compare the model that the metadata describe with the tensors, before memory is taken for it.
+def _check(gguf: Path, reader: GGUFReader, metadata: Mapping[str, Any]) -> None:
+    """Compare the model that the metadata describe with the tensors, before memory is taken for it, and look
+    for anything that would be left out.
 
     What metadata leave out, transformers takes from a large default model.
     """
-    reader = GGUFReader(gguf)
     for key in ("general.architecture", "tokenizer.ggml.tokens", "tokenizer.ggml.model"):
-        if key not in reader.fields:
+        if key not in metadata:
             raise InputError(f"its metadata lack {key}")
-    blocks = reader.fields.get(f"{reader.fields['general.architecture'].contents()}.block_count")
-    names = [tensor.name.split(".") for tensor in reader.tensors]
-    n_blocks = len({parts[1] for parts in names if parts[0] == "blk"})
-    said = blocks and blocks.contents()
+    check_tokenizer(metadata)
+    values, architecture = own_values(metadata), metadata["general.architecture"]
+    names = [tensor.name for tensor in reader.tensors]
+    n_blocks = len({name.split(".")[1] for name in names if name.startswith("blk.")})
+    said = metadata.get(f"{architecture}.block_count")
     if said != n_blocks:
         raise InputError(f"its block_count is {said}, but its tensors are of {n_blocks} blocks")
     config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    check_values(values, config)
     with torch.device("meta"):
-        described = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+        model = AutoModelForCausalLM.from_config(config)
+    described = sum(one.numel() for one in model.parameters())
     held = sum(int(tensor.n_elements) for tensor in reader.tensors)
     if described > held:
         raise InputError(f"its metadata describe a model of {described} weights, but it holds {held}")
+    check_tensors(names, architecture, model)
 
 
 def _model(gguf: Path) -> PreTrainedModel:
@@ -152,55 +163,9 @@ def _model(gguf: Path) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with the special tokens that the GGUF file names.
-
-    transformers (5.2) builds the right vocabulary from these files but gives ``<|im_start|>`` as end token
-    and no padding token for this family; the file's own metadata are right, so the fast tokenizer is wrapped
-    again with them.
-    """
-    fields = GGUFReader(gguf).fields
-    loaded = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    if "tokenizer.ggml.tokens" not in fields or "tokenizer.ggml.model" not in fields:
-        return loaded
-    tokens = fields["tokenizer.ggml.tokens"].contents
-    special = {}
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        field = fields.get(f"tokenizer.ggml.{key}_token_id")
-        if field is not None:
-            special[f"{role}_token"] = tokens(int(field.contents()))
-    if (
-        fields["tokenizer.ggml.model"].contents() != "gpt2"
-        or fields["tokenizer.ggml.pre"].contents() != "smollm"
-    ):
-        for name, token in special.items():
-            setattr(loaded, name, token)
-        return loaded
-    backend = _byte_level_bpe(fields, tokens)
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        chat_template=loaded.chat_template,
-        clean_up_tokenization_spaces=False,
-        model_max_length=int(fields["llama.context_length"].contents()),
-        **special,
-    )
-
-
-def _byte_level_bpe(fields, tokens) -> Tokenizer:
-    names = tokens()
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"].contents()]
-    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=merges))
-    control = 3  # the GGUF token type of control tokens
-    kinds = fields["tokenizer.ggml.token_type"].contents()
-    backend.add_special_tokens(
-        [
-            AddedToken(name, special=True, normalized=False)
-            for name, kind in zip(names, kinds, strict=True)
-            if kind == control
-        ]
-    )
-    return backend
+def _finish(model: PreTrainedModel, reader: GGUFReader, metadata: Mapping[str, Any]) -> None:
+    """Give a model's configuration what transformers does not read: rotary factors, more end tokens."""
+    factors = [tensor.data for tensor in reader.tensors if tensor.name == ROPE_FACTORS]
+    if factors:
+        model.config.rope_parameters = rope_parameters(factors[0], model.config)
+    model.generation_config.eos_token_id = end_ids(metadata)

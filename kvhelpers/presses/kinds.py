@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import kvpress
+from kvpress.utils import compute_n_kept
 
 from kvhelpers.presses.registry import POSTHOC
 from kvhelpers.presses.restore_rows import RestoreRowsPress
@@ -34,3 +37,45 @@ def observation_window(press: kvpress.BasePress | None) -> int | None:
             return int(press.window_size)
         press = getattr(press, "press", None)
     return None
+
+
+def falls_back(press: kvpress.BasePress | None, n_tokens: int) -> bool:
+    """Whether a press, on a prompt of ``n_tokens``, does another press's work instead of its own, or keeps
+    nothing but what it always keeps: kvpress (0.5.5) does so without a word.
+
+    A lag, a chunk or a block that reaches over all tokens leaves StreamingLLM's work or the inner press's;
+    PyramidKV that cannot give its layers different budgets, or of which only the scores are used, is SnapKV.
+    """
+    ratio = getattr(press, "compression_ratio", 0)
+    return ratio != 0 and _falls_back(press, n_tokens, compute_n_kept(n_tokens, ratio), inner=False)
+
+
+def _falls_back(press: kvpress.BasePress, n_tokens: int, n_kept: int, inner: bool) -> bool:
+    scored, of_them = n_tokens, n_kept  # that an inner press scores together and keeps
+    if isinstance(press, kvpress.LagKVPress):
+        begun = (n_tokens - press.n_sink) % press.lag_size  # of a partition
+        if n_tokens < press.n_sink + 2 * press.lag_size or n_kept <= press.n_sink + press.lag_size + begun:
+            return True
+    elif isinstance(press, kvpress.PyramidKVPress):
+        ends = (
+            SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2), layer_idx=index) for index in (0, 1)
+        )
+        if inner or len({press.get_layer_budget(layer, n_tokens) for layer in ends}) == 1:
+            return True
+    elif isinstance(press, kvpress.ChunkPress | kvpress.EntropyGatedChunkKVPress):
+        if n_tokens <= press.chunk_length:
+            return True
+        if isinstance(press, kvpress.ChunkPress):
+            scored, of_them = press.chunk_length, n_kept * press.chunk_length // n_tokens
+    elif isinstance(press, kvpress.ChunkKVPress):
+        if n_tokens < press.chunk_length:
+            return True
+    elif isinstance(press, kvpress.BlockPress):
+        scored = n_kept + press.block_size
+        if scored >= n_tokens:
+            return True
+    always = sum(
+        getattr(press, name, 0) for name in ("n_sink", "num_sinks", "sink_size_start", "sink_size_end")
+    )
+    wrapped = getattr(press, "press", None)
+    return n_kept <= always or (wrapped is not None and _falls_back(wrapped, scored, of_them, inner=True))

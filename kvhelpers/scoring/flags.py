@@ -13,6 +13,8 @@ FLAGS = {
     "kept_within_window": "kept tokens ≤ the press's observation window: the press chose nothing, it kept "
     "part of its window",
     "prompt_within_window": "prompt ≤ the press's observation window: the press cannot score anything",
+    "press_fell_back": "the prompt is too short for the press's own work (its lag, chunk, block or "
+    "pyramid): it did another press's, or kept only what it always keeps",
     "sink_evicted": "the attention sink (first token) was evicted in most heads",
     "not_compressed": "compression did not happen: as many tokens kept as the prompt has",
     "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as "
@@ -25,6 +27,7 @@ INVALIDATING = (
     "timed_out",
     "kept_within_window",
     "prompt_within_window",
+    "press_fell_back",
     "not_compressed",
     "weak_baseline",
 )

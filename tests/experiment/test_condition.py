@@ -17,6 +17,15 @@ BAD = [
     ({"ratio": 1}, "ratio 1 is outside [0, 1)"),
     ({"ratio": -0.1}, "ratio -0.1 is outside [0, 1)"),
     ({"ratio": float("nan")}, "ratio nan is outside [0, 1)"),
+    (
+        {"experiment": 1},
+        "experiment 1 is not allowed: it came as a number, and it is text; with papermill, whose -p reads "
+        "001 as 1, give it by -r experiment TEXT, and in YAML, as in --set, put it in quotes",
+    ),
+    ({"model": 7}, "model 7 is not allowed: it came as a number"),
+    ({"task": 1.5}, "task 1.5 is not allowed: it came as a number"),
+    ({"press": True}, "press True is not allowed: it came as a truth value"),
+    ({"data_file": 3}, "data_file 3 is not allowed: it came as a number"),
     ({"ratio": "abc"}, "ratio 'abc' is not allowed: Input should be a valid number"),
     ({"press": "none", "ratio": 0.5}, "ratio 0.5 makes no sense with press 'none'"),
     ({"press": "none", "budget": 5}, "budget 5 makes no sense with press 'none'"),

@@ -52,7 +52,8 @@ def test_overrides_need_a_name_of_their_own(write):
         ),
         ({"parameters": {"data_file": "~/x.jsonl"}}, "data_file '~/x.jsonl' is outside the repository"),
         ({"parameters": {"model": "../weights"}}, "model '../weights' is outside the repository"),
-        ({"name": 5}, "name 5 is not allowed"),
+        ({"name": 5}, "name 5 is not allowed: it came as a number, and it is text; .* put it in quotes"),
+        ({"grid": [{"press": 5}]}, "press 5 is not allowed: it came as a number"),
         ({"name": "a/b"}, "experiment 'a/b' is not allowed"),
         ({"name": ""}, "experiment '' is not allowed"),
         ({"name": "a" * 300}, "experiment 'aaa.* is not allowed.* at most 160 characters"),
@@ -172,7 +173,7 @@ def test_a_bad_file_beside_results_is_named(output, text, sentence):
 
 @pytest.mark.parametrize("name", ["", "../x", "a" * 300, "a" * 5000, "\ud800", "a\0b", None, 5])
 def test_results_are_not_looked_for_under_a_name_that_is_none(output, name):
-    with pytest.raises(InputError, match="experiment .* is not allowed: a name has"):
+    with pytest.raises(InputError, match="experiment .* is not allowed: (a name has|it came as a number)"):
         finished_results(name)
 
 

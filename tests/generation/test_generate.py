@@ -291,7 +291,25 @@ def test_a_prompt_that_never_fits_becomes_an_error(tiny, monkeypatch):
     assert [r.stop_reason for r in results] == ["error"] * 3 and "out of memory" in results[0].error
 
 
-@pytest.mark.parametrize("value", ("nan", "inf", "-inf"))
+def test_masked_rows_of_a_padded_vocabulary_change_nothing(tiny, monkeypatch):
+    """Tokens of logit -inf are never chosen; as if the vocabulary ended before them."""
+    head = tiny.model.lm_head
+    bound = torch.zeros(head.out_features)
+    prompts, spec = random_prompts(3), PressSpec("knorm", 0.5)
+    runs = {}
+    for least in (-1e4, -torch.inf):
+        bound[-20:] = least
+        with monkeypatch.context() as patch:
+            whole = head.forward
+            patch.setattr(head, "forward", lambda hidden, whole=whole: whole(hidden) + bound)
+            runs[least] = generate_all(tiny, prompts, spec, 12, canary_tokens=3)
+    for low, masked in zip(*runs.values(), strict=True):
+        assert masked.error is None and masked.token_ids == low.token_ids
+        for name, column in low.signals.items():
+            np.testing.assert_array_equal(masked.signals[name], column, err_msg=name)
+
+
+@pytest.mark.parametrize("value", ("nan", "inf"))
 def test_logits_that_are_not_finite_fail_the_run_by_name(tiny, monkeypatch, value):
     step, calls = BatchedCache.step, []
 

@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -94,7 +95,7 @@ def test_a_conversion_is_made_once(tiny_gguf, cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", ["zeros", "other weights", "lost file", "other template", "more files", "no hashes"]
+    "damage", ["zeros", "other weights", "lost file", "other template", "more files", "no hashes", "rules"]
 )
 def test_a_damaged_conversion_is_not_loaded_as_the_wheel_s_weights(tiny_gguf, cache, damage):
     before = weights(tiny_gguf)
@@ -113,6 +114,9 @@ def test_a_damaged_conversion_is_not_loaded_as_the_wheel_s_weights(tiny_gguf, ca
         (folder / "chat_template.jinja").write_text("{{ messages[0].content | e }}")
     elif damage == "more files":
         (folder / "adapter_config.json").write_text("{}")
+    elif damage == "rules":  # converted when fewer files were refused
+        noted = json.loads((folder / "sha256.json").read_text())
+        (folder / "sha256.json").write_text(json.dumps(noted | {"rules": 1}))
     else:
         (folder / "sha256.json").unlink()
     assert same(before, weights(tiny_gguf))
