@@ -233,7 +233,6 @@ def _verify(options: argparse.Namespace) -> str:
     if done.faults:
         raise InputError(f"experiment {name!r} does not hold together: " + "; ".join(done.faults))
     notes = [f"{done.conditions} conditions with {done.runs} runs hold together"]
-    notes += [f"{done.unsealed} have no seal, so that edits may go unseen"] if done.unsealed else []
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
     unasked = f"prompts of {done.unasked} were not compared, their model or their task's data are not here"
     notes += [unasked] if done.unasked else []

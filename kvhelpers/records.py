@@ -42,10 +42,6 @@ class FailureMode(StrEnum):
     LOOPING = "looping"
     ERRORED = "errored"
 
-    @classmethod
-    def _missing_(cls, value: object) -> FailureMode | None:
-        return cls.ERRORED if value == "failed" else None  # its name in results of schema 2
-
 
 # signals of the next-token distribution, with their units; definitions are in `generation.token_signals`
 SCALARS: Mapping[str, str] = {

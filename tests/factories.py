@@ -1,5 +1,6 @@
 """Conditions made for the purpose: outcomes, onsets and signals as a test wants them."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ from pydantic import PrivateAttr
 
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import results_dir
 from kvhelpers.records import (
     CANARY,
@@ -43,11 +45,21 @@ class MadeResult(ConditionResult):
         return self._frame if columns is None else self._frame[list(columns)]
 
 
-def in_schema_3(data):
-    """A result's JSON as schema 3 had it: without a seal, and of its provenance only packages and machine."""
-    kept = {key: value for key, value in data.items() if key not in ("seal", "provenance")}
-    made = data["provenance"]
-    return kept | {"versions": made["versions"], "machine": made["machine"], "schema_version": 3}
+def in_schema_4(data):
+    """A result's JSON as schema 4 had it: without what was added since, and sealed so."""
+    added = {"prompt_hash", "thinking_tokens", "thinking_chars"}
+    records = [
+        {key: value for key, value in record.items() if key not in added} for record in data["records"]
+    ]
+    for record in records:
+        record["answer"] = {key: value for key, value in record["answer"].items() if key != "start"}
+    return data | {"schema_version": 4, "condition_hash": "0" * 64, "records": records}
+
+
+def reseal(path, **changes):
+    """Renew the seal of a result whose files were changed, as somebody would who means it."""
+    data = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(sealed(data, path.with_suffix(".parquet"))))
 
 
 def make_result(

@@ -4,42 +4,98 @@ seconds.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import pandas as pd
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from kvhelpers.commands.prompts import Tokenizers, prompts_again
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
-from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.experiment.results import PREVIOUS, ConditionResult
 from kvhelpers.experiment.run import judged
+from kvhelpers.paths import relative
 from kvhelpers.records import FailureMode, Record
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.score import Ended
 from kvhelpers.scoring.summary import summarize
+from kvhelpers.tasks.prompts import prompt_hash
 
 JUDGED = ("prompt_index", "token_id", "char_end", "entropy", "top1_prob")  # columns that judging needs
+ANOTHER_DAY = "2001-12-30"
 
 
 def rescore(experiment: str) -> tuple[int, int]:
-    """Judge all finished runs of an experiment by today's rules; return how many changed, and of how many.
+    """Judge all finished runs of an experiment by today's rules, and bring results of the schema before over
+    to today's; return how many judgements changed, and of how many.
 
-    Each condition's JSON is replaced as a whole; tokens and signals stay as they are.
+    Each condition's JSON is replaced as a whole; tokens and signals stay as they are. Runs without the hash
+    of their prompt's tokens get it where tokenizer and data are here to make the prompt again.
 
     Raises
     ------
-    InputError : the experiment has no finished condition, or an unreadable one.
+    InputError : the experiment has no finished condition, or an unreadable one; a result of the schema before
+        whose prompts cannot be the same today.
     """
     changed = total = 0
-    for result in tqdm(finished_results(experiment), desc=f"rescore {experiment}", unit="condition"):
+    tokenizers = Tokenizers()
+    for result in tqdm(
+        finished_results(experiment, previous=True), desc=f"rescore {experiment}", unit="condition"
+    ):
         signals = result.signals(JUDGED)
         records = rescored(result, signals)
         total += len(records)
-        differ = sum(new != old for new, old in zip(records, result.records, strict=True))
+        changed += sum(map(_judged_otherwise, records, result.records))
+        if all(record.prompt_hash is None for record in records):
+            records = _with_prompt_hashes(result, records, tokenizers.of(result))
         summary = summarize(records, signals)
-        if differ or summary != result.summary:
-            write_json(result.model_copy(update={"records": records, "summary": summary}))
-        changed += differ
+        judged_anew = result.model_copy(update={"records": records, "summary": summary})
+        if judged_anew != result or _is_previous(result.path):
+            write_json(judged_anew)
     return changed, total
+
+
+def _judged_otherwise(new: Record, old: Record) -> bool:
+    parts = [
+        (one.correct, one.answer.value, one.failures, one.loop_onset_char, one.mode) for one in (new, old)
+    ]
+    return parts[0] != parts[1]
+
+
+def _is_previous(path: Path) -> bool:
+    return json.loads(path.read_text(encoding="utf-8"))["schema_version"] == PREVIOUS
+
+
+def _with_prompt_hashes(
+    result: ConditionResult, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[Record, ...]:
+    """The records of prompts whose tokens were not noted, with the hash of what they are today, if they can
+    be made again.
+
+    Raises
+    ------
+    InputError : they have other lengths, or depend on the day, which was not noted.
+    """
+    prompts = prompts_again(result, tokenizer)
+    if prompts is None:
+        return tuple(records)
+    hashes = [prompt_hash(prompt.token_ids) for prompt in prompts]
+    on_another_day = [
+        prompt_hash(prompt.token_ids) for prompt in prompts_again(result, tokenizer, ANOTHER_DAY)
+    ]
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    if hashes != on_another_day or lengths != [record.prompt_tokens for record in records]:
+        raise InputError(
+            f"results file {relative(result.path)} cannot be brought over: its prompts may have had other "
+            "tokens than today, by the model's chat template or the day that it prints; run the condition "
+            "again under another experiment name"
+        )
+    pairs = zip(records, hashes, strict=True)
+    return tuple(record.model_copy(update={"prompt_hash": made}) for record, made in pairs)
 
 
 def rescored(result: ConditionResult, signals: pd.DataFrame) -> tuple[Record, ...]:

@@ -10,32 +10,29 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from kvhelpers.commands.prompts import Tokenizers, prompts_again
 from kvhelpers.commands.rescore import JUDGED, rescored
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import find_experiment
-from kvhelpers.experiment.identity import SCHEMA_VERSION, hash_of
-from kvhelpers.experiment.results import OLDER, ConditionResult, read_result, refuse_mixed, result_paths
+from kvhelpers.experiment.identity import hash_of
+from kvhelpers.experiment.results import ConditionResult, read_result, refuse_mixed, result_paths
 from kvhelpers.experiment.run import problems_of, refuse_other_prompts
-from kvhelpers.models.load import load_tokenizer
-from kvhelpers.models.source import model_source
 from kvhelpers.paths import relative
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.load import texts_may_be_shared
-from kvhelpers.tasks.prompts import build_prompts
 
 NAMED = 5
 
 
 @dataclass
 class Verification:
-    """What was checked, and what does not hold: sentences, each with its file. ``unsealed``, ``unread`` and
-    ``unasked`` count conditions without a seal, those whose texts could not be compared with their tokens,
-    and those whose prompts could not be compared with the hashes of theirs.
+    """What was checked, and what does not hold: sentences, each with its file. ``unread`` and ``unasked``
+    count conditions whose texts could not be compared with their tokens, and those whose prompts could not be
+    compared with the hashes of theirs.
     """
 
     conditions: int = 0
     runs: int = 0
-    unsealed: int = 0
     unread: int = 0
     unasked: int = 0
     faults: list[str] = field(default_factory=list)
@@ -51,7 +48,7 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
     paths = result_paths(experiment, root)
     if not paths:
         raise InputError(f"experiment {experiment!r} has no finished condition to verify")
-    done, tokenizers, first = Verification(), _Tokenizers(), None
+    done, tokenizers, first = Verification(), Tokenizers(), None
     try:
         find_experiment(experiment, root)
     except InputError as error:
@@ -68,7 +65,6 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
             faults = [str(error)]
         else:
             done.runs += len(result.records)
-            done.unsealed += result.seal is None
             done.unread += tokenizers.of(result) is None
             done.unasked += asked is None
         done.conditions += 1
@@ -77,28 +73,7 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
     return done
 
 
-class _Tokenizers:
-    """The tokenizers of models that are on this machine, by their source."""
-
-    def __init__(self) -> None:
-        self._by_source: dict[str, PreTrainedTokenizerBase | None] = {}
-
-    def of(self, result: ConditionResult) -> PreTrainedTokenizerBase | None:
-        """The result's tokenizer; None if its model is not here."""
-        source = result.identity.get("model_source")
-        if source not in self._by_source:
-            self._by_source[source] = self._load(result.condition.model, source)
-        return self._by_source[source]
-
-    @staticmethod
-    def _load(model: str, source: str) -> PreTrainedTokenizerBase | None:
-        try:
-            return load_tokenizer(model, here=True) if model_source(model) == source else None
-        except InputError:
-            return None
-
-
-def _faults(result: ConditionResult, tokenizers: _Tokenizers) -> Iterator[str]:
+def _faults(result: ConditionResult, tokenizers: Tokenizers) -> Iterator[str]:
     yield from _about_the_condition(result)
     yield from _about_the_prompts(result)
     signals = result.signals(["step", *JUDGED])
@@ -119,9 +94,7 @@ def _about_the_condition(result: ConditionResult) -> Iterator[str]:
     for key, value in condition.model_dump().items():
         if key in result.identity and key not in ("dtype", "attn") and result.identity[key] != value:
             yield f"{key} {value!r} is {result.identity[key]!r} in the identity"
-    if result.condition_hash not in {
-        hash_of(result.identity, version) for version in (*OLDER, SCHEMA_VERSION)
-    }:
+    if result.condition_hash != hash_of(result.identity):
         yield "condition_hash is not that of the identity"
 
 
@@ -140,32 +113,16 @@ def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
 def _about_the_prompts_tokens(
     result: ConditionResult, tokenizer: PreTrainedTokenizerBase | None
 ) -> list[str] | None:
-    """What is wrong with the prompts' tokens, as far as their hashes are noted; None where they cannot be
-    made again, for want of the tokenizer or of the task's data.
-    """
+    """What is wrong with the prompts' tokens; None where they cannot be compared with their hashes."""
     if all(record.prompt_hash is None for record in result.records):
-        return []
-    if tokenizer is None:
-        return None
-    condition = result.condition
-    try:
-        problems, examples = problems_of(condition)
-    except InputError:
         return None
     try:
-        prompts = build_prompts(
-            problems,
-            examples,
-            tokenizer,
-            condition.multiturn,
-            condition.question_position,
-            condition.template_date,
-            condition.chat_template_kwargs,
-        )
-        refuse_other_prompts(result.records, prompts, relative(result.path))
+        prompts = prompts_again(result, tokenizer)
+        if prompts is not None:
+            refuse_other_prompts(result.records, prompts, relative(result.path))
     except InputError as error:
         return [str(error)]
-    return []
+    return None if prompts is None else []
 
 
 def _about_the_tokens(result: ConditionResult, by_prompt: dict[int, pd.DataFrame]) -> Iterator[str]:

@@ -265,15 +265,16 @@ def find_experiment(name: str, root: Path | None = None) -> Experiment | None:
     return None
 
 
-def finished_results(name: str, root: Path | None = None) -> list[ConditionResult]:
-    """The experiment's finished conditions below ``root``, in the order of its grid.
+def finished_results(name: str, root: Path | None = None, previous: bool = False) -> list[ConditionResult]:
+    """The experiment's finished conditions below ``root``, in the order of its grid; ``previous`` as in
+    `results.read_result`.
 
     Raises
     ------
     InputError : there is none, or one that cannot be read; a name that is none.
     """
     check_name(name)
-    results, spec = read_experiment(name, root), find_experiment(name, root)
+    results, spec = read_experiment(name, root, previous), find_experiment(name, root)
     if not results:
         raise InputError(
             f"experiment {name!r} has no finished condition in {relative(results_dir(name, root))}; "

@@ -10,7 +10,7 @@ from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
 
-SCHEMA_VERSION = 4  # of result files and of the records in checkpoints
+SCHEMA_VERSION = 5  # of result files and of the records in checkpoints
 # parameters that older results do not name: there they have these values
 LATER = {
     "question_position": "last",
@@ -49,9 +49,9 @@ def identity_hash(condition: Condition) -> str:
     return hash_of(identity(condition))
 
 
-def hash_of(whole: dict[str, Any], schema_version: int = SCHEMA_VERSION) -> str:
-    """The hash of an identity that is already there, in that version of the shape."""
-    return plain_hash(whole | {"schema_version": schema_version})
+def hash_of(whole: dict[str, Any]) -> str:
+    """The hash of an identity that is already there."""
+    return plain_hash(whole | {"schema_version": SCHEMA_VERSION})
 
 
 def shared_identity(whole: dict[str, Any]) -> dict[str, Any]:

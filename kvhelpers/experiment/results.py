@@ -20,13 +20,13 @@ from pydantic import Field, ValidationError
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import GRID_KEYS, Condition
-from kvhelpers.experiment.identity import LATER, SCHEMA_VERSION, identity, shared_identity
+from kvhelpers.experiment.identity import LATER, SCHEMA_VERSION, hash_of, identity, shared_identity
 from kvhelpers.experiment.seal import SEAL, SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
 
-OLDER = (2, 3)  # schema versions that are read too
+PREVIOUS = 4  # schema version whose results `commands.rescore` brings over
 MEND = "restore it, or delete it and its twin and run the condition again"
 
 
@@ -35,10 +35,10 @@ class ConditionResult(Shape):
 
     ``identity`` is what determined the tokens (`identity.identity`), ``provenance`` who made them where,
     ``seconds`` how long its prompts took, the sum over all workers, ``seal`` tells whether the files were
-    changed (`seal`; None before schema 4).
+    changed (`seal`; None before it is written).
     """
 
-    schema_version: Literal[4] = SCHEMA_VERSION
+    schema_version: Literal[5] = SCHEMA_VERSION
     label: str
     condition: Condition
     condition_hash: str
@@ -180,8 +180,9 @@ def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: di
         )
 
 
-def read_result(path: Path) -> ConditionResult:
-    """Read a condition's JSON, of this schema version or one of the two before, and check its shape.
+def read_result(path: Path, previous: bool = False) -> ConditionResult:
+    """Read a condition's JSON and check its shape; with ``previous`` also one of schema 4, whose answers are
+    still judged as they were then.
 
     Raises
     ------
@@ -193,21 +194,28 @@ def read_result(path: Path) -> ConditionResult:
         version = data["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, repr(error)) from error
-    if version not in (*OLDER, SCHEMA_VERSION):
-        raise InputError(
-            f"results file {relative(path)} has schema version {version!r}; this version reads "
-            f"{', '.join(map(str, OLDER))} and {SCHEMA_VERSION}: delete it or choose another experiment name"
-        )
-    _refuse_changed(path, data, sealed=version == SCHEMA_VERSION)
+    if version not in ((PREVIOUS, SCHEMA_VERSION) if previous else (SCHEMA_VERSION,)):
+        raise _of_another_schema(path, version)
+    _refuse_changed(path, data)
+    if version == PREVIOUS and isinstance(data.get("identity"), dict):
+        data |= {"schema_version": SCHEMA_VERSION, "condition_hash": hash_of(data["identity"])}
     try:
-        result = ConditionResult.model_validate(
-            (_from_older(data) if version in OLDER else data) | {"path": path}
-        )
+        result = ConditionResult.model_validate(data | {"path": path})
     except ValidationError as error:
         first = error.errors()[0]
         raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     _refuse_misplaced(result)
     return result
+
+
+def _of_another_schema(path: Path, version: object) -> InputError:
+    mend = "delete it or choose another experiment name"
+    if version == PREVIOUS:
+        mend = f"bring it over by python -m kvhelpers rescore {path.parent.parent.name}"
+    return InputError(
+        f"results file {relative(path)} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
+        f"{mend}"
+    )
 
 
 def _refuse_misplaced(result: ConditionResult) -> None:
@@ -223,8 +231,8 @@ def _refuse_misplaced(result: ConditionResult) -> None:
         )
 
 
-def _refuse_changed(path: Path, data: dict[str, Any], sealed: bool) -> None:
-    if sealed and data.get(SEAL) is None:
+def _refuse_changed(path: Path, data: dict[str, Any]) -> None:
+    if data.get(SEAL) is None:
         raise InputError(f"results file {relative(path)} has lost its {SEAL}; {MEND}")
     if changed := changed_parts(data):
         named = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -235,28 +243,18 @@ def _unreadable(path: Path, reason: str) -> InputError:
     return InputError(f"results file {relative(path)} is no readable condition result ({reason}); delete it")
 
 
-def _from_older(data: dict[str, Any]) -> dict[str, Any]:
-    """Schemas 2 and 3 noted of the provenance only packages and machine. Schema 2 had other names besides,
-    and one batch size for the whole condition, which could be wrong.
-    """
-    renamed = {"config": "condition", "config_hash": "condition_hash"}
-    known = {key: data.get(key) for key in ("versions", "machine")}
-    return {renamed.get(key, key): value for key, value in data.items()} | {
-        "schema_version": SCHEMA_VERSION,
-        "provenance": {"commit": None, "clean": None, "command": None, **known},
-    }
-
-
-def read_experiment(experiment: str, root: Path | None = None) -> list[ConditionResult]:
+def read_experiment(
+    experiment: str, root: Path | None = None, previous: bool = False
+) -> list[ConditionResult]:
     """All finished conditions of an experiment below ``root``, ``none`` first, then by press, ratio and file
-    name.
+    name; ``previous`` as in `read_result`.
     """
 
     def place(result: ConditionResult) -> tuple:
         condition = result.condition
         return not condition.is_baseline, condition.press, condition.ratio or 0, result.path.name
 
-    results = sorted(map(read_result, result_paths(experiment, root)), key=place)
+    results = sorted((read_result(path, previous) for path in result_paths(experiment, root)), key=place)
     for other in results[1:]:
         refuse_mixed(results[0], other)
     return results

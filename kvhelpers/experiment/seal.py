@@ -26,12 +26,8 @@ def sealed(data: Mapping[str, Any], signals: Path) -> dict[str, Any]:
 
 
 def changed_parts(data: Mapping[str, Any]) -> list[str]:
-    """The parts of a sealed result's JSON that are not what they were, as words; its signals aside. Nothing
-    where there is no seal, as in results of schemas 2 and 3.
-    """
+    """The parts of a sealed result's JSON that are not what they were, as words; its signals aside."""
     seal = data.get(SEAL)
-    if seal is None:
-        return []
     whole = isinstance(seal, dict) and isinstance(seal.get(RECORDS), list)
     if not whole or not isinstance(seal.get(SIGNALS), str):
         return [SEAL]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from factories import LENGTH, in_schema_3, make_result
+from factories import LENGTH, make_result, reseal
 
 from kvhelpers.errors import InputError
 from kvhelpers.hazard.events import UNSURE, Event
@@ -80,9 +80,10 @@ def test_results_without_a_column_are_named(tmp_path):
     (sample,) = (samples_dir() / SAMPLE / "none").glob("*.json")
     path = tmp_path / SAMPLE / "none" / sample.name
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(in_schema_3(json.loads(sample.read_text()))))
+    path.write_text(sample.read_text())
     signals = pq.read_table(sample.with_suffix(".parquet"))
     pq.write_table(signals.drop_columns(["canary_kl"]), path.with_suffix(".parquet"))
+    reseal(path)
     with pytest.raises(InputError, match="signals file .* has no column 'canary_kl'"):
         read_risk_set([SAMPLE], str(tmp_path))
 

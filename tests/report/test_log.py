@@ -8,7 +8,7 @@ import shutil
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from factories import change_records, in_schema_3, make_result
+from factories import change_records, make_result, reseal
 
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.errors import InputError
@@ -183,11 +183,9 @@ def test_no_condition_no_log(output):
 
 @pytest.fixture
 def copied(output):
-    """A copy of two conditions of the repository's sample, in schema 3, which had no seals, to be spoiled."""
+    """A copy of two conditions of the repository's sample, to be spoiled."""
     for press in ("none", "expected_attention"):
         shutil.copytree(samples_dir() / SAMPLE / press, output / "data/results" / SAMPLE / press)
-    for path in output.glob("data/results/*/*/*.json"):
-        path.write_text(json.dumps(in_schema_3(json.loads(path.read_text()))))
     return output / "data/results" / SAMPLE
 
 
