@@ -47,13 +47,11 @@ class MadeResult(ConditionResult):
 
 def in_schema_4(data):
     """A result's JSON as schema 4 had it: without what was added since, and sealed so."""
-    added = {"prompt_hash", "thinking_tokens", "thinking_chars"}
-    records = [
-        {key: value for key, value in record.items() if key not in added} for record in data["records"]
-    ]
-    for record in records:
-        record["answer"] = {key: value for key, value in record["answer"].items() if key != "start"}
-    return data | {"schema_version": 4, "condition_hash": "0" * 64, "records": records}
+    for record in data["records"]:
+        for added in ("prompt_hash", "thinking_tokens", "thinking_chars"):
+            del record[added]
+        del record["answer"]["start"]
+    return data | {"schema_version": 4, "condition_hash": "0" * 64}
 
 
 def reseal(path, **changes):

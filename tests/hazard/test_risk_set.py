@@ -1,7 +1,5 @@
 """Tokens at risk end before the failure; labels by example."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest

@@ -192,16 +192,19 @@ def copied(output):
 def truncate(folder):
     path = next(folder.glob("none/*.parquet"))
     path.write_bytes(path.read_bytes()[:-100])
+    reseal(path.with_suffix(".json"))
 
 
 def drop_rows(folder):
     path = next(folder.glob("none/*.parquet"))
     pd.read_parquet(path).iloc[:-3].to_parquet(path)
+    reseal(path.with_suffix(".json"))
 
 
 def drop_column(folder):
     path = next(folder.glob("none/*.parquet"))
     pq.write_table(pq.read_table(path).drop_columns(["margin"]), path)
+    reseal(path.with_suffix(".json"))
 
 
 def lose_signals(folder):
@@ -224,7 +227,7 @@ def garble(folder):
         (lose_signals, "signals file .*none/.*parquet cannot be read"),
         (drop_rows, "has \\d+ tokens of prompt onestep/42/\\d+, its results say \\d+; delete both and run"),
         (drop_column, "has no column 'margin'; it has experiment, .*prompt_index"),
-        (other_schema, "has schema version 1; this version reads 2"),
+        (other_schema, "has schema version 1; this version reads 5"),
         (garble, "is no readable condition result"),
     ],
 )
