@@ -1,0 +1,128 @@
+"""The frames say what the records say; rows of the long frame say what scipy does."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from factories import make_result
+from scipy.stats import binomtest
+
+from kvhelpers import frames
+from kvhelpers.errors import InputError
+from kvhelpers.experiment.grid import finished_results
+from kvhelpers.paths import samples_dir
+from kvhelpers.stats import mean
+
+SAMPLE = "007-question-position"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return finished_results(SAMPLE, samples_dir())
+
+
+@pytest.fixture(scope="module")
+def runs(results):
+    return frames.runs(results)
+
+
+def test_each_run_stands_beside_the_same_prompt_without_compression(runs):
+    """In 007 question-first prompts, and other examples, have uncompressed runs of their own."""
+    assert runs["run"].is_unique
+    by_key = runs.set_index("run")
+    other = by_key.loc[runs["baseline"]]
+    for name in ("prompt", "setting", "experiment"):
+        assert (other[name].to_numpy() == runs[name].to_numpy()).all()
+    assert set(other["press"]) == {"none"}
+    assert runs["baseline_correct"].tolist() == other["correct"].tolist()
+    assert runs["baseline_looping"].tolist() == other["looping"].tolist()
+    own = runs[runs["press"] == "none"]
+    assert (own["baseline"] == own["run"]).all()
+
+
+def test_a_condition_s_rates_and_parts_are_its_rows(results, runs):
+    assert list(dict.fromkeys(runs["condition"])) == [result.label for result in results]
+    for result in results:
+        part = runs[runs["condition"] == result.label]
+        assert (part["correct"].sum(), part["catastrophic"].sum()) == (
+            result.summary.accuracy.count,
+            result.summary.cfr.count,
+        )
+        assert set(part["question_position"]) == {result.condition.question_position}
+        assert set(part["dtype"]) == {"float32"} and set(part["valid"]) == {not result.is_invalid}
+        assert part["kept_tokens"].mean() == pytest.approx(result.summary.kept_tokens)
+
+
+def test_without_an_uncompressed_run_there_is_no_baseline():
+    runs = frames.runs([make_result("knorm", 0.5, [True, False])])
+    assert runs["baseline"].isna().all() and runs["baseline_correct"].isna().all()
+    assert not runs["weak_baseline"].any()
+
+
+def test_a_weak_baseline_is_told_of_every_run_beside_it():
+    runs = frames.runs(
+        [make_result("none", 0.0, [True] * 5 + [False] * 3), make_result("knorm", 0.5, [True] * 8)]
+    )
+    assert runs["weak_baseline"].all() and runs["valid"].all()
+    assert runs["baseline_correct"].tolist() == 2 * ([True] * 5 + [False] * 3)
+
+
+def test_tokens_have_the_key_of_their_run(results, runs):
+    tokens = frames.tokens(results, ["entropy"])
+    assert tokens["run"].value_counts().to_dict() == runs.set_index("run")["tokens"].to_dict()
+    whole = frames.tokens(results[:2])
+    assert {"entropy", "top1_prob", "token_id"} <= set(whole)
+    of_first = results[0].signals()
+    assert whole["entropy"].tolist()[: len(of_first)] == of_first["entropy"].tolist()
+
+
+def test_signals_of_another_length_than_the_run_s_are_refused():
+    result = make_result("knorm", 0.5, [True, True])
+    result._frame = result._frame[1:]
+    with pytest.raises(InputError, match=r"has 29 tokens of prompt .*, its results say 30"):
+        frames.tokens([result])
+
+
+def test_rows_have_the_columns_of_the_long_frame_and_scipy_s_numbers():
+    draw = np.random.default_rng(0)
+    first, second = draw.random(60) < 0.5, draw.random(60) < 0.7
+    rows = [
+        frames.rate_row("how often", "knorm 0.5", "right", int(first.sum()), 60),
+        frames.difference_row("what changes", "knorm 0.5", "right", first, second),
+        frames.bootstrap_row("how often", "knorm 0.5", "right", mean(first), list(map(str, range(60)))),
+        frames.bootstrap_row("of nothing", "knorm 0.5", "right", mean(first[:0]), []),
+    ]
+    table = frames.long_frame(rows)
+    assert list(table) == list(frames.LONG)
+    wilson = binomtest(int(first.sum()), 60).proportion_ci(method="wilson")
+    assert table.loc[0, ["low", "high"]].tolist() == [wilson.low, wilson.high]
+    assert table["estimate"].tolist()[:3] == pytest.approx(
+        [first.mean(), second.mean() - first.mean(), first.mean()]
+    )
+    lost, won = (first & ~second).sum(), (second & ~first).sum()
+    assert table["q"][1] == pytest.approx(binomtest(lost, lost + won).pvalue)
+    assert table.loc[2, "low"] < first.mean() < table.loc[2, "high"] and table.loc[2, "prompts"] == 60
+    assert table.loc[3, ["estimate", "low", "n", "verdict"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "q", "said"),
+    [
+        (0.01, 0.2, 0, None, "higher"),
+        (-0.2, -0.01, 0, 0.04, "lower"),
+        (-0.2, -0.01, 0, 0.05, "undecided"),
+        (-0.01, 0.2, 0.05, None, "undecided"),
+        (-0.02, 0.02, 0.02, None, "none seen"),
+        (0.0, 0.0, 0, None, "none seen"),
+        (None, None, 0, None, "undecided"),
+        (float("nan"), float("nan"), 1, None, "undecided"),
+    ],
+)
+def test_a_verdict_is_the_interval_s(low, high, margin, q, said):
+    assert frames.verdict(low, high, margin, q) == said
+
+
+def test_frames_of_several_experiments_stand_under_each_other(results):
+    other = finished_results("008-gsm-symbolic", samples_dir())
+    both = frames.runs([*other, *results])
+    pd.testing.assert_frame_equal(both[: -sum(r.summary.n for r in results)], frames.runs(other))
+    assert both["run"].is_unique
