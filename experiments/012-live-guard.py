@@ -28,8 +28,7 @@ import seaborn as sns
 from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
-from kvhelpers.guard.contract import QUALITY_LOSS, SAVED, SLOW_DOWN
-from kvhelpers.guard.definition import LiveDefinition, load_definition
+from kvhelpers.guard.definition import QUALITY_LOSS, SAVED, SLOW_DOWN, LiveDefinition, load_definition
 from kvhelpers.guard.live_study import LiveCheck, LiveStudy, read_live_study
 from kvhelpers.paths import continuations_dir, figures_dir, find_results, guard_path, relative
 from kvhelpers.report.figures.style import STYLE, WIDTH, legend_above, save
@@ -76,12 +75,14 @@ def best_mixture(held: np.ndarray, right: np.ndarray, budget: np.ndarray) -> np.
     """The highest rates ``[draws]`` of mixtures of two ratios that hold no more than ``budget [draws]``;
     ``held`` and ``right`` are ``[draws, ratios]``. Where each ratio holds more, that of the cheapest.
     """
-    budget = np.maximum(budget, held.min(1))
-    best = np.where(held <= budget[:, None], right, -np.inf).max(1)
-    for one, other in itertools.permutations(range(held.shape[1]), 2):
-        between = (held[:, one] <= budget) & (budget < held[:, other])
-        step = np.where(between, held[:, other] - held[:, one], 1)
-        mixed = right[:, one] + (right[:, other] - right[:, one]) * (budget - held[:, one]) / step
+    order = held.argsort(1)
+    held, right = (np.take_along_axis(one, order, 1).T for one in (held, right))
+    budget = np.maximum(budget, held[0])
+    best = np.where(held <= budget, right, -np.inf).max(0)
+    for one, other in itertools.combinations(range(len(held)), 2):
+        between = (held[one] <= budget) & (budget < held[other])
+        step = np.where(between, held[other] - held[one], 1)
+        mixed = right[one] + (right[other] - right[one]) * (budget - held[one]) / step
         best = np.where(between, np.maximum(best, mixed), best)
     return best
 
@@ -250,6 +251,7 @@ def frontier(study: LiveStudy, long: pd.DataFrame) -> plt.Figure:
         grid.legend.remove()
         grid.figure.set(layout_engine="constrained", size_inches=(WIDTH, 2.0 + 2.8 * len(study.sources)))
         legend_above(grid.figure, marks | {"the press's own ratios": line})
+        plt.close(grid.figure)
     return grid.figure
 
 
@@ -294,7 +296,9 @@ def write(study: LiveStudy) -> Path:
     raw = {part: pd.DataFrame(row.model_dump() for row in rows) for part, rows in raw.items()}
     save_frames({"estimates": long, **raw}, figures_dir(name))
     save(frontier(study, long), figures_dir(name), "frontier")
-    beginning = f"# Experiment {name}: a guard that acts\n\n{study.definition.objective}\n\n## Results\n"
+    picture = f"![Accuracy against entries × steps](../{relative(figures_dir(name))}/frontier.png)"
+    parts = [f"# Experiment {name}: a guard that acts", study.definition.objective, picture, "## Conclusions"]
+    beginning = "\n\n".join([*parts, "## Next steps", study.definition.next_steps, "## Results\n"])
     return log.write_tables(name, tables(study, long), beginning)
 
 
