@@ -10,6 +10,7 @@ valid             False where a flag takes away the meaning of half of the condi
 weak_baseline     True where the uncompressed runs are right too rarely for a drop in accuracy to be seen
 prompt            the prompt's id; the same prompt has the same id in every condition
 correct, looping, non_termination, wrong_answer, catastrophic    outcomes, see `scoring.failures`
+answer            the answer that counts; ``strict_answer`` is what strict-match finds
 strict, flexible  whether it ended right by lm-evaluation-harness's rules, see `scoring.summary.endings`
 mode              the failure mode, see `scoring.failure_modes`
 onset, detected   new tokens at which the loop starts and is certain, of looping runs; else missing
@@ -106,6 +107,7 @@ def _of_run(result: ConditionResult, record: Record) -> dict:
         "reference": record.reference,
         "text": record.text,
         "answer": record.answer.value,
+        "strict_answer": record.answer.strict,
         "correct": record.correct,
         **{name: ENDINGS[name](record) for name in ("strict", "flexible")},
         **{name: getattr(record.failures, name) for name in OUTCOMES},

@@ -22,6 +22,7 @@ from kvhelpers.paths import (
     log_path,
     samples_dir,
 )
+from kvhelpers.report.guard_log import write_stored_log
 
 NAMES = ("012-live-guard", "015-live-guard-on-a-capable-model")
 SCRIPT = runpy.run_path(str(experiment_script(NAMES[0])))
@@ -268,3 +269,9 @@ def test_the_log_s_tables_are_the_long_frame_s(study, long):
     assert with_tables(text, tables) == text
     tables[0].loc[0, "Right"] = "1 %"
     assert with_tables(text, tables) != text
+
+
+def test_without_the_repository_s_script_the_log_is_refused_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("kvhelpers.report.guard_log.experiment_script", lambda name: tmp_path / f"{name}.py")
+    with pytest.raises(InputError, match=r"made by 012-live-guard\.py, which is in the repository only"):
+        write_stored_log(NAMES[0], samples_dir())
