@@ -304,4 +304,7 @@ def write(study: LiveStudy) -> Path:
 
 if __name__ == "__main__":
     file = sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).with_suffix(".yaml"))
-    print("log:", relative(write(guarded_runs(load_definition(Path(file)), file))))
+    try:
+        print("log:", relative(write(guarded_runs(load_definition(Path(file)), file))))
+    except InputError as error:
+        sys.exit(f"error: {error}")

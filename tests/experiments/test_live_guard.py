@@ -1,6 +1,8 @@
 """The script of 012 and 015 says what their committed tables and logs say, and what pandas counts."""
 
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -275,3 +277,11 @@ def test_without_the_repository_s_script_the_log_is_refused_in_a_sentence(monkey
     monkeypatch.setattr("kvhelpers.report.guard_log.experiment_script", lambda name: tmp_path / f"{name}.py")
     with pytest.raises(InputError, match=r"made by 012-live-guard\.py, which is in the repository only"):
         write_stored_log(NAMES[0], samples_dir())
+
+
+def test_a_file_that_is_none_is_one_sentence():
+    command = [sys.executable, str(experiment_script(NAMES[0])), "missing.yaml"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.startswith("error: experiment file 'missing.yaml' cannot be read")
+    assert run.stderr.count("\n") == 1
