@@ -110,6 +110,11 @@ def experiment_file(name: str) -> Path:
     return REPOSITORY / "experiments" / f"{name}.yaml"
 
 
+def experiment_script(name: str) -> Path:
+    """The repository's script of that name, for a study that the helpers do not do by themselves."""
+    return REPOSITORY / "experiments" / f"{name}.py"
+
+
 def notebook_path(name: str) -> Path:
     """A notebook of the repository."""
     return REPOSITORY / "notebooks" / f"{name}.ipynb"

@@ -56,10 +56,10 @@ def loaded_by(*arguments):
 
 READ = f"""
 from pathlib import Path
-from kvhelpers.analysis import runs_table
+from kvhelpers import frames
 from kvhelpers.experiment.results import read_experiment
 results = read_experiment("002-compression-sweep", Path({str(samples_dir())!r}))
-assert len(runs_table(results[:2])) == 100
+assert len(frames.runs(results[:2])) == 100
 """
 
 

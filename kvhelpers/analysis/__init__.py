@@ -19,7 +19,7 @@ from kvhelpers.analysis.entropy_alarms import (
 )
 from kvhelpers.analysis.half_accuracy import HalfAccuracy, curves, find_half_accuracies, find_half_accuracy
 from kvhelpers.analysis.onset_alignment import align, onset_differences
-from kvhelpers.analysis.runs import instructive_run, run_signals, run_tokens, runs_table, signal_arrays
+from kvhelpers.analysis.runs import instructive_run, run_signals, run_tokens, signal_arrays
 
 __all__ = [
     "QUANTILES",
@@ -49,6 +49,5 @@ __all__ = [
     "run_features",
     "run_signals",
     "run_tokens",
-    "runs_table",
     "signal_arrays",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kvhelpers import frames
 from kvhelpers.analysis.discriminators import (
     SIGNALS,
     BestNumbers,
@@ -17,7 +18,7 @@ from kvhelpers.analysis.discriminators import (
 )
 from kvhelpers.analysis.entropy_alarms import QUANTILES, Alarms, Direction, judge_alarms, most_telling
 from kvhelpers.analysis.onset_alignment import OnsetDifference, align, onset_differences
-from kvhelpers.analysis.runs import runs_table, signal_arrays
+from kvhelpers.analysis.runs import signal_arrays
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult
 
@@ -27,7 +28,7 @@ FIRST = 16  # tokens of the early discriminators
 
 @dataclass(frozen=True)
 class Analysis:
-    """The runs (`runs.runs_table`), their signals (`runs.signal_arrays`), and what they show.
+    """The runs (`frames.runs`), their signals (`runs.signal_arrays`), and what they show.
 
     ``aligned`` by signal (`onset_alignment.align`), ``thresholds`` on high and low entropy
     (`entropy_alarms.judge_alarms`), ``discriminators`` of whole runs and, as ``early``, of their first 16
@@ -72,7 +73,7 @@ def analyse(results: Sequence[ConditionResult], quantiles: Sequence[float] = QUA
             f"quantiles {quantiles!r} is not allowed; it is a list of shares of the uncompressed tokens, "
             "each above 0.5 and below 1"
         )
-    runs = runs_table(results)
+    runs = frames.runs(results)
     signals = signal_arrays(results, SIGNALS)
     used = runs["valid"].to_numpy()
     valid = runs[used].reset_index(drop=True)

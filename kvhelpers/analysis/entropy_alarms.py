@@ -119,7 +119,7 @@ def judge_alarms(
 
     Parameters
     ----------
-    runs : from `runs.runs_table`.
+    runs : from `frames.runs`.
     signal : ``[runs, tokens]``, from `runs.signal_arrays`.
     quantiles : of the tokens of the uncompressed runs; an alarm is a value above one of them, or below one
         minus one of them.

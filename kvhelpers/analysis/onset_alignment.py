@@ -50,7 +50,7 @@ def align(runs: pd.DataFrame, signal: np.ndarray, before: int = BEFORE, after: i
 
     Parameters
     ----------
-    runs : from `runs.runs_table`.
+    runs : from `frames.runs`.
     signal : ``[runs, tokens]``, from `runs.signal_arrays`.
 
     Returns

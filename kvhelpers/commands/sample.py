@@ -13,17 +13,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvhelpers.analysis.runs import runs_table
+from kvhelpers import frames
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.experiment.tables import (
     CONDITION_SCHEMA,
-    condition_values,
     records_table,
     with_condition,
 )
@@ -33,6 +31,12 @@ from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.tasks.load import texts_may_be_shared
 
 LEFT_OUT = (*LISTS, CHANGE)
+RUNS = (
+    *CONDITION_SCHEMA.names,
+    *("signals_file", "prompt_index", "prompt_tokens", "kept_tokens", "stop_reason", "detected", "valid"),
+    *("removed", "prompt", "tokens", "ended", "errored", "correct", "looping", "non_termination"),
+    *("wrong_answer", "catastrophic", "onset", "mode"),
+)  # columns of `frames.runs`
 COUNTS = ("prompt_index", "step", "char_end")  # they grow from row to row
 
 
@@ -68,7 +72,7 @@ def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Pa
         write_json(result, target, compact=True)
     records = records_table(shared)
     write_atomic(folder / "records.parquet", lambda path: _write_compressed(records, path))
-    runs = runs_with_conditions(results)
+    runs = frames.runs(results)[list(RUNS)]
     write_atomic(folder / "runs.parquet", lambda path: runs.to_parquet(path, index=False, compression="zstd"))
     definition = definition_path(experiment)
     if definition.is_file():
@@ -97,25 +101,3 @@ def _without_texts(result: ConditionResult) -> ConditionResult:
         for record in result.records
     )
     return result.model_copy(update={"examples": (), "records": records})
-
-
-def runs_with_conditions(results: Sequence[ConditionResult]) -> pd.DataFrame:
-    """`analysis.runs.runs_table` with what tells its conditions and prompts apart, and the file that holds a
-    run's signals.
-    """
-    columns = [
-        condition_values(result.condition)
-        | {
-            "signals_file": f"{result.path.parent.name}/{result.signals_path.name}",
-            "prompt_index": record.prompt_index,
-            "prompt_tokens": record.prompt_tokens,
-            "kept_tokens": record.cache.kept_tokens if record.cache else None,
-            "stop_reason": str(record.stop_reason),
-            "detected": record.failures.loop_detected if record.failures.looping else None,
-        }
-        for result in results
-        for record in result.records
-    ]
-    types = {"ratio": float, "budget": "Int64", "kept_tokens": float, "detected": "Int64"}
-    runs = runs_table(results).drop(columns=CONDITION_SCHEMA.names, errors="ignore")
-    return pd.concat([pd.DataFrame(columns).astype(types), runs], axis=1)

@@ -10,8 +10,7 @@ from pathlib import Path
 from kvhelpers.experiment.run import judged
 from kvhelpers.guard.acted_runs import START
 from kvhelpers.guard.actions_study import ActedRun, ActionName, ActionsStudy
-from kvhelpers.guard.definition import Source, SourceRuns
-from kvhelpers.guard.frontier import FULL, PRESS
+from kvhelpers.guard.definition import FULL, PRESS, Source, SourceRuns
 from kvhelpers.guard.live_study import GuardedRun, LiveStudy
 from kvhelpers.hazard.inner_study import read_inner_study
 from kvhelpers.hazard.study import read_study

@@ -10,7 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "definition": ["POLICIES", "load_definition"],
-        "frontier": ["results"],
         "live_study": ["read_live_study"],
         "one_run": ["risk_of", "risk_over_time", "run_policy", "run_side_by_side"],
         "actions_study": ["contrasts", "outcomes", "read_actions_study"],

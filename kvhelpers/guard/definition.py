@@ -34,8 +34,12 @@ POLICIES = {
     "oracle": "the press; runs that end right only with the full cache begin with it",
     "oracle_alarm": "as hazard_roll_back, at the true onset of each failure",
 }
-PERMUTED = "permuted"
+FULL, PRESS, PERMUTED = "none", "press", "permuted"
 UNTIMED = (PERMUTED, "oracle", "oracle_alarm")  # what nobody could follow
+# the contract that a guard has to keep, set before any guard ran
+QUALITY_LOSS = 0.02  # of accuracy against the full cache, at most, by the upper end of the interval
+SAVED = 0.20  # of the full cache's entries × steps, more than, by the lower end
+SLOW_DOWN = 0.10  # of the full cache's time, at most
 DECODES = (DECODING, PREFILL_DECODING)
 
 
@@ -132,7 +136,7 @@ class LiveDefinition(Part):
     @field_validator("policies")
     @classmethod
     def _with_what_all_stand_beside(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
-        if missing := {"none", "press"} - set(policies):
+        if missing := {FULL, PRESS} - set(policies):
             raise ValueError(f"it needs {' and '.join(sorted(missing))}, beside which the others stand")
         return policies
 

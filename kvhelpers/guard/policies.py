@@ -22,8 +22,7 @@ from kvhelpers.guard.alarms import (
     RepetitionAlarm,
     first_alarm,
 )
-from kvhelpers.guard.contract import QUALITY_LOSS
-from kvhelpers.guard.definition import PERMUTED, LiveDefinition, Source
+from kvhelpers.guard.definition import PERMUTED, QUALITY_LOSS, LiveDefinition, Source
 from kvhelpers.guard.responses import (
     MARK,
     RESTART,

@@ -18,7 +18,6 @@ from kvhelpers.report.figures import (
     trace,
 )
 from kvhelpers.report.figures.actions import actions_figure
-from kvhelpers.report.figures.frontier import frontier_figure
 from kvhelpers.report.figures.guarded_run import guarded_run
 from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
 from kvhelpers.report.format import markdown_table
@@ -37,7 +36,6 @@ from kvhelpers.report.hazard_tables import (
     number_tables,
     published_table,
 )
-from kvhelpers.report.live_tables import contract_table, policies_table
 from kvhelpers.report.log import write_log
 from kvhelpers.report.sentences import (
     alarm_sentences,
@@ -65,14 +63,12 @@ __all__ = [
     "cache_over_time",
     "conclusions",
     "condition_sentence",
-    "contract_table",
     "control_sentence",
     "cumulative_incidence",
     "discriminator_dots",
     "discriminator_sentences",
     "endings_table",
     "events_table",
-    "frontier_figure",
     "guarded_run",
     "hazard_figures",
     "heat_map",
@@ -82,7 +78,6 @@ __all__ = [
     "number_tables",
     "onset_sentences",
     "outcomes",
-    "policies_table",
     "press_table",
     "published_table",
     "rates_by_kept",

@@ -59,7 +59,7 @@ def specimens(
     """A run of each mode that is a failure of the model: the instructive run if it is one, else the first
     compressed one, else the first. A run that a person gave another mode is not shown.
 
-    ``modes`` are those of all runs, in the order of `analysis.runs.runs_table`.
+    ``modes`` are those of all runs, in the order of `frames.runs`.
     """
     runs = [(result, record) for result in results for record in result.records]
     mode_of = {id(record): mode for (_, record), mode in zip(runs, modes, strict=True)}

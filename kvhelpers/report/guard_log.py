@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 from kvhelpers.errors import InputError
 from kvhelpers.guard.actions_study import ActionsStudy, read_actions_study
 from kvhelpers.guard.live_study import LiveStudy, read_live_study
-from kvhelpers.paths import guard_path, relative
+from kvhelpers.paths import experiment_script, guard_path, relative
 from kvhelpers.report.actions_log import write_actions_log
-from kvhelpers.report.live_log import write_live_log
+
+GUARD = "012-live-guard"  # whose script makes the log of every study of a guard
 
 
 def write_stored_log(name: str, root: Path) -> Path:
@@ -20,8 +22,15 @@ def write_stored_log(name: str, root: Path) -> Path:
 
 
 def write_guard_log(study: ActionsStudy | LiveStudy) -> Path:
-    """Write a study's log, figures and tables under its name; return the log's path."""
-    return write_actions_log(study) if isinstance(study, ActionsStudy) else write_live_log(study)
+    """Write a study's log, figures and tables under its name; return the log's path. Raises InputError where
+    a guard's script is not there.
+    """
+    if isinstance(study, ActionsStudy):
+        return write_actions_log(study)
+    script = experiment_script(GUARD)
+    if not script.is_file():
+        raise InputError(f"the log of a guard is made by {script.name}, which is in the repository only")
+    return runpy.run_path(str(script))["write"](study)
 
 
 def read_guard_study(path: Path) -> ActionsStudy | LiveStudy:

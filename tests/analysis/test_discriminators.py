@@ -6,6 +6,7 @@ from factories import make_result
 from scipy.stats import linregress
 from sklearn.metrics import roc_auc_score
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.discriminators import (
     LENGTH,
@@ -18,7 +19,7 @@ from kvhelpers.analysis.discriminators import (
     discriminate,
     run_features,
 )
-from kvhelpers.analysis.runs import runs_table, signal_arrays
+from kvhelpers.analysis.runs import signal_arrays
 
 RNG = np.random.default_rng(11)
 
@@ -33,7 +34,7 @@ def made():
 
 
 RESULTS = made()
-RUNS, ARRAYS = runs_table(RESULTS), signal_arrays(RESULTS, SIGNALS)
+RUNS, ARRAYS = frames.runs(RESULTS), signal_arrays(RESULTS, SIGNALS)
 
 
 def test_features_are_plain_statistics_of_the_run_s_tokens():
@@ -58,7 +59,7 @@ def test_features_are_plain_statistics_of_the_run_s_tokens():
 
 def test_a_run_of_one_token_has_no_slope_and_one_of_none_has_nothing():
     results = [make_result("knorm", 0.5, [True, False], entropy={0: [1.0], 1: []})]
-    features = run_features(runs_table(results), signal_arrays(results, SIGNALS))
+    features = run_features(frames.runs(results), signal_arrays(results, SIGNALS))
     assert np.isnan(features["entropy, slope"]).all() and features["entropy, mean"].tolist()[:1] == [1.0]
     assert np.isnan(features["entropy, mean"][1]) and features[LENGTH].tolist() == [1, 0]
 
@@ -81,7 +82,7 @@ def test_within_conditions_the_ratio_tells_nothing():
     results = [
         make_result(press, ratio, [ratio < 0.5] * 12) for press, ratio in (("none", 0.0), ("knorm", 0.9))
     ]
-    runs = runs_table(results)
+    runs = frames.runs(results)
     table = discriminate(runs, run_features(runs, signal_arrays(results, SIGNALS))).set_index(
         ["outcome", "among", "feature"]
     )
@@ -91,7 +92,7 @@ def test_within_conditions_the_ratio_tells_nothing():
 
 def test_runs_that_broke_say_nothing_about_the_model():
     results = [make_result("knorm", 0.5, [True] * 6 + [False] * 6, stops={11: "error"})]
-    runs = runs_table(results)
+    runs = frames.runs(results)
     table = discriminate(runs, run_features(runs, signal_arrays(results, SIGNALS)))
     assert set(table["n"]) == {11} and set(table.loc[table["outcome"] == "wrong answer", "positive"]) == {5}
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from factories import make_result
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.entropy_alarms import AlarmVerdict, Direction, judge_alarms, most_telling
-from kvhelpers.analysis.runs import runs_table, signal_arrays
+from kvhelpers.analysis.runs import signal_arrays
 
 N, LENGTH, ONSET = 40, 60, 30
 
@@ -28,7 +29,7 @@ def conditions_with(looping, healthy):
 
 
 def thresholds_of(results, *quantiles):
-    return judge_alarms(runs_table(results), signal_arrays(results, ["entropy"])["entropy"], quantiles)
+    return judge_alarms(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"], quantiles)
 
 
 def alarms_of(results, direction=Direction.HIGH):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from factories import make_result
 
+from kvhelpers import frames
 from kvhelpers.analysis.onset_alignment import OnsetDifference, Stretch, align, onset_differences
-from kvhelpers.analysis.runs import runs_table, signal_arrays
+from kvhelpers.analysis.runs import signal_arrays
 
 RNG = np.random.default_rng(5)
 
@@ -41,7 +42,7 @@ def plain(results, offset):
 
 def test_means_are_those_of_a_plain_calculation():
     results = made()
-    table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"], before=10, after=8)
+    table = align(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"], before=10, after=8)
     assert len(table) > 15
     for row in table.itertuples():
         n, looping, control = plain(results, row.offset)
@@ -58,7 +59,7 @@ def test_loops_that_begin_at_once_are_left_out():
     entropy = {i: np.full(30, 9.0 if i < 4 else 1.0) for i in range(12)}
     onsets = {0: 0, 1: 0, 2: 1, 3: 1, 4: 10, 5: 10}
     results = [make_result("knorm", 0.5, [True] * 12, onsets, entropy=entropy)]
-    table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"], before=10, after=8)
+    table = align(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"], before=10, after=8)
     assert set(table["n"]) == {2} and set(table["looping"]) == {1.0}
 
 
@@ -68,7 +69,7 @@ def test_a_difference_that_is_there_is_seen_and_its_interval_excludes_zero():
         for i in range(20)
     }
     results = [make_result("knorm", 0.5, [True] * 20, {i: 10 for i in range(10)}, entropy=entropy)]
-    table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"]).set_index("offset")
+    table = align(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"]).set_index("offset")
     assert (table.loc[-10:-1, "difference_low"] > 1.9).all()
     assert table.loc[0:, "difference"].abs().max() < 0.1
     (difference,) = onset_differences({"entropy": table.reset_index()})
@@ -79,13 +80,13 @@ def test_a_difference_that_is_there_is_seen_and_its_interval_excludes_zero():
 def test_no_loop_or_no_control_gives_an_empty_table():
     for onsets in ({}, {0: 3, 1: 4}):
         results = [make_result("knorm", 0.5, [True] * 2, onsets)]
-        table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"])
+        table = align(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"])
         assert not len(table)
         assert onset_differences({"entropy": table}) == [OnsetDifference("entropy", False, None, None)]
 
 
 def test_few_looping_runs_give_no_stretch():
     results = [make_result("knorm", 0.5, [True] * 8, {index: 5 for index in range(4)})]
-    table = align(runs_table(results), signal_arrays(results, ["entropy"])["entropy"])
+    table = align(frames.runs(results), signal_arrays(results, ["entropy"])["entropy"])
     (difference,) = onset_differences({"entropy": table})
     assert difference.compared and difference.before is difference.after is None

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from factories import make_result
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
-from kvhelpers.analysis.runs import instructive_run, run_tokens, runs_table, signal_arrays
+from kvhelpers.analysis.runs import instructive_run, run_tokens, signal_arrays
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.paths import samples_dir
@@ -16,7 +17,7 @@ SAMPLE = "002-compression-sweep"
 
 def test_runs_and_signals_of_the_sample():
     results = finished_results(SAMPLE, samples_dir())
-    runs, arrays = runs_table(results), signal_arrays(results, ["entropy"])["entropy"]
+    runs, arrays = frames.runs(results), signal_arrays(results, ["entropy"])["entropy"]
     assert len(runs) == len(arrays) == sum(result.summary.n for result in results)
     assert (np.isfinite(arrays).sum(1) == runs["tokens"]).all()
     first = results[0].signals(["prompt_index", "entropy"])
@@ -32,7 +33,7 @@ def test_runs_and_signals_of_the_sample():
 def test_a_row_says_what_became_of_the_run():
     stops = {1: "error", 2: "stop_string", 3: "max_new_tokens"}
     result = make_result("knorm", 0.25, [True, False, True, False], {0: 7}, stops=stops)
-    runs = runs_table([result])
+    runs = frames.runs([result])
     assert runs["errored"].tolist() == [False, True, False, False]
     assert runs["ended"].tolist() == [False, False, True, False]
     assert runs["onset"].tolist()[0] == 7 and runs["onset"].isna().tolist() == [False, True, True, True]

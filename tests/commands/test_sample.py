@@ -8,9 +8,9 @@ import pytest
 from factories import make_result
 from samples import SAMPLES
 
-from kvhelpers.analysis.runs import runs_table
+from kvhelpers import frames
 from kvhelpers.commands import sample
-from kvhelpers.commands.sample import LEFT_OUT, runs_with_conditions, write_sample
+from kvhelpers.commands.sample import LEFT_OUT, RUNS, write_sample
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
@@ -31,7 +31,7 @@ def test_results_are_looked_for_in_own_runs_before_samples(output):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_committed_table_of_runs_is_today_s(name):
     table = pd.read_parquet(samples_dir() / name / "runs.parquet")
-    pd.testing.assert_frame_equal(table, runs_with_conditions(finished_results(name, samples_dir())))
+    pd.testing.assert_frame_equal(table, frames.runs(finished_results(name, samples_dir()))[list(RUNS)])
 
 
 def test_a_sample_is_the_results_without_the_lists(output, embedded, monkeypatch):
@@ -78,12 +78,13 @@ def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):
     (copied,) = finished_results("small", folder.parent)
     assert "rare cats" in result.path.read_text()
     assert not any("rare cats" in path.read_bytes().decode(errors="replace") for path in folder.rglob("*.*"))
-    assert runs_table([copied]).equals(runs_table([result]))
+    ours, theirs = (frames.runs([one]).drop(columns="question") for one in (copied, result))
+    assert ours.equals(theirs)
 
 
 def test_conditions_are_told_apart_in_the_table():
     result = make_result("snapkv", 0.5, [True, False], {1: 3}, press_kwargs={"window_size": 8})
-    runs = runs_with_conditions([result])
+    runs = frames.runs([result])
     assert set(runs["press_kwargs"]) == {'{"window_size": 8}'} and set(runs["kept_tokens"]) == {50}
     assert runs["detected"].tolist()[1] == result.records[1].failures.loop_detected
     assert runs["stop_reason"].tolist() == ["eos", "max_new_tokens"]

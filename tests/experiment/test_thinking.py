@@ -7,7 +7,6 @@ import json
 import pytest
 from reference import CHAT, alone, save_answering
 
-from kvhelpers.analysis.runs import runs_table
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.commands.verify import verify
 from kvhelpers.errors import InputError
@@ -17,6 +16,7 @@ from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import identity
 from kvhelpers.experiment.seal import sealed
+from kvhelpers.frames import runs as runs_of
 from kvhelpers.models.load import load_model
 from kvhelpers.report import endings_table
 from kvhelpers.report.log import write_log
@@ -82,7 +82,7 @@ def test_an_answer_is_what_stands_behind_the_thoughts(
     never = endings(result.records).get("never_left_thinking")
     expected = None if thought is None else 2 if thought == result.records[0].n_tokens else 0
     assert (never and never.count) == expected and (never is None or never.n == 2)
-    runs, table = runs_table([result]), endings_table([result])
+    runs, table = runs_of([result]), endings_table([result])
     assert ("Never left thinking" in table) == ("thinking_tokens" in runs) == (thought is not None)
     if thought is not None:
         assert (runs["thinking_tokens"] + runs["answering_tokens"] == runs["tokens"]).all()

@@ -1,14 +1,16 @@
 """A live guard on a few prompts of the committed sample, with the embedded model."""
 
+import runpy
+
 import pytest
 
 from kvhelpers.generation.generate import generate
 from kvhelpers.guard.definition import UNTIMED, LiveDefinition
-from kvhelpers.guard.frontier import results
 from kvhelpers.guard.ledger import cost
 from kvhelpers.guard.live import make_live_study
 from kvhelpers.guard.live_study import read_live_study
 from kvhelpers.guard.one_run import stretches_of
+from kvhelpers.paths import experiment_script
 
 POLICIES = (
     "none",
@@ -125,9 +127,9 @@ def test_the_oracle_is_right_wherever_one_of_both_is(study):
 def test_a_study_is_read_as_it_was_written_and_its_results_follow(study, tmp_path):
     again = read_live_study(study.save(tmp_path / "guard.json.gz"))
     assert again == study
-    by_name = {one.policy: one for one in results(again)}
-    assert by_name["none"].loss.value == by_name["none"].saved.value == 0
-    assert by_name["none"].contract.budget == "fail"
-    assert by_name["press"].acted == 0 and by_name["none"].acted == 1
-    assert by_name["oracle"].harmed == 0
-    assert by_name["press"].above_curve.value <= 1e-9  # it is a point of its own curve
+    script = runpy.run_path(str(experiment_script("012-live-guard")))
+    long = script["estimates"](again).set_index(["question", "subject", "metric"])["estimate"].sort_index()
+    of = {policy: long["002-compression-sweep", policy] for policy in POLICIES}
+    assert of["none"]["loss"] == of["none"]["saved"] == of["press"]["acted on"] == of["oracle"]["harmed"] == 0
+    assert of["none"]["acted on"] == 1
+    assert of["press"]["above mixture"] <= 1e-9  # it is a point of its own curve

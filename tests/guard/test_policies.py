@@ -3,8 +3,7 @@
 import pandas as pd
 import pytest
 
-from kvhelpers.guard.contract import QUALITY_LOSS
-from kvhelpers.guard.definition import LiveDefinition, Source, SourceRuns
+from kvhelpers.guard.definition import QUALITY_LOSS, LiveDefinition, Source, SourceRuns
 from kvhelpers.guard.policies import Evidence, Policies
 from kvhelpers.guard.responses import RESTORE
 from kvhelpers.guard.thresholds import folds_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from samples import SAMPLES
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
-from kvhelpers.analysis.runs import runs_table
 from kvhelpers.experiment.grid import find_experiment, finished_results
 from kvhelpers.paths import REPOSITORY, guard_path, inner_study_path, samples_dir, study_path
 from kvhelpers.records import FailureMode
@@ -75,7 +75,7 @@ def test_the_committed_log_is_made_from_the_committed_data(name, tmp_path):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_specimens_of_amnesia_and_corruption_were_read_and_are_what_they_are_called(name):
     results, labels = finished_results(name, samples_dir()), read_labels(name)
-    modes = list(runs_table(results)["mode"])
+    modes = list(frames.runs(results)["mode"])
     for mode, shown in specimens(results, modes, labels):
         if mode in READ and shown is not None:
             assert labels[shown.label, shown.record.prompt_id] == mode

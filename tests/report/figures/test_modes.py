@@ -1,7 +1,7 @@
 from factories import make_result, make_sweep
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
-from kvhelpers.analysis.runs import runs_table
 from kvhelpers.records import FailureMode
 from kvhelpers.report import figures
 from kvhelpers.report.figures.modes import LOOKS
@@ -45,7 +45,7 @@ def test_every_mode_has_its_own_look():
 
 
 def test_uncompressed_runs_alone_have_a_panel(assert_whole):
-    figure = figures.mode_bars(runs_table([make_result("none", 0.0, RIGHT)]))
+    figure = figures.mode_bars(frames.runs([make_result("none", 0.0, RIGHT)]))
     (axes,) = figure.axes
     assert axes.get_title() == "none (n = 20)" and bars(axes) == {"none": {"correct": 20}}
     assert_whole(figure)
@@ -65,7 +65,7 @@ def test_many_conditions_fit_a_page(assert_whole):
             for ratio in (0.5, 0.75, 0.875)
             for value in (4, 8, 16, 32, 64)
         ]
-    figure = figures.mode_bars(runs_table(results))
+    figure = figures.mode_bars(frames.runs(results))
     assert figure.axes[0].get_title() == "snapkv (knorm) (n = 20)"
     assert list(bars(figure.axes[0]))[:3] == ["none", "0.5, window_size=4", "0.5, window_size=8"]
     marked = [name for axes in figure.axes for name in bars(axes) if "†" in name]
@@ -91,7 +91,7 @@ def test_long_fields_are_not_cut(assert_whole):
         for base in ("streaming_llm", "expected_attention")
         for size in (64, 128)
     ]
-    figure = figures.mode_bars(runs_table(results))
+    figure = figures.mode_bars(frames.runs(results))
     title = " ".join(figure.axes[0].get_title().split())
     assert title == "PrefillDecodingPress (DecodingPress, compression_interval=8, target_size=64) (n = 20)"
     assert list(bars(figure.axes[0]))[:2] == ["budget 128, streaming_llm", "budget 128, expected_attention"]
@@ -101,5 +101,5 @@ def test_long_fields_are_not_cut(assert_whole):
 
 def test_different_numbers_of_runs_are_in_the_labels():
     results = [make_result("none", 0.0, RIGHT), make_result("knorm", 0.5, RIGHT[:10])]
-    (axes,) = figures.mode_bars(runs_table(results)).axes
+    (axes,) = figures.mode_bars(frames.runs(results)).axes
     assert list(bars(axes)) == ["none (n = 20)", "0.5 (n = 10)"] and axes.get_title() == "knorm"

@@ -1,9 +1,9 @@
 import numpy as np
 from factories import make_result, make_sweep
 
+from kvhelpers import frames
 from kvhelpers.analysis.analyse import analyse
 from kvhelpers.analysis.discriminators import WITHIN
-from kvhelpers.analysis.runs import runs_table
 from kvhelpers.report import figures
 from kvhelpers.report.figures.signals import SHOWN, conditions_to_show
 
@@ -61,7 +61,7 @@ def test_of_many_conditions_those_that_loop_half_the_time_are_shown(assert_whole
 
 
 def test_many_runs_fit_a_page(assert_whole):
-    runs = runs_table([make_result("knorm", ratio / 10, [True] * 150) for ratio in range(1, 7)])
+    runs = frames.runs([make_result("knorm", ratio / 10, [True] * 150) for ratio in range(1, 7)])
     figure = figures.heat_map(runs, np.ones((len(runs), 30)))
     assert [image.get_array().shape for axes in figure.axes[:-1] for image in axes.images] == [(150, 30)] * 6
     assert_whole(figure)
