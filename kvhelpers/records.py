@@ -290,12 +290,25 @@ class Machine(Shape):
     dtype: str
 
 
+class SelfCheck(Shape):
+    """How far a model's batched logits are from its own, as a share of their range, at most, and how far they
+    may be; ``attn`` is the attention of the prefills, ``pressed`` whether runs under a press were compared
+    too (`generation.self_check`).
+    """
+
+    attn: str
+    pressed: bool
+    deviation: float
+    bound: float
+
+
 class Provenance(Shape):
     """Where a condition's results come from.
 
     ``commit`` is the git commit of the code that ended the condition, ``clean`` whether the package had no
     changes beside it; both are None without git, and so is ``command``, which makes the results again, in
     results of schemas 2 and 3. ``earlier_commits`` are others at which prompts of a resumed condition ran.
+    ``self_check`` is None in older results, whose model was not checked.
     """
 
     commit: str | None
@@ -304,3 +317,4 @@ class Provenance(Shape):
     versions: dict[str, str]
     machine: Machine
     earlier_commits: tuple[str, ...] = ()
+    self_check: SelfCheck | None = None

@@ -26,7 +26,7 @@ from kvhelpers.experiment.results import ConditionResult, read_result, result_pa
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.experiment.tables import with_condition
 from kvhelpers.paths import relative, write_atomic
-from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, Record, StopReason
+from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, Record, SelfCheck, StopReason
 
 SIGNALS_SCHEMA = pa.schema(
     [(name, pa.int32()) for name in ("prompt_index", "step", "token_id", "char_end")]
@@ -35,7 +35,7 @@ SIGNALS_SCHEMA = pa.schema(
 )
 
 
-COMMIT, SEALED = b"commit", b"seal"  # of the metadata
+COMMIT, CHECK, SEALED = b"commit", b"check", b"seal"  # of the metadata
 
 
 class _Damaged(Exception):
@@ -49,15 +49,16 @@ class Checkpoint:
         path, self.condition, self.hash = result_path(condition), condition, identity_hash(condition)
         self.folder = path.with_name(f"{path.stem}.{self.hash[:12]}.partial")
 
-    def save(self, record: Record, tokens: Mapping[str, Sequence]) -> None:
+    def save(self, record: Record, tokens: Mapping[str, Sequence], check: SelfCheck | None = None) -> None:
         """Write one prompt's record and its per-token columns: all of the schema but the first two, or none
-        without a token.
+        without a token; and the ``check`` of the model that ran it.
         """
         n = record.n_tokens
         columns = {"prompt_index": np.full(n, record.prompt_index), "step": np.arange(n)}
         columns |= {name: list(tokens.get(name, [])) for name in SIGNALS_SCHEMA.names[2:]}
         table = pa.table(columns, schema=SIGNALS_SCHEMA)
         made = {b"record": record.model_dump_json(), b"condition": self.hash, COMMIT: code_version()[0] or ""}
+        made |= {CHECK: check.model_dump_json()} if check else {}
         table = _sealed(table.replace_schema_metadata(made))
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
@@ -114,7 +115,8 @@ class Checkpoint:
                 ) from damage
 
     def _read(self, path: Path) -> tuple[Record, pa.Table]:
-        """A prompt's record and signals, with the commit that ran it in their metadata.
+        """A prompt's record and signals, with the commit that ran it and the check of its model in their
+        metadata.
 
         Raises
         ------
@@ -141,7 +143,8 @@ class Checkpoint:
             raise _Damaged(f"its {len(table)} tokens are not the record's {record.n_tokens}, each once")
         if not table.schema.equals(SIGNALS_SCHEMA) or _sealed(table).schema.metadata != metadata:
             raise _Damaged("it was changed after it was written")
-        return record, table.replace_schema_metadata({COMMIT: metadata.get(COMMIT, b"")})
+        kept = {key: metadata.get(key, b"") for key in (COMMIT, CHECK)}
+        return record, table.replace_schema_metadata(kept)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -157,6 +160,12 @@ def _sealed(table: pa.Table) -> pa.Table:
 def commit_of(signals: pa.Table) -> str:
     """The commit that ran a prompt, of the signals that `Checkpoint.load` gives; empty without git."""
     return signals.schema.metadata[COMMIT].decode()
+
+
+def check_of(signals: pa.Table) -> SelfCheck | None:
+    """The check of the model that ran a prompt, of the signals that `Checkpoint.load` gives."""
+    check = signals.schema.metadata[CHECK]
+    return SelfCheck.model_validate_json(check) if check else None
 
 
 def write_json(result: ConditionResult, path: Path | None = None, compact: bool = False) -> None:

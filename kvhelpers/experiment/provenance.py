@@ -19,15 +19,20 @@ import psutil
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity
 from kvhelpers.paths import IS_CLONE, REPOSITORY
-from kvhelpers.records import Machine, Provenance
+from kvhelpers.records import Machine, Provenance, SelfCheck
 
 PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def provenance(condition: Condition, command: str | None = None, commits: Iterable[str] = ()) -> Provenance:
+def provenance(
+    condition: Condition,
+    command: str | None = None,
+    commits: Iterable[str] = (),
+    check: SelfCheck | None = None,
+) -> Provenance:
     """Where results of a condition come from that this process makes now, by this command (None: notebook
-    01's); ``commits`` are those at which its prompts ran.
+    01's); ``commits`` are those at which its prompts ran, ``check`` that of the model.
     """
     commit, clean = code_version()
     return Provenance(
@@ -37,7 +42,16 @@ def provenance(condition: Condition, command: str | None = None, commits: Iterab
         versions=package_versions(PACKAGES),
         machine=machine(condition),
         earlier_commits=sorted(set(commits) - {commit, ""}),
+        self_check=check,
     )
+
+
+def worst_check(checks: Iterable[SelfCheck | None]) -> SelfCheck | None:
+    """Of the checks of a model, by all that ran prompts, the one with the largest deviation; None if one did
+    not check.
+    """
+    checks = list(checks)
+    return None if None in checks else max(checks, key=lambda check: check.deviation)
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -13,14 +13,15 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.checkpoint import Checkpoint, commit_of, write_result
+from kvhelpers.experiment.checkpoint import Checkpoint, check_of, commit_of, write_result
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash
-from kvhelpers.experiment.provenance import code_version, provenance
+from kvhelpers.experiment.provenance import code_version, provenance, worst_check
 from kvhelpers.experiment.results import ConditionResult, find_finished, result_path
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
+from kvhelpers.generation.self_check import check_model
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.presses.kinds import observation_window, phases
 from kvhelpers.records import SCALARS, Example, Record, StopReason
@@ -32,8 +33,15 @@ from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts
 
 
 def load_for(condition: Condition) -> LanguageModel:
-    """The condition's model, with the attention its press needs in the prefill."""
-    return load_model(condition.model, condition.device, condition.dtype, condition.prefill_attention)
+    """The condition's model, with the attention its press needs in the prefill.
+
+    Raises
+    ------
+    InputError : it cannot be loaded, or its batched runs are not found exact.
+    """
+    lm = load_model(condition.model, condition.device, condition.dtype, condition.asked_attention)
+    check_model(lm, pressed=not condition.is_baseline)
+    return lm
 
 
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
@@ -97,6 +105,7 @@ def run_prompts(
         runs.
     """
     _refuse_other_model(condition, lm)
+    check = check_model(lm, pressed=not condition.is_baseline)
     prompts = prompts_of(condition, lm) if prompts is None else prompts
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
@@ -110,7 +119,7 @@ def run_prompts(
     for run in runs:
         index, now = missing[run.index], time.monotonic()
         record, columns = recorder.record(index, prompts[index], run)
-        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns)
+        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns, check)
         since = now
         yield index
 
@@ -121,7 +130,7 @@ def _refuse_other_model(condition: Condition, lm: LanguageModel) -> None:
     for name, there, asked in (
         ("model", lm.source, wanted["model_source"]),
         ("dtype", lm.dtype, wanted["dtype"]),
-        ("attn", lm.attn, wanted["attn"]),
+        ("attn", lm.attn, lm.attending(condition.asked_attention).attn),
     ):
         if there != asked:
             raise InputError(f"the model given was loaded with {name} {there!r}, the condition has {asked!r}")
@@ -196,7 +205,9 @@ def _result(
         condition=condition,
         condition_hash=identity_hash(condition),
         identity=identity(condition),
-        provenance=provenance(condition, command, (commit_of(table) for table in tables)),
+        provenance=provenance(
+            condition, command, (commit_of(table) for table in tables), worst_check(map(check_of, tables))
+        ),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),
         examples=examples,
