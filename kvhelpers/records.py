@@ -306,6 +306,18 @@ class Machine(Shape):
     dtype: str
 
 
+class SelfCheck(Shape):
+    """How far a model's batched logits are from its own, as a share of their range, at most, and how far they
+    may be; ``attn`` is the attention of the prefills, ``pressed`` whether runs under a press were compared
+    too (`generation.self_check`).
+    """
+
+    attn: str
+    pressed: bool
+    deviation: float
+    bound: float
+
+
 class Provenance(Shape):
     """Where a condition's results come from.
 
@@ -314,6 +326,7 @@ class Provenance(Shape):
     results of schemas 2 and 3. ``earlier_commits`` are others at which prompts of a resumed condition ran.
     ``ignored_generation_config`` are the model's own settings that would alter a greedy answer, and that no
     run here follows (`models.generation_config`).
+    ``self_check`` is None in older results, whose model was not checked.
     """
 
     commit: str | None
@@ -323,3 +336,4 @@ class Provenance(Shape):
     machine: Machine
     earlier_commits: tuple[str, ...] = ()
     ignored_generation_config: dict[str, Any] = {}
+    self_check: SelfCheck | None = None

@@ -12,6 +12,7 @@ import yaml
 from factories import SMALL_EXPERIMENT
 from reference import MATRIX, tiny_llama
 
+from kvhelpers.generation.self_check import check_model
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.models.packed import pack
 
@@ -25,9 +26,12 @@ def embedded() -> LanguageModel:
 def tiny(embedded) -> LanguageModel:
     """Random weights over the embedded tokenizer's first 300 tokens; id 2 ends."""
     model, stops = tiny_llama(), frozenset({2})
-    return LanguageModel(
+    lm = LanguageModel(
         "tiny", model, embedded.tokenizer, stops, "cpu", "float32", "sdpa", "random", pack(model)
     )
+    for attn in ("sdpa", "eager"):  # before a test breaks something on purpose
+        check_model(lm.attending(attn), pressed=True)
+    return lm
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class _Setting:
 
 
 def _key(condition: Condition) -> tuple:
-    return condition.model, condition.prefill_attention, str(condition.model_dump(include=PROMPTS))
+    return condition.model, condition.asked_attention, str(condition.model_dump(include=PROMPTS))
 
 
 def _missing(result: ConditionResult) -> Iterator[tuple[ConditionResult, Record, list[int]]]:

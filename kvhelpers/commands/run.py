@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import papermill
@@ -199,7 +198,7 @@ def run_shard(values: dict, indices: list[int], place: tuple[str, str]) -> None:
     condition = _condition_here(values, place)
     if find_finished(condition) is None:
         lm, passes = _tools(condition.model, condition.device, condition.dtype)
-        lm = replace(lm, attn=condition.prefill_attention)
+        lm = lm.attending(condition.asked_attention)
         for _ in run_prompts(condition, lm, indices, passes):
             pass
 

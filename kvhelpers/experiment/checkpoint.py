@@ -27,7 +27,7 @@ from kvhelpers.experiment.results import ConditionResult, read_result, result_pa
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.experiment.tables import with_condition
 from kvhelpers.paths import relative, write_atomic
-from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, Record, StopReason
+from kvhelpers.records import CANARY, CHANGE, LISTS, SCALARS, Record, SelfCheck, StopReason
 
 SIGNALS_SCHEMA = pa.schema(
     [(name, pa.int32()) for name in ("prompt_index", "step", "token_id", "char_end")]
@@ -36,7 +36,8 @@ SIGNALS_SCHEMA = pa.schema(
 )
 
 
-COMMIT, IGNORED, SEALED = b"commit", b"ignored_generation_config", b"seal"  # of the metadata
+# of the metadata
+COMMIT, IGNORED, CHECK, SEALED = b"commit", b"ignored_generation_config", b"check", b"seal"
 
 
 class _Damaged(Exception):
@@ -51,10 +52,14 @@ class Checkpoint:
         self.folder = path.with_name(f"{path.stem}.{self.hash[:12]}.partial")
 
     def save(
-        self, record: Record, tokens: Mapping[str, Sequence], ignored: Mapping[str, Any] | None = None
+        self,
+        record: Record,
+        tokens: Mapping[str, Sequence],
+        ignored: Mapping[str, Any] | None = None,
+        check: SelfCheck | None = None,
     ) -> None:
         """Write one prompt's record and its per-token columns: all of the schema but the first two, or none
-        without a token. ``ignored`` is as in `provenance.provenance`.
+        without a token. ``ignored`` and ``check`` are as in `provenance.provenance`.
         """
         n = record.n_tokens
         columns = {"prompt_index": np.full(n, record.prompt_index), "step": np.arange(n)}
@@ -62,6 +67,7 @@ class Checkpoint:
         table = pa.table(columns, schema=SIGNALS_SCHEMA)
         made = {b"record": record.model_dump_json(), b"condition": self.hash, COMMIT: code_version()[0] or ""}
         made |= {IGNORED: json.dumps(ignored)} if ignored else {}
+        made |= {CHECK: check.model_dump_json()} if check else {}
         table = _sealed(table.replace_schema_metadata(made))
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
@@ -118,7 +124,8 @@ class Checkpoint:
                 ) from damage
 
     def _read(self, path: Path) -> tuple[Record, pa.Table]:
-        """A prompt's record and signals, with what `commit_of` and `ignored_of` tell in their metadata.
+        """A prompt's record and signals, with what `commit_of`, `ignored_of` and `check_of` tell in their
+        metadata.
 
         Raises
         ------
@@ -145,7 +152,8 @@ class Checkpoint:
             raise _Damaged(f"its {len(table)} tokens are not the record's {record.n_tokens}, each once")
         if not table.schema.equals(SIGNALS_SCHEMA) or _sealed(table).schema.metadata != metadata:
             raise _Damaged("it was changed after it was written")
-        kept = {key: metadata.get(key, usual) for key, usual in ((COMMIT, b""), (IGNORED, b"{}"))}
+        usual = {COMMIT: b"", IGNORED: b"{}", CHECK: b""}
+        kept = {key: metadata.get(key, missing) for key, missing in usual.items()}
         return record, table.replace_schema_metadata(kept)
 
     def remove(self) -> None:
@@ -167,6 +175,12 @@ def commit_of(signals: pa.Table) -> str:
 def ignored_of(signals: pa.Table) -> dict[str, Any]:
     """The settings that a prompt's run did not follow, as `commit_of`."""
     return json.loads(signals.schema.metadata[IGNORED])
+
+
+def check_of(signals: pa.Table) -> SelfCheck | None:
+    """The check of the model that ran a prompt, of the signals that `Checkpoint.load` gives."""
+    check = signals.schema.metadata[CHECK]
+    return SelfCheck.model_validate_json(check) if check else None
 
 
 def write_json(result: ConditionResult, path: Path | None = None, compact: bool = False) -> None:

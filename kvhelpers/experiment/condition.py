@@ -122,9 +122,16 @@ class Condition(BaseModel):
         return PressSpec(self.press, self.ratio, self.budget, self.press_kwargs)
 
     @property
+    def asked_attention(self) -> str:
+        """The attention implementation asked for, or what the press needs; ``auto`` is left to the model
+        (`models.load.prefill_attention`).
+        """
+        return "eager" if self.press_spec.attention() == "eager" else self.attn
+
+    @property
     def prefill_attention(self) -> str:
-        """The attention implementation asked for, or what the press needs."""
-        return self.press_spec.attention() if self.attn == "auto" else self.attn
+        """`asked_attention`, where ``auto`` is what it means for most models."""
+        return "sdpa" if self.asked_attention == "auto" else self.asked_attention
 
     @property
     def is_baseline(self) -> bool:

@@ -24,7 +24,8 @@ NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and
 
 
 def identity(condition: Condition) -> dict[str, Any]:
-    """What determines the tokens: all but how and where the condition is run.
+    """What determines the tokens: all but how and where the condition is run. ``attn`` is ``sdpa`` also where
+    it is left to the model, which determines it; what was used stands in the provenance.
 
     Raises
     ------

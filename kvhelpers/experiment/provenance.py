@@ -20,7 +20,7 @@ import psutil
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import identity
 from kvhelpers.paths import IS_CLONE, REPOSITORY
-from kvhelpers.records import Machine, Provenance
+from kvhelpers.records import Machine, Provenance, SelfCheck
 
 PACKAGES = ("kvhelpers", "torch", "transformers", "kvpress", "datasets")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -31,10 +31,11 @@ def provenance(
     command: str | None = None,
     commits: Iterable[str] = (),
     ignored: Mapping[str, Any] | None = None,
+    check: SelfCheck | None = None,
 ) -> Provenance:
     """Where results of a condition come from that this process makes now, by this command (None: notebook
     01's); ``commits`` are those at which its prompts ran, ``ignored`` the settings of the model's
-    generation config that they did not follow.
+    generation config that they did not follow, ``check`` that of the model.
     """
     commit, clean = code_version()
     return Provenance(
@@ -45,7 +46,16 @@ def provenance(
         machine=machine(condition),
         earlier_commits=sorted(set(commits) - {commit, ""}),
         ignored_generation_config=dict(ignored or {}),
+        self_check=check,
     )
+
+
+def worst_check(checks: Iterable[SelfCheck | None]) -> SelfCheck | None:
+    """Of the checks of a model, by all that ran prompts, the one with the largest deviation; None if one did
+    not check.
+    """
+    checks = list(checks)
+    return None if None in checks else max(checks, key=lambda check: check.deviation)
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -13,14 +13,15 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.checkpoint import Checkpoint, commit_of, ignored_of, write_result
+from kvhelpers.experiment.checkpoint import Checkpoint, check_of, commit_of, ignored_of, write_result
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash
-from kvhelpers.experiment.provenance import code_version, provenance
+from kvhelpers.experiment.provenance import code_version, provenance, worst_check
 from kvhelpers.experiment.results import ConditionResult, find_finished, result_path
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
+from kvhelpers.generation.self_check import check_model
 from kvhelpers.generation.texts import answer_text, char_ends
 from kvhelpers.models.generation_config import ignored_settings
 from kvhelpers.models.load import LanguageModel, load_model
@@ -36,8 +37,15 @@ from kvhelpers.tasks.thinking import Tags, is_thinking, think_tags, thought_part
 
 
 def load_for(condition: Condition) -> LanguageModel:
-    """The condition's model, with the attention its press needs in the prefill."""
-    return load_model(condition.model, condition.device, condition.dtype, condition.prefill_attention)
+    """The condition's model, with the attention its press needs in the prefill.
+
+    Raises
+    ------
+    InputError : it cannot be loaded, or its batched runs are not found exact.
+    """
+    lm = load_model(condition.model, condition.device, condition.dtype, condition.asked_attention)
+    check_model(lm, pressed=not condition.is_baseline)
+    return lm
 
 
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
@@ -137,6 +145,7 @@ def run_prompts(
         above the shortest prompt, before anything runs.
     """
     _refuse_other_model(condition, lm)
+    check = check_model(lm, pressed=not condition.is_baseline)
     prompts = prompts_of(condition, lm) if prompts is None else prompts
     condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
@@ -153,7 +162,8 @@ def run_prompts(
         index = missing[run.index]
         record, columns = recorder.record(index, prompts[index], run)
         now = time.monotonic()
-        checkpoint.save(record.model_copy(update={"wall_seconds": round(now - since, 3)}), columns, ignored)
+        timed = record.model_copy(update={"wall_seconds": round(now - since, 3)})
+        checkpoint.save(timed, columns, ignored, check)
         since = now
         yield index
 
@@ -164,7 +174,7 @@ def _refuse_other_model(condition: Condition, lm: LanguageModel) -> None:
     for name, there, asked in (
         ("model", lm.source, wanted["model_source"]),
         ("dtype", lm.dtype, wanted["dtype"]),
-        ("attn", lm.attn, wanted["attn"]),
+        ("attn", lm.attn, lm.attending(condition.asked_attention).attn),
     ):
         if there != asked:
             raise InputError(f"the model given was loaded with {name} {there!r}, the condition has {asked!r}")
@@ -240,7 +250,11 @@ def _result(
         condition_hash=identity_hash(condition),
         identity=identity(condition),
         provenance=provenance(
-            condition, command, map(commit_of, tables), dict(ChainMap(*map(ignored_of, tables)))
+            condition,
+            command,
+            map(commit_of, tables),
+            dict(ChainMap(*map(ignored_of, tables))),
+            worst_check(map(check_of, tables)),
         ),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(sum(record.wall_seconds for record in records), 1),

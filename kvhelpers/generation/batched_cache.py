@@ -15,7 +15,8 @@ import itertools
 import weakref
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -23,11 +24,26 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kvhelpers.errors import InputError
 from kvhelpers.generation.cuda_graphs import Recorder
 from kvhelpers.models.packed import PackedLinears, using
 
 BATCHED_ATTENTION = "kvhelpers_batched"
 SHARED_FROM = 4  # rows, from which reading the tokens that they share once pays
+# what architectures give their attention that is another's business (masks follow from the cache's layers),
+# or says only what is to be returned
+WITHOUT_EFFECT = {
+    "cache_position",
+    "deterministic",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_embeddings",
+    "position_ids",
+    "return_dict",
+    "sliding_window",
+    "use_cache",
+}
 MOST_PADDED = 1.5  # places of a pass for each of its tokens, beyond which rows attend one by one
 RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so that a record serves many steps
 
@@ -85,21 +101,66 @@ def feed_of(
     return Feed(tokens[None], true[None], row, place, counts, shared)
 
 
-def batched_attention(module, query, key, value, attention_mask, dropout=0.0, **options):
+@dataclass
+class Pass:
+    """What attention needs to know of the pass that is going on: its tokens, and by layer the additive mask
+    ``[B, 1 or G, deepest, K]``; ``attended`` are the layers that have asked for it.
+    """
+
+    feed: Feed
+    masks: list[torch.Tensor]
+    attended: set[int] = field(default_factory=set)
+
+
+# not a keyword of the model: not every architecture hands those on to its attention
+_NOW: ContextVar[Pass] = ContextVar("pass")
+
+
+def batched_attention(
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, softcap=None, s_aux=None, **others
+):
     """Attention of each row's new tokens to its own cached tokens.
 
-    ``query`` is ``[1, H, T, D]``, ``key`` and ``value`` are ``[B, G, K, D]``. Of the ``options``, ``feed``
-    says which row a token is of, ``slot_masks[layer]`` is additive, ``[B, 1 or G, deepest, K]``, and
-    ``scaling`` the model's; mask and dropout are not used.
+    ``query`` is ``[1, H, T, D]``, ``key`` and ``value`` are ``[B, G, K, D]``. Of what architectures hand to
+    their attention, ``scaling``, ``softcap`` (scores s become c tanh(s / c); Gemma 2,
+    https://arxiv.org/abs/2408.00118) and ``s_aux`` (a score ``[H]`` that takes part in the softmax and has no
+    value; gpt-oss) are kept to. Dropout is not used: nothing is trained.
+
+    Raises
+    ------
+    InputError : the architecture gives its attention something else that may change what it computes.
     """
-    feed, mask, scale = options["feed"], options["slot_masks"][module.layer_idx], options.get("scaling")
+    _refuse_unknown(module, attention_mask, others)
+    now = _NOW.get()
+    now.attended.add(module.layer_idx)
+    feed, mask = now.feed, now.masks[module.layer_idx]
     tokens, shared = query[0].transpose(0, 1), feed.shared
-    if not shared:
-        return _attend_own(tokens, feed, key, value, mask, partial(_attend, scale=scale))[None], None
-    with_lse = partial(_attend_with_lse, scale=scale)
+    if softcap is not None or s_aux is not None:
+        attend = partial(_attend_plainly, scale=scaling, softcap=softcap, sinks=s_aux)
+        return _attend_own(tokens, feed, key, value, mask, attend)[None], None
+    if not shared or key.shape[-1] != value.shape[-1]:
+        return _attend_own(tokens, feed, key, value, mask, partial(_attend, scale=scaling))[None], None
+    with_lse = partial(_attend_with_lse, scale=scaling)
     own = _attend_own(tokens, feed, key[:, :, shared:], value[:, :, shared:], mask[..., shared:], with_lse)
     common = with_lse(tokens[None], key[:1, :, :shared], value[:1, :, :shared], None)[0]
     return _merged(own, common).to(query.dtype)[None], None
+
+
+def _refuse_unknown(module, attention_mask, others):
+    unknown = [
+        name
+        for name, value in others.items()
+        if value is not None and name not in WITHOUT_EFFECT and not (name == "is_causal" and value is True)
+    ]
+    if attention_mask is not None:
+        unknown.append("attention_mask")
+    if not hasattr(module, "layer_idx"):
+        unknown.append("no number of its layer")
+    if unknown:
+        raise InputError(
+            f"{type(module).__name__} gives its attention {', '.join(unknown)}, which is not known here; "
+            "known are scaling, softcap and s_aux"
+        )
 
 
 def _attend_own(tokens, feed, key, value, mask, attend):
@@ -136,6 +197,24 @@ def _attend_with_lse(query, key, value, mask, scale):
         grouped, key, value, attn_mask=mask, scale=scale
     )
     return _ungrouped(torch.cat([out, lse[..., None]], dim=-1), query)
+
+
+def _attend_plainly(query, key, value, mask, scale, softcap, sinks):
+    """Attention as `_attend` gives it, of scores with a cap, or with the heads' sinks ``[H]`` beside them; in
+    half precision the softmax is taken in float32.
+    """
+    grouped, mask = _grouped(query, key.shape[1]), _for_groups(mask, query, key)
+    scores = grouped @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        column = sinks.view(key.shape[1], -1).repeat_interleave(query.shape[1], dim=1)
+        scores = torch.cat([scores, column[None, :, :, None].expand(len(scores), -1, -1, 1)], dim=-1)
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=precise)[..., : key.shape[2]].to(value.dtype)
+    return _ungrouped(weights @ value, query)
 
 
 def _merged(one, other):
@@ -412,14 +491,23 @@ class BatchedCache(Cache):
             layer.width = width
             if first not in masks:
                 masks[first] = layer.pass_mask(rows, feed.deepest)
-        with attention_implementation(model, BATCHED_ATTENTION), using(self.packed):
-            out = model(
-                input_ids=feed.tokens,
-                position_ids=feed.positions,
-                cache_position=feed.positions[0],
-                past_key_values=self,
-                use_cache=True,
-                slot_masks=[masks[first] for _, first in plan],
-                feed=feed,
+        now = Pass(feed, [masks[first] for _, first in plan])
+        token = _NOW.set(now)
+        try:
+            with attention_implementation(model, BATCHED_ATTENTION), using(self.packed):
+                out = model(
+                    input_ids=feed.tokens,
+                    position_ids=feed.positions,
+                    cache_position=feed.positions[0],
+                    past_key_values=self,
+                    use_cache=True,
+                )
+        finally:
+            _NOW.reset(token)
+        if len(now.attended) != len(self.layers):
+            raise InputError(
+                f"{len(self.layers) - len(now.attended)} of {len(self.layers)} layers of "
+                f"{type(model).__name__} do not compute their attention through transformers' attention "
+                "interface"
             )
         return out.logits[0].float()

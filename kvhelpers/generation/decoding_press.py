@@ -17,7 +17,8 @@ import torch
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation.batched_cache import BatchedCache
-from kvhelpers.generation.prefill import attention_modules, or_reason, plain_layers, seeded
+from kvhelpers.generation.limits import attention_modules
+from kvhelpers.generation.prefill import or_reason, plain_layers, seeded
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.records import Compression
 

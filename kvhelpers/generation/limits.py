@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import kvpress
 import psutil
 import torch
+from torch import nn
 from transformers import Gemma3ForConditionalGeneration, PreTrainedModel
 
 from kvhelpers.errors import InputError
@@ -28,9 +29,10 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
 
     Raises
     ------
-    InputError : no new token is asked for; a prompt and its new tokens exceed the model's context, or, under
-        a press, the window of a layer that the press compresses; a run under a press that compresses while
-        decoding is watched.
+    InputError : no new token is asked for; a prompt and its new tokens exceed the model's context, or a
+        length from which on its positions or its mask are made otherwise, or, under a press, the window of a
+        layer that the press compresses; a press on a model whose layers it does not find; a run under a
+        press that compresses while decoding is watched.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
@@ -40,6 +42,19 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
         raise InputError(
             f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context "
             f"of {limit}; choose at most {limit - longest}"
+        )
+    switch, why = length_switch(model)
+    if switch is not None and longest + max_new_tokens > switch:
+        raise InputError(
+            f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds {switch} tokens, "
+            f"beyond which this model {why}; that is not supported; choose at most {switch - longest}"
+        )
+    pressed = next((request.press for request in requests if request.press is not None), None)
+    if pressed is not None and not attention_modules(model):
+        raise InputError(
+            f"press {type(pressed).__name__!r} is not supported on {type(model).__name__}: presses need "
+            "model.model.layers[i].self_attn and model.model.rotary_emb, and its layers have other names; "
+            "press 'none' is supported"
         )
     for request in requests:
         if request.watch is not None and phases(request.press)[1] is not None:
@@ -55,6 +70,30 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
                 f"window of {window} that layers of this model have; a press compresses these layers too, "
                 "and transformers cannot go on from such a cache"
             )
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Self-attention modules of the decoder, by layer, where presses look for them; none where the
+    architecture's layers have other names.
+    """
+    inner = getattr(model, "model", None)
+    inner = getattr(inner, "language_model", inner)
+    modules = [getattr(layer, "self_attn", None) for layer in getattr(inner, "layers", ())]
+    return modules if hasattr(inner, "rotary_emb") and None not in modules else []
+
+
+def length_switch(model: PreTrainedModel) -> tuple[int | None, str]:
+    """The number of tokens beyond which a model computes positions or masks in another way, and which way;
+    None where there is no such number.
+    """
+    config = model.config.get_text_config()
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return config.attention_chunk_size, "attends in chunks"
+    rotary = getattr(config, "rope_parameters", None) or {}
+    for part in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
+        if part.get("rope_type") == "longrope":
+            return part["original_max_position_embeddings"], "has another rotary table (longrope)"
+    return None, ""
 
 
 def compressed_window(model: PreTrainedModel, press: kvpress.BasePress | None) -> int | None:
@@ -77,8 +116,9 @@ def free_bytes(device: str) -> int:
 def row_bytes(lm: LanguageModel, n_tokens: int) -> int:
     """Memory in bytes of one row whose cache holds up to ``n_tokens``, with its logits."""
     config, weights = lm.model.config.get_text_config(), next(lm.model.parameters())
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    all_heads = getattr(config, "num_attention_heads", None) or 1  # none is refused later, by name
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // all_heads
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
     cache = 2 * config.num_hidden_layers * heads * head_dim * weights.element_size() * n_tokens
     return int(GROWTH * cache) + 4 * LOGITS_COPIES * config.vocab_size
 

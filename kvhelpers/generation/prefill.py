@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from kvhelpers.errors import InputError
 from kvhelpers.generation.batched_cache import attention_implementation
 from kvhelpers.generation.cache_report import measure
+from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.passes import Part, Passes, joined
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
@@ -114,7 +115,8 @@ class Prefiller:
         """What a pass leaves of each prompt's ending; prompts whose endings are kept need none."""
         passes, skip = self.passes, len(self.beginning)
         passes.begin(self.lm.attn, self.beginning)
-        watch = passes.keeps or any(request.press is not None for request in requests)
+        pressed = any(request.press is not None for request in requests)
+        watch = bool(self.modules) and (passes.keeps or pressed)
         if skip and (passes.beginning_part is None or (watch and not passes.beginning_part.inputs)):
             (passes.beginning_part,) = self._run([self.beginning], None, watch)
         prompts = [request.token_ids for request in requests]
@@ -208,25 +210,21 @@ class Prefiller:
             stack.enter_context(seeded(request.seed, lm.device))
             stack.enter_context(attention_implementation(lm.model, lm.attn))
             stack.enter_context(using(lm.packed))
-            stack.enter_context(_before_press(self.modules, whole, self.keep_full))
             if request.press is not None:
+                stack.enter_context(_before_press(self.modules, whole, self.keep_full))
                 stack.enter_context(request.press(lm.model))
             ids = torch.tensor([list(request.token_ids)], device=lm.device)
             out = lm.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        masked = [_masked_keys(*pair) for pair in zip(self.modules, cache.layers, strict=True)]
+        masked, parts = [None] * len(cache.layers), [(layer.keys, layer.values) for layer in cache.layers]
+        if request.press is not None:
+            masked = [_masked_keys(*pair) for pair in zip(self.modules, cache.layers, strict=True)]
+            parts = [whole[module.layer_idx] for module in self.modules]
         for module in self.modules:
             module.masked_key_indices = None
-        parts = [whole[module.layer_idx] for module in self.modules]
         sinks = [(keys[0, :, 0], values[0, :, 0]) for keys, values in parts]
         report = measure(len(request.token_ids), cache, masked, sinks, request.press)
         full = self._cache_of(parts) if self.keep_full else None
         return Prefilled(out.logits[0, -1].float(), cache, masked, report, full=full)
-
-
-def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Self-attention modules of the decoder, by layer."""
-    inner = model.model.language_model if hasattr(model.model, "language_model") else model.model
-    return [layer.self_attn for layer in inner.layers]
 
 
 def plain_layers(model: PreTrainedModel) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from kvpress import ScorerPress
+from kvpress.presses.base_press import SUPPORTED_MODELS
 from kvpress.utils import get_prerope_query_states
 from torch import nn
 from transformers import DynamicCache
@@ -20,9 +21,11 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.passes import Passes
-from kvhelpers.generation.prefill import Prefiller, attention_modules, plain_layers
+from kvhelpers.generation.prefill import Prefiller, plain_layers
 from kvhelpers.generation.requests import Request
+from kvhelpers.generation.self_check import check_model
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.models.packed import using
 from kvhelpers.presses.kinds import phases
@@ -85,7 +88,8 @@ class Replayer:
 
     Raises
     ------
-    InputError : a model with layers that do not attend to the whole context, or without rotary positions.
+    InputError : a model with layers that do not attend to the whole context, of an architecture that kvpress
+        does not support, or whose batched runs are not found exact.
     """
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]]):
@@ -94,6 +98,12 @@ class Replayer:
                 f"model {lm.name!r} has layers with a sliding window; its runs cannot be replayed"
             )
         self.lm, self.modules = lm, attention_modules(lm.model)
+        if not isinstance(lm.model, SUPPORTED_MODELS):  # `attention` knows the rules of these
+            raise InputError(
+                f"model {lm.name!r} is a {type(lm.model).__name__}; only runs of architectures that kvpress "
+                f"supports can be replayed ({', '.join(model.__name__ for model in SUPPORTED_MODELS)})"
+            )
+        check_model(lm, pressed=True)
         n = len(self.modules)
         self.watched, self.middle = sorted({n // 4, n // 2, n - 1}), n // 2
         self.prefiller = Prefiller(lm, prompts, keep_full=True, passes=Passes(limit=ENDINGS))

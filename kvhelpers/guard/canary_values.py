@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +59,7 @@ def _measured(
     first = FIRST_COMPRESSED_TOKEN
     changes = {"max_new_tokens": tokens + first, "canary_tokens": tokens}
     condition = result.condition.model_copy(update=changes)
-    lm = dataclasses.replace(lm, attn=condition.prefill_attention)
+    lm = lm.attending(condition.asked_attention)
     prompts = prompts_of(condition, lm)[:n_prompts]
     runs = generate_prompts(condition, lm, prompts, rows_together(condition, lm, prompts))
     with tqdm(total=len(prompts), desc=f"canary of {result.label}", unit="prompt") as bar:

@@ -7,7 +7,6 @@ saved when it ends; a killed call goes on with those that are missing.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -157,7 +156,7 @@ def continue_runs(
         with tqdm(total=len(points), initial=done, desc=source.experiment, unit="run") as bar:
             for attention in dict.fromkeys(point.spec.attention() for point in missing):
                 part = [point for point in missing if point.spec.attention() == attention]
-                generating = dataclasses.replace(lm, attn=attention)
+                generating = lm.attending("eager" if attention == "eager" else "auto")
                 for continuation in _generate(base, generating, prompts, tokens, part):
                     store.write(continuation)
                     there[key_of(continuation.point)] = continuation

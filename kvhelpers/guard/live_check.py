@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -72,7 +71,7 @@ def _check(
     lm: LanguageModel,
 ) -> LiveCheck:
     condition = source.conditions[label].condition
-    lm = dataclasses.replace(lm, attn=condition.prefill_attention)
+    lm = lm.attending(condition.asked_attention)
     prompts = prompts_of(condition, lm)[: len(decisions)]
     tags = tags_of(condition, lm)
     requests = [

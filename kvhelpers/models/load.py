@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kvhelpers.errors import InputError, unknown_name
@@ -23,6 +24,13 @@ from kvhelpers.models.source import (
 from kvhelpers.models.weights import check_complete, check_downloaded, check_weight_files, quiet
 from kvhelpers.paths import user_path
 from kvhelpers.tasks.chat import render
+
+AUTO = "auto"
+# attributes of attention modules with rules that transformers' sdpa does not know, in words
+LEFT_OUT_BY_SDPA = {
+    "attn_logit_softcapping": "the cap of its attention's scores",
+    "sinks": "the sinks of its attention",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,36 @@ class LanguageModel:
     source: str
     packed: PackedLinears | None = None
 
+    def attending(self, asked: str) -> LanguageModel:
+        """The same model with the prefill attention asked for, as `prefill_attention` says."""
+        return replace(self, attn=prefill_attention(self.model, asked))
 
-def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "sdpa") -> LanguageModel:
+
+def prefill_attention(model: PreTrainedModel, asked: str) -> str:
+    """The attention implementation that a prefill uses: that asked for; ``auto`` is sdpa, or eager where
+    transformers' sdpa would leave out a rule of the model's attention.
+
+    Raises
+    ------
+    InputError : sdpa is asked for all the same.
+    """
+    parts = [part for module in model.modules() for part in LEFT_OUT_BY_SDPA if _has(module, part)]
+    left_out = LEFT_OUT_BY_SDPA[parts[0]] if parts else None
+    if left_out is None and not model._supports_sdpa:
+        left_out = "its own attention"
+    if asked == "sdpa" and left_out is not None:
+        raise InputError(
+            f"attn 'sdpa' is not allowed with {type(model).__name__}: transformers' sdpa leaves out "
+            f"{left_out}; use 'eager' or 'auto'"
+        )
+    return ("sdpa" if left_out is None else "eager") if asked == AUTO else asked
+
+
+def _has(module: nn.Module, part: str) -> bool:
+    return getattr(module, part, None) is not None
+
+
+def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = AUTO) -> LanguageModel:
     """Load a model for generation: safetensors only, no remote code; weights and chat template are checked.
 
     Parameters
@@ -52,17 +88,18 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     name : as in `source.model_source`.
     device : auto, cpu, cuda or mps.
     dtype : auto, float32, float16 or bfloat16.
-    attn : attention implementation of the prefill, ``sdpa`` or ``eager``.
+    attn : attention implementation of the prefill: auto, sdpa or eager, as `prefill_attention` says.
 
     Raises
     ------
     InputError : unknown name, missing or damaged file, weights that do not fit the configuration, device
-        that is not there, no chat template or one that alters messages, no end token.
+        that is not there, no chat template or one that alters messages, no end token, sdpa for a model whose
+        rules it leaves out.
     """
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
-    if attn not in ATTENTION:
-        raise unknown_name("attn", attn, ATTENTION)
+    if attn not in (AUTO, *ATTENTION):
+        raise unknown_name("attn", attn, (AUTO, *ATTENTION))
     source = model_source(name)
     kind, where = source.partition(":")[0], _folder_or_id(name, source)
     try:
@@ -73,7 +110,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
             model, info = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=TORCH_DTYPES[dtype],
-                attn_implementation=attn,
+                attn_implementation=attn if attn == "eager" else None,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
@@ -88,6 +125,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str =
     if kind == "hub":
         check_downloaded(name, where)
     model = model.to(device).eval()
+    attn = prefill_attention(model, attn)
+    model.set_attn_implementation(attn)
     stops, packed = stop_ids(model, tokenizer), pack(model)
     return LanguageModel(name, model, tokenizer, stops, device, dtype, attn, source, packed)
 

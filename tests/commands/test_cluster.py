@@ -25,6 +25,7 @@ from kvhelpers.experiment.identity import identity_hash
 from kvhelpers.experiment.results import find_finished, result_path
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.generation.prefill import Prefiller
+from kvhelpers.generation.self_check import check_model
 
 VALUES = {
     "n_fewshot": 1,
@@ -109,6 +110,8 @@ def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated
 
 
 def test_a_worker_keeps_a_model_and_its_passes_from_one_condition_to_the_next(output, embedded, monkeypatch):
+    for attn in ("sdpa", "eager"):
+        check_model(embedded.attending(attn), pressed=True)  # it prefills too
     loaded, seen, prefill = [], [], Prefiller._run
     monkeypatch.setattr(runner, "_KEPT", {})
 

@@ -237,6 +237,7 @@ def test_eager_attention_is_arranged_for_the_presses_that_read_weights():
     wrapped = {"press": "with_sink", "press_kwargs": {"press": {"name": "observed_attention"}}}
     assert make_condition(wrapped).prefill_attention == "eager"
     assert make_condition({"press": "snapkv"}).prefill_attention == "sdpa"
+    assert make_condition({"press": "snapkv"}).asked_attention == "auto"
 
 
 HERE = """

@@ -39,6 +39,8 @@ def test_a_condition_is_written_whole_and_read_back(output, embedded):
     assert result.path == output / "data/results/scratch/streaming_llm/smollm2-135m_0.5_4p.json"
     read = read_result(result.path)
     assert read == result and read.schema_version == SCHEMA_VERSION and len(read.records) == 4
+    check = read.provenance.self_check
+    assert check.deviation < check.bound and check.attn == "sdpa" and check.pressed
     signals = read.signals()
     assert set(SCALARS) < set(signals.columns) and len(signals) == sum(r.n_tokens for r in read.records)
     assert signals.groupby("prompt_index")["entropy_change"].first().notna().all()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import alone, generate_all, random_prompts
+from reference import Knowing, alone, generate_all, random_prompts
 
 from kvhelpers.generation import batch, batched_cache
 from kvhelpers.generation.drafts import CHEAP_TOKENS, MOST, PASS_TOKENS, SURE, Drafter, draft_lengths
@@ -53,24 +53,6 @@ SPECS = (
 
 
 DECODING = {"base_press": {"name": "knorm"}, "compression_interval": 8, "target_size": 40}
-
-
-class Knowing(Drafter):
-    """Knows the answer, and guesses it but for a token here and there; ``answers`` is by prompt."""
-
-    def __init__(self, prompt, answers):
-        self.length, self.draw = len(prompt), np.random.default_rng(len(prompt))
-        self.answer = answers[tuple(prompt)]
-        super().__init__(prompt)
-
-    def append(self, token):
-        super().append(token)
-        self.streak = int(self.draw.integers(0, 20))
-
-    def draft(self, count):
-        done = len(self.past) - self.length
-        guesses = self.answer[done : done + count] if done >= 0 else []
-        return [5 if self.draw.random() < 0.2 else token for token in guesses]
 
 
 @pytest.fixture

@@ -1,23 +1,90 @@
-"""Each press on each family of models, with small random weights: a batch gives each prompt's own output, or
-says why not.
+"""Each architecture with small random weights, and each press on the families that kvpress supports: a batch
+gives each prompt's own output, or says why not.
 
 The table is printed at the end of the run.
 """
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from reference import MATRIX, SIZES, alone, kvpress_cache, requests_for, with_attention
+from architectures import ARCHITECTURES, EQUAL, REFUSED, SMALL, as_lm, built
+from reference import MATRIX, Knowing, alone, kvpress_cache, requests_for, with_attention
 
 from kvhelpers.errors import InputError
+from kvhelpers.generation import batch
+from kvhelpers.generation.batched_cache import attention_implementation, sliding_windows
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.requests import Settings
-from kvhelpers.models.load import LanguageModel
+from kvhelpers.generation.self_check import BOUNDS
 from kvhelpers.presses.registry import PRESSES
 from kvhelpers.presses.spec import PressSpec
 
-SLIDING = {"sliding_window": 48, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-SMALL = SIZES | {"num_attention_heads": 4}
+LENGTHS = (40, 95, 110)
+SHORT = (30, 22, 27)  # within the windows of 48 tokens, in which presses are allowed
+NEW_TOKENS = 12
+NONE, STREAMING = PressSpec("none", 0.0), PressSpec("streaming_llm", 0.5)
+
+
+def prompts_of(lengths):
+    draw = torch.Generator().manual_seed(2)
+    return [torch.randint(3, 290, (length,), generator=draw).tolist() for length in lengths]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_is_equal_to_its_own_whole_passes_or_refused(name, record_property, monkeypatch):
+    _, expected, expected_pressed = ARCHITECTURES[name]
+    lm, outcome, pressed = as_lm(name, built(name)), "differs", "differs"
+    try:
+        outcome = outcome_of(lm, NONE, LENGTHS, equal_to_whole_passes, monkeypatch)
+        pressed = outcome_of(lm, STREAMING, SHORT, equal_to_alone, monkeypatch)
+    finally:
+        record_property(MATRIX, (name, "none", outcome))
+        record_property(MATRIX, (name, "streaming_llm", pressed))
+    assert outcome.partition(":")[0] == expected and pressed.partition(":")[0] == expected_pressed
+    if expected == EQUAL and expected_pressed == REFUSED:
+        assert "press 'none' is supported" in pressed
+
+
+def outcome_of(lm, spec, lengths, is_equal, monkeypatch):
+    prompts = prompts_of(lengths)
+    try:
+        plain = list(generate(lm, requests_for(prompts, spec), Settings(NEW_TOKENS, 2, drafts=False)))
+        answers = {tuple(prompts[run.index]): run.token_ids for run in plain}
+        monkeypatch.setattr(batch, "Drafter", lambda prompt: Knowing(prompt, answers))
+        runs = list(generate(lm, requests_for(prompts, spec), Settings(NEW_TOKENS, 2)))
+    except InputError as error:
+        assert type(lm.model).__name__ in str(error) and "\n" not in str(error)
+        assert "supported are architectures" in str(error) or "press 'none' is supported" in str(error)
+        return f"{REFUSED}: {error}"
+    for run in runs:
+        assert run.error is None
+        is_equal(lm, prompts[run.index], run, spec.for_prompt(len(prompts[run.index])))
+    drafted, accepted = (sum(getattr(run.drafting, name) for run in runs) for name in ("drafted", "accepted"))
+    assert len(runs) == len(prompts) and drafted > accepted > len(runs)
+    return EQUAL
+
+
+def equal_to_whole_passes(lm, prompt, run, press):
+    """Tokens, and log-probabilities of the twenty best."""
+    with torch.no_grad(), attention_implementation(lm.model, "eager"):
+        ids = torch.tensor([[*prompt, *run.token_ids[:-1]]])
+        logits = lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+    assert run.token_ids == logits.argmax(-1).tolist()
+    best = logits.log_softmax(-1).topk(20).values.numpy()
+    bound = BOUNDS["float32"] * float(logits.max() - logits.min())
+    np.testing.assert_allclose(run.signals["top20_logprob"], best, atol=2 * bound, rtol=0)
+
+
+def equal_to_alone(lm, prompt, run, press):
+    """Tokens of `generate` alone, where transformers itself can go on from a compressed cache."""
+    if any(sliding_windows(lm.model)) and lm.attn == "eager":
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            alone(lm, prompt, press, run.index, NEW_TOKENS)
+    else:
+        assert run.token_ids == alone(lm, prompt, press, run.index, NEW_TOKENS)
+
+
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -25,50 +92,39 @@ VISION = {
     "num_attention_heads": 2,
     "image_size": 28,
 }
-FAMILIES = {  # class name without its ending, and its configuration
-    "Llama": ("Llama", SMALL),
-    "Mistral": ("Mistral", SMALL | {"sliding_window": None}),
-    "Mistral, sliding window": ("Mistral", SMALL | {"sliding_window": 48}),
-    "Qwen2": ("Qwen2", SMALL),
-    "Qwen3": ("Qwen3", SMALL),
-    "Phi3": ("Phi3", SMALL | {"pad_token_id": 0}),
-    "Gemma3 (multimodal)": (
-        "Gemma3",
-        {"text_config": SMALL | SLIDING, "vision_config": VISION, "image_token_index": 299},
-    ),
-    "Gemma3 (text only)": ("Gemma3Text", SMALL | SLIDING),
-}
-CLASSES = {"Gemma3": "Gemma3ForConditionalGeneration", "Gemma3Text": "Gemma3ForCausalLM"}
-REFUSED = ("Mistral, sliding window", "Gemma3 (text only)")  # under every press
+SLIDING = {"sliding_window": 48, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+FAMILIES = ("Llama", "Mistral", "Mistral, sliding window", "Qwen2", "Qwen3", "Phi3", "Gemma3 (multimodal)")
 FAILING = {  # in kvpress itself
     (
         "Gemma3 (multimodal)",
         "expected_attention",
     ): "AttributeError in the prefill: 'Gemma3RotaryEmbedding' object has no attribute"
 }
+REFUSING = "Mistral, sliding window"  # under every press
 WINDOW = (
     "max_new_tokens 12 with a prompt of 110 tokens exceeds the sliding window of 48 "
     "that layers of this model have"
 )
-LENGTHS = (40, 95, 110)
-NEW_TOKENS = 12
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def lm(request, embedded):
-    name, sizes = FAMILIES[request.param]
-    config, model = (
-        getattr(transformers, each) for each in (f"{name}Config", CLASSES.get(name, f"{name}ForCausalLM"))
+def lm(request):
+    return as_lm(request.param, family(request.param))
+
+
+def family(name):
+    if name != "Gemma3 (multimodal)":
+        window = {"sliding_window": 48 if name == REFUSING else None} if "Mistral" in name else {}
+        return built(name.partition(",")[0], **window)
+    config = transformers.Gemma3Config(
+        text_config=SMALL | SLIDING, vision_config=VISION, image_token_index=299
     )
     torch.manual_seed(0)
-    random = model(config(**sizes)).eval()
-    for weights_name, weights in random.named_parameters():
-        # as made, all keys have the same norm, and which a press by norm keeps is rounding
-        if "k_norm" in weights_name:
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    for place, weights in model.named_parameters():
+        if "k_norm" in place:
             torch.nn.init.uniform_(weights, 0.5, 1.5)
-    return LanguageModel(
-        request.param, random, embedded.tokenizer, frozenset({2}), "cpu", "float32", "sdpa", "random"
-    )
+    return model
 
 
 @pytest.mark.parametrize("press", ("none", *PRESSES))
@@ -77,7 +133,7 @@ def test_batched_is_alone_or_refused_with_the_reason(lm, press, record_property)
     try:
         outcome = compared(lm, press)
     finally:
-        record_property(MATRIX, (lm.name, press, outcome))
+        record_property(MATRIX, (f"{lm.name} (all)", press, outcome))
 
 
 def compared(lm, press):
@@ -85,15 +141,14 @@ def compared(lm, press):
     spec = PressSpec(
         press, 0.0 if press == "none" else 0.5, kwargs={"window_size": 16} if press == "snapkv" else {}
     )
-    lm, draw = with_attention(lm, spec), torch.Generator().manual_seed(2)
-    prompts = [torch.randint(3, 290, (length,), generator=draw).tolist() for length in LENGTHS]
+    lm, prompts = with_attention(lm, spec), prompts_of(LENGTHS)
     runs = generate(lm, requests_for(prompts, spec), Settings(NEW_TOKENS, batch_size=2))
-    if lm.name in REFUSED and press != "none":
+    if lm.name == REFUSING and press != "none":
         with pytest.raises(InputError) as caught:
             next(runs)
         assert str(caught.value).startswith(WINDOW)
-        return f"refused: {caught.value}"
-    outcome = "equal"
+        return f"{REFUSED}: {caught.value}"
+    outcome = EQUAL
     for run in runs:
         prompt, built = prompts[run.index], spec.for_prompt(LENGTHS[run.index])
         if (reason := FAILING.get((lm.name, press))) is not None:
@@ -110,9 +165,9 @@ def compared(lm, press):
 
 
 def test_runs_that_stay_within_the_window_are_not_refused(lm):
-    prompt, spec = list(range(3, 33)), PressSpec("streaming_llm", 0.5)
-    (run,) = generate(lm, requests_for([prompt], spec), Settings(NEW_TOKENS, batch_size=2))
-    assert run.token_ids == alone(lm, prompt, spec.for_prompt(30), 0, NEW_TOKENS)
-    if lm.name in REFUSED:  # nor would transformers itself go on from a longer one
+    prompt = list(range(3, 33))
+    (run,) = generate(lm, requests_for([prompt], STREAMING), Settings(NEW_TOKENS, batch_size=2))
+    assert run.token_ids == alone(lm, prompt, STREAMING.for_prompt(30), 0, NEW_TOKENS)
+    if lm.name == REFUSING:  # nor would transformers itself go on from a longer one
         with pytest.raises(RuntimeError, match="size of tensor"):
-            alone(lm, list(range(3, 113)), spec.for_prompt(110), 0, NEW_TOKENS)
+            alone(lm, list(range(3, 113)), STREAMING.for_prompt(110), 0, NEW_TOKENS)

@@ -7,6 +7,7 @@ import torch
 from reference import kvpress_cache, requests_for, tiny_llama, with_attention
 
 from kvhelpers.generation import prefill as module
+from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.passes import Passes, Spill
 from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.requests import Request
@@ -115,7 +116,7 @@ def test_layers_with_a_sliding_window_are_prefilled_one_prompt_at_a_time(tiny):
 
 
 def test_hooks_and_forward_are_put_back(tiny):
-    attention = module.attention_modules(tiny.model)
+    attention = attention_modules(tiny.model)
     together(tiny, [PROMPT[:90], PROMPT[:20]], PressSpec("snapkv", 0.5))
     assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in attention)
 
