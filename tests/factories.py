@@ -49,8 +49,8 @@ def in_schema_4(data):
     """A result's JSON as schema 4 had it: without what was added since, and sealed so."""
     for record in data["records"]:
         for added in ("prompt_hash", "thinking_tokens", "thinking_chars"):
-            del record[added]
-        del record["answer"]["start"]
+            record.pop(added, None)
+        record["answer"].pop("start", None)
     return data | {"schema_version": 4, "condition_hash": "0" * 64}
 
 

@@ -184,9 +184,13 @@ def check_of(signals: pa.Table) -> SelfCheck | None:
 
 
 def write_json(result: ConditionResult, path: Path | None = None, compact: bool = False) -> None:
-    """Write a result's JSON with its seal, to its own path or another; its signals lie there already."""
-    path = path or result.path
-    data = sealed(result.model_dump(mode="json"), path.with_suffix(".parquet"))
+    """Write a result's JSON with its seal, to its own path or another; its signals lie there already. With
+    ``compact`` what a record has not, or as usual, is left out.
+    """
+    path, data = path or result.path, result.model_dump(mode="json")
+    if compact:
+        data["records"] = [record.model_dump(mode="json", exclude_defaults=True) for record in result.records]
+    data = sealed(data, path.with_suffix(".parquet"))
     space = {"separators": (",", ":")} if compact else {"indent": 1}
     text = json.dumps(data, **space, ensure_ascii=False, allow_nan=False)
     write_atomic(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Notice that a stored result was changed after it was written.
 
-A result's JSON holds the SHA-256 of each of its parts, of each record, and of its signals file. That guards
+A result's JSON holds the SHA-256 of each of its parts and of its signals file. That guards
 against accidents and edits that forget it, not against forgers: `commands.verify` also computes again what
 follows from the rest.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.models.source import sha256_of
 
-SEAL, RECORDS, SIGNALS = "seal", "records", "signals"
+SEAL, SIGNALS = "seal", "signals"
 
 
 def sealed(data: Mapping[str, Any], signals: Path) -> dict[str, Any]:
@@ -28,13 +28,11 @@ def sealed(data: Mapping[str, Any], signals: Path) -> dict[str, Any]:
 def changed_parts(data: Mapping[str, Any]) -> list[str]:
     """The parts of a sealed result's JSON that are not what they were, as words; its signals aside."""
     seal = data.get(SEAL)
-    whole = isinstance(seal, dict) and isinstance(seal.get(RECORDS), list)
-    if not whole or not isinstance(seal.get(SIGNALS), str):
+    if not isinstance(seal, dict) or not isinstance(seal.get(SIGNALS), str):
         return [SEAL]
     now = _parts({key: value for key, value in data.items() if key != SEAL})
     then = {key: value for key, value in seal.items() if key != SIGNALS}
-    changed = [key for key in {**then, **now} if key != RECORDS and now.get(key) != then.get(key)]
-    return changed + _changed_records(then[RECORDS], now[RECORDS])
+    return [key for key in {**then, **now} if now.get(key) != then.get(key)]
 
 
 def sealed_text(text: str) -> str:
@@ -50,18 +48,8 @@ def unsealed(text: str) -> dict[str, Any]:
     return data
 
 
-def _changed_records(then: list[str], now: list[str]) -> list[str]:
-    if len(then) != len(now):
-        return [f"{len(now)} records instead of {len(then)}"]
-    return [f"record {index}" for index, pair in enumerate(zip(then, now, strict=True)) if pair[0] != pair[1]]
-
-
-def _parts(data: Mapping[str, Any]) -> dict[str, Any]:
-    hashes: dict[str, Any] = {key: plain_hash(value) for key, value in data.items() if key != RECORDS}
-    records = data.get(RECORDS)
-    return hashes | {
-        RECORDS: [plain_hash(record) for record in (records if isinstance(records, list) else ())]
-    }
+def _parts(data: Mapping[str, Any]) -> dict[str, str]:
+    return {key: plain_hash(value) for key, value in data.items()}
 
 
 def file_hash(path: Path) -> str:

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import torch
 
+from kvhelpers.errors import is_out_of_memory
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.cuda_graphs import recorder_for
@@ -19,7 +20,7 @@ from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
 from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.passes import Passes
-from kvhelpers.generation.prefill import Prefiller, is_out_of_memory
+from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.rows import Row
 from kvhelpers.models.load import LanguageModel

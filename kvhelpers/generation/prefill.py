@@ -19,7 +19,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from kvhelpers.errors import InputError
+from kvhelpers.errors import InputError, is_out_of_memory
 from kvhelpers.generation.batched_cache import attention_implementation
 from kvhelpers.generation.cache_report import measure
 from kvhelpers.generation.limits import attention_modules
@@ -230,13 +230,6 @@ class Prefiller:
 def plain_layers(model: PreTrainedModel) -> bool:
     """Whether every layer attends to the whole context."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
-    )
 
 
 def or_reason(when: str, function, *args):

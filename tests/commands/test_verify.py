@@ -89,16 +89,16 @@ def flags(data):
 
 EDITS = {
     summary: ("summary", r"summary.accuracy is .*'count': 47"),
-    text: ("record 3", "text of onestep/42/7 is not what its tokens say"),
-    reference: ("record 3", "answers or failures of some runs are not what today's rules say"),
-    kept_tokens: ("record 3", "prompt onestep/42/7 keeps 1000000.0 of 316 tokens"),
-    dropped: ("49 records instead of 50", "has not the records of prompts 0 to 49, each once"),
-    duplicated: ("record 3", "has not the records of prompts 0 to 49, each once"),
-    none_left: ("0 records instead of 50", "has not the records of prompts 0 to 49, each once"),
+    text: ("records", "text of onestep/42/7 is not what its tokens say"),
+    reference: ("records", "answers or failures of some runs are not what today's rules say"),
+    kept_tokens: ("records", "prompt onestep/42/7 keeps 1000000.0 of 316 tokens"),
+    dropped: ("records", "has not the records of prompts 0 to 49, each once"),
+    duplicated: ("records", "has not the records of prompts 0 to 49, each once"),
+    none_left: ("records", "has not the records of prompts 0 to 49, each once"),
     label: ("label", "label 'tova 0.5' is not the condition's, 'none'"),
     seed: ("condition", "seed 1 is 42 in the identity"),
     zeroed_hash: ("condition_hash", "condition_hash is not that of the identity"),
-    flags: ("record 3", r"summary.flags is {}, and {'sink_evicted': 1} computed again"),
+    flags: ("records", r"summary.flags is {}, and {'sink_evicted': 1} computed again"),
 }
 
 
