@@ -322,9 +322,10 @@ class Provenance(Shape):
     """Where a condition's results come from.
 
     ``commit`` is the git commit of the code that ended the condition, ``clean`` whether the package had no
-    changes beside it; both are None without git. ``command`` makes the results again. ``earlier_commits`` are others at which prompts of a resumed condition ran.
-    ``ignored_generation_config`` are the model's own settings that would alter a greedy answer, and that no
-    run here follows (`models.generation_config`). ``self_check`` is None in older results, whose model was not checked.
+    changes beside it; both are None without git. ``command`` makes the results again. ``earlier_commits`` are
+    others at which prompts of a resumed condition ran. ``ignored_generation_config`` are the model's own
+    settings that would alter a greedy answer, and that no run here follows (`models.generation_config`).
+    ``self_check`` is None in older results, whose model was not checked.
     """
 
     commit: str | None

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import PrivateAttr
 
 from kvhelpers.experiment.condition import Condition
+from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.paths import results_dir
@@ -56,8 +57,10 @@ def in_schema_4(data):
 
 def reseal(path, **changes):
     """Renew the seal of a result whose files were changed, as somebody would who means it."""
-    data = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps(sealed(data, path.with_suffix(".parquet"))))
+    data = sealed(json.loads(path.read_text()) | changes, path.with_suffix(".parquet"))
+    if data["schema_version"] == 4:  # it had a hash of each record
+        data["seal"]["records"] = [plain_hash(record) for record in data["records"]]
+    path.write_text(json.dumps(data))
 
 
 def make_result(

@@ -1,8 +1,7 @@
 """Notice that a stored result was changed after it was written.
 
-A result's JSON holds the SHA-256 of each of its parts and of its signals file. That guards
-against accidents and edits that forget it, not against forgers: `commands.verify` also computes again what
-follows from the rest.
+A result's JSON holds the SHA-256 of each of its parts and of its signals file. That guards against accidents
+and edits that forget it, not against forgers: `commands.verify` also computes again what follows from the rest.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ def changed_parts(data: Mapping[str, Any]) -> list[str]:
         return [SEAL]
     now = _parts({key: value for key, value in data.items() if key != SEAL})
     then = {key: value for key, value in seal.items() if key != SIGNALS}
+    if isinstance(then.get("records"), list) and isinstance(data["records"], list):  # so in schema 4
+        now["records"] = [plain_hash(record) for record in data["records"]]
     return [key for key in {**then, **now} if now.get(key) != then.get(key)]
 
 
