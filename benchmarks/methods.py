@@ -15,7 +15,8 @@ import torch
 from kvpress import KVPressTextGenerationPipeline
 
 from kvhelpers.generation import choose
-from kvhelpers.generation.batched_cache import BatchedCache, attention_implementation
+from kvhelpers.generation.attention import attention_implementation
+from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.requests import Request, Settings

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.attention import attention_implementation
 from kvhelpers.generation.drafts import Drafter
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.requests import Request, Settings

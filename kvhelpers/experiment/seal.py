@@ -1,7 +1,8 @@
 """Notice that a stored result was changed after it was written.
 
-A result's JSON holds the SHA-256 of each of its parts and of its signals file. That guards against accidents
-and edits that forget it, not against forgers: `commands.verify` also computes again what follows from the rest.
+A result's JSON holds the SHA-256 of each of its parts and of its signals file. That guards against
+accidents and edits that forget it, not against forgers: `commands.verify` also computes again what follows
+from the rest.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from kvhelpers.errors import InputError, is_out_of_memory
-from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.attention import attention_implementation
 from kvhelpers.generation.cache_report import measure
 from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.passes import Part, Passes, joined

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import rotate_half
 
 from kvhelpers.errors import InputError
-from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.attention import attention_implementation
 from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import Prefiller, plain_layers

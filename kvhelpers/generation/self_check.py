@@ -28,10 +28,11 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvhelpers.errors import InputError
-from kvhelpers.generation.batched_cache import BatchedCache, attention_implementation, sliding_windows
+from kvhelpers.errors import InputError, is_out_of_memory
+from kvhelpers.generation.attention import attention_implementation
+from kvhelpers.generation.batched_cache import BatchedCache, sliding_windows
 from kvhelpers.generation.limits import attention_modules, compressed_window, length_switch
-from kvhelpers.generation.prefill import Prefilled, Prefiller, is_out_of_memory
+from kvhelpers.generation.prefill import Prefilled, Prefiller
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel, prefill_attention
 from kvhelpers.paths import cache_dir, write_atomic

@@ -85,6 +85,6 @@ def test_judging_again_changes_no_run_and_writes_the_schema_of_today(old):
 def test_a_damaged_record_is_named_by_its_place(old):
     data = json.loads(old[0].read_text())
     data["records"][3]["stop_reason"] = "boredom"
-    old[0].write_text(json.dumps(data))
+    reseal(old[0], schema_version=SCHEMA_VERSION, records=data["records"])
     with pytest.raises(InputError, match=r"is no readable condition result \(records.3.stop_reason: "):
         read_result(old[0])

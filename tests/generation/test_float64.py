@@ -15,7 +15,7 @@ from reference import kvpress_cache, signals_in_float64, with_attention
 
 from kvhelpers.experiment.results import read_experiment
 from kvhelpers.experiment.run import prompts_of
-from kvhelpers.generation.batched_cache import attention_implementation
+from kvhelpers.generation.attention import attention_implementation
 from kvhelpers.paths import samples_dir
 from kvhelpers.records import SCALARS
 

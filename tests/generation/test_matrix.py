@@ -13,7 +13,8 @@ from reference import MATRIX, Knowing, alone, kvpress_cache, requests_for, with_
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation import batch
-from kvhelpers.generation.batched_cache import attention_implementation, sliding_windows
+from kvhelpers.generation.attention import attention_implementation
+from kvhelpers.generation.batched_cache import sliding_windows
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.requests import Settings
 from kvhelpers.generation.self_check import BOUNDS

@@ -10,7 +10,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation import batched_cache, self_check
-from kvhelpers.generation.batched_cache import BATCHED_ATTENTION, BatchedCache, batched_attention
+from kvhelpers.generation.attention import BATCHED_ATTENTION, batched_attention
+from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.limits import check_limits, length_switch
 from kvhelpers.generation.requests import Request, Settings
