@@ -2,10 +2,10 @@
 
 Each row keeps its own length in each layer, so rows of different prompts and presses sit side by side without
 left padding. A row can join (a fresh prefill) and leave (its slot is taken by the last row) at any time.
-Buffers grow by half when full; a pass writes its tokens' keys and values and copies nothing, and reads them as
-`attention` says. A row takes one token or more in a pass: its last one, and drafts of the next (`drafts`), of
-which it keeps those that turn out right. A pass of one token per row has fixed places, so that on a GPU it can
-be recorded once and replayed (`cuda_graphs`).
+Buffers grow by half when full; a pass writes its tokens' keys and values and copies nothing, and reads them
+as `attention` says. A row takes one token or more in a pass: its last one, and drafts of the next (`drafts`),
+of which it keeps those that turn out right. A pass of one token per row has fixed places, so that on a GPU it
+can be recorded once and replayed (`cuda_graphs`).
 """
 
 from __future__ import annotations

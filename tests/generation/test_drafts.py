@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import Knowing, alone, generate_all, random_prompts
 
-from kvhelpers.generation import batch, batched_cache
+from kvhelpers.generation import attention, batch
 from kvhelpers.generation.drafts import CHEAP_TOKENS, MOST, PASS_TOKENS, SURE, Drafter, draft_lengths
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import load_problems
@@ -96,9 +96,9 @@ def test_runs_are_the_same_with_and_without_drafts(tiny, known, spec, batch_size
 def test_rows_that_draft_and_read_a_common_beginning_together_are_the_same(
     tiny, known, monkeypatch, most_padded, canary_tokens
 ):
-    shared, merged = [], batched_cache._merged
-    monkeypatch.setattr(batched_cache, "MOST_PADDED", most_padded)
-    monkeypatch.setattr(batched_cache, "_merged", lambda *parts: shared.append(1) or merged(*parts))
+    shared, merged = [], attention._merged
+    monkeypatch.setattr(attention, "MOST_PADDED", most_padded)
+    monkeypatch.setattr(attention, "_merged", lambda *parts: shared.append(1) or merged(*parts))
     beginning = random_prompts(1)[0]
     prompts = [beginning + prompt for prompt in random_prompts(8)]
     plain, drafted = known(SPECS[0], prompts, 40, 8, canary_tokens=canary_tokens)
@@ -151,5 +151,5 @@ def test_nothing_is_drafted(tiny, spec, settings):
 
 def test_rows_that_attend_one_by_one_and_padded_rows_are_alike(known, monkeypatch):
     for most_padded in (0.0, 1e9):
-        monkeypatch.setattr(batched_cache, "MOST_PADDED", most_padded)
+        monkeypatch.setattr(attention, "MOST_PADDED", most_padded)
         assert_alike(*known(SPECS[3], random_prompts(8), batch_size=8))

@@ -8,7 +8,7 @@ from kvpress import KnormPress
 from reference import alone, generate_all, kvpress_kept, random_prompts, requests_for, with_attention
 
 from kvhelpers.errors import InputError
-from kvhelpers.generation import batched_cache
+from kvhelpers.generation import attention, batched_cache
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.generate import generate
@@ -111,8 +111,8 @@ def test_rows_that_read_their_common_beginning_together_get_what_each_gets_alone
     ending = lambda length: torch.randint(3, 300, (length,), generator=draw).tolist()  # noqa: E731
     beginning = ending(90)
     prompts = [beginning + ending(length) for length in (1, 40, 3, 17, 90, 5, 2, 60, 7)]
-    merged = batched_cache._merged
-    monkeypatch.setattr(batched_cache, "_merged", lambda *parts: shared.append(1) or merged(*parts))
+    merged = attention._merged
+    monkeypatch.setattr(attention, "_merged", lambda *parts: shared.append(1) or merged(*parts))
     runs = generate_all(tiny, prompts, PressSpec("none", 0.0), 20, size, drafts=False)
     assert bool(shared) == (size >= batched_cache.SHARED_FROM)
     for run, prompt in zip(runs, prompts, strict=True):
