@@ -28,7 +28,16 @@ import seaborn as sns
 from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
-from kvhelpers.guard.definition import QUALITY_LOSS, SAVED, SLOW_DOWN, LiveDefinition, load_definition
+from kvhelpers.guard.definition import (
+    FULL,
+    PERMUTED,
+    PRESS,
+    QUALITY_LOSS,
+    SAVED,
+    SLOW_DOWN,
+    LiveDefinition,
+    load_definition,
+)
 from kvhelpers.guard.live_study import LiveCheck, LiveStudy, read_live_study
 from kvhelpers.paths import continuations_dir, figures_dir, find_results, guard_path, relative
 from kvhelpers.report.figures.style import STYLE, WIDTH, legend_above, save
@@ -36,7 +45,7 @@ from kvhelpers.report.format import GAP, p_value, percent, points_of, share
 from kvhelpers.report.frames import save_frames
 from kvhelpers.stats import adjusted, mean, sign_test
 
-FULL, PRESS, HAZARD, PERMUTED = "none", "press", "hazard_roll_back", "permuted"
+HAZARD = "hazard_roll_back"
 UNIT = ["condition", "prompt"]  # of a run under a policy, or under another
 
 
@@ -48,7 +57,8 @@ def guarded_runs(definition: LiveDefinition, file: str) -> LiveStudy:
     if not path.is_file():
         from kvhelpers.guard.live import make_live_study  # needs torch
 
-        study = make_live_study(definition, continuations_dir(name), shlex.join(["python", *sys.argv]))
+        command = shlex.join(["python", *(relative(Path(part)) for part in (__file__, file))])
+        study = make_live_study(definition, continuations_dir(name), command)
         study.save(guard_path(name))
         return study
     study = read_live_study(path)

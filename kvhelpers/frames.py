@@ -4,14 +4,15 @@
 
 ================  ========================================================================================
 run, baseline     key of the run, and of the same prompt's run without compression (its own, if it is one)
-condition         the condition's label; its parts are columns too, fields of a press or task as JSON text
+condition         the condition's label; its parts are columns too, mappings and lists as JSON text
 dtype, attn       as they were resolved, not as they were asked for
 valid             False where a flag takes away the meaning of half of the condition's runs
 weak_baseline     True where the uncompressed runs are right too rarely for a drop in accuracy to be seen
 prompt            the prompt's id; the same prompt has the same id in every condition
 correct, looping, non_termination, wrong_answer, catastrophic    outcomes, see `scoring.failures`
 answer            the answer that counts; ``strict_answer`` is what strict-match finds
-strict, flexible  whether it ended right by lm-evaluation-harness's rules, see `scoring.summary.endings`
+strict, flexible  whether it ended by itself and is right by what strict-match, or flexible-extract, finds,
+                  compared as a number (18.00 is 18); a mark decides where there is one (`scoring.summary`)
 mode              the failure mode, see `scoring.failure_modes`
 onset, detected   new tokens at which the loop starts and is certain, of looping runs; else missing
 ended, errored    it ended by itself; it stopped by an error that is not the model's doing
@@ -101,7 +102,9 @@ def _of_condition(result: ConditionResult) -> dict:
         name: result.identity[name] for name in RESOLVED if name in result.identity
     }
     parts |= {
-        name: json.dumps(value, sort_keys=True) for name, value in parts.items() if isinstance(value, dict)
+        name: json.dumps(value, sort_keys=True)
+        for name, value in parts.items()
+        if isinstance(value, dict | list)
     }
     about = {
         "condition": result.label,

@@ -10,7 +10,7 @@ from kvhelpers.guard.definition import ActionsDefinition, Definition
 from kvhelpers.guard.live import make_live_study
 from kvhelpers.guard.what_an_action_can_do import make_actions_study
 from kvhelpers.paths import continuations_dir, guard_path
-from kvhelpers.report.guard_log import write_guard_log
+from kvhelpers.report.guard_log import guard_script, write_guard_log
 
 
 def run_study(
@@ -20,8 +20,11 @@ def run_study(
 
     Raises
     ------
-    InputError : a source that is not there, or whose model or prompts are others.
+    InputError : a source that is not there, or whose model or prompts are others; of a guard, no script that
+        makes its log, before anything is generated.
     """
+    if not isinstance(definition, ActionsDefinition):
+        guard_script()
     command = command_of(definition, file, overrides, only)
     make = make_actions_study if isinstance(definition, ActionsDefinition) else make_live_study
     study = make(definition, continuations_dir(definition.name), command, only)

@@ -36,7 +36,7 @@ RUNS = (
     *("signals_file", "prompt_index", "prompt_tokens", "kept_tokens", "stop_reason", "detected", "valid"),
     *("removed", "prompt", "tokens", "ended", "errored", "correct", "looping", "non_termination"),
     *("wrong_answer", "catastrophic", "onset", "mode"),
-)  # columns of `frames.runs`
+)  # columns of `frames.runs`, beside those of thinking models
 COUNTS = ("prompt_index", "step", "char_end")  # they grow from row to row
 
 
@@ -72,7 +72,8 @@ def _write_files(experiment: str, results: Sequence[ConditionResult], folder: Pa
         write_json(result, target, compact=True)
     records = records_table(shared)
     write_atomic(folder / "records.parquet", lambda path: _write_compressed(records, path))
-    runs = frames.runs(results)[list(RUNS)]
+    runs = frames.runs(results)
+    runs = runs[[*RUNS, *(name for name in frames.THINKING if name in runs)]]
     write_atomic(folder / "runs.parquet", lambda path: runs.to_parquet(path, index=False, compression="zstd"))
     definition = definition_path(experiment)
     if definition.is_file():

@@ -27,10 +27,15 @@ def write_guard_log(study: ActionsStudy | LiveStudy) -> Path:
     """
     if isinstance(study, ActionsStudy):
         return write_actions_log(study)
+    return runpy.run_path(str(guard_script()))["write"](study)
+
+
+def guard_script() -> Path:
+    """The script that makes the log of a guard. Raises InputError where it is not there."""
     script = experiment_script(GUARD)
     if not script.is_file():
         raise InputError(f"the log of a guard is made by {script.name}, which is in the repository only")
-    return runpy.run_path(str(script))["write"](study)
+    return script
 
 
 def read_guard_study(path: Path) -> ActionsStudy | LiveStudy:

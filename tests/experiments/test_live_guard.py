@@ -1,14 +1,20 @@
-"""The script of 012 and 015 says what their committed tables and logs say, and what pandas counts."""
+"""The script of 012 and 015 says what their committed tables and logs say, and what pandas counts.
+
+``NAME-policies.csv`` are the tables that the modules before the script wrote.
+"""
 
 import runpy
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from kvhelpers.commands.guard import run_study
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.guard.definition import load_definition
@@ -79,12 +85,12 @@ def runs(study):
     return table[table["policy"] != "permuted"].pivot(index=["condition", "prompt_id"], columns="policy")
 
 
-def committed(name, part):
-    return pd.read_csv(REPOSITORY / "figures" / name / f"{part}.csv", keep_default_na=False, na_values="")
+def table_of(path):
+    return pd.read_csv(path, keep_default_na=False, na_values="")
 
 
 def test_every_number_of_the_table_of_policies_is_in_the_long_frame(study, at):
-    table, seen = committed(study.definition.name, "policies"), 0
+    table, seen = table_of(Path(__file__).with_name(f"{study.definition.name}-policies.csv")), 0
     assert set(table) == {"experiment", "policy", *COLUMNS, *VERDICTS}
     for _, line in table.iterrows():
         for column, (metric, part) in COLUMNS.items():
@@ -112,10 +118,11 @@ def test_what_is_written_is_what_is_committed(study, long, write):
     for part in ("runs", "live"):
         made = figures_dir(name) / f"{part}.csv"
         assert made.read_bytes() == (REPOSITORY / "figures" / name / made.name).read_bytes()
-    written = pd.read_csv(figures_dir(name) / "estimates.csv", keep_default_na=False, na_values="")
+    written = table_of(figures_dir(name) / "estimates.csv")
     pd.testing.assert_frame_equal(
-        written[["question", "subject", "metric"]], long[["question", "subject", "metric"]]
+        written, table_of(REPOSITORY / "figures" / name / "estimates.csv"), atol=2e-6
     )
+    pd.testing.assert_frame_equal(written[KEY], long[KEY])
     assert written["estimate"].tolist() == pytest.approx(long["estimate"].tolist(), abs=1e-6, nan_ok=True)
     assert (figures_dir(name) / "frontier.svg").is_file()
 
@@ -275,8 +282,27 @@ def test_the_log_s_tables_are_the_long_frame_s(study, long):
 
 def test_without_the_repository_s_script_the_log_is_refused_in_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("kvhelpers.report.guard_log.experiment_script", lambda name: tmp_path / f"{name}.py")
-    with pytest.raises(InputError, match=r"made by 012-live-guard\.py, which is in the repository only"):
+    file = experiment_file(NAMES[0])
+    monkeypatch.setattr("kvhelpers.commands.guard.make_live_study", None)  # nothing is generated before
+    refused = r"made by 012-live-guard\.py, which is in the repository only"
+    with pytest.raises(InputError, match=refused):
         write_stored_log(NAMES[0], samples_dir())
+    with pytest.raises(InputError, match=refused):
+        run_study(load_definition(file), str(file))
+
+
+def test_a_generated_study_s_command_names_no_folder_of_the_machine(output, monkeypatch):
+    made, file = [], experiment_file(NAMES[1])
+
+    def make(definition, folder, command):
+        made.append(command)
+        return SimpleNamespace(save=made.append)
+
+    monkeypatch.setattr("kvhelpers.guard.live.make_live_study", make)
+    monkeypatch.setitem(SCRIPT["guarded_runs"].__globals__, "find_results", lambda name: output)
+    SCRIPT["guarded_runs"](load_definition(file), str(file))
+    assert made[0] == f"python experiments/{NAMES[0]}.py experiments/{NAMES[1]}.yaml"
+    assert made[1] == guard_path(NAMES[1])
 
 
 def test_a_file_that_is_none_is_one_sentence():
