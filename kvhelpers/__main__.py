@@ -236,6 +236,8 @@ def _verify(options: argparse.Namespace) -> str:
     notes += [f"texts of {done.unread} were not compared, their model is not here"] if done.unread else []
     unasked = f"prompts of {done.unasked} were not compared, their model or their task's data are not here"
     notes += [unasked] if done.unasked else []
+    unchecked = f"{done.unchecked} ran before models were checked against their own passes"
+    notes += [unchecked] if done.unchecked else []
     return "; ".join(notes)
 
 

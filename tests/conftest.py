@@ -70,6 +70,7 @@ def pytest_terminal_summary(terminalreporter):
     wide = table.pivot(index="family", columns="press", values="short")
     wide = wide.reindex(index=table["family"].unique(), columns=table["press"].unique())
     terminalreporter.write_line(wide.to_string())
-    for reason, part in table[table["outcome"] != table["short"]].groupby("outcome", sort=False):
+    table["reason"] = table["outcome"].str.partition("; supported are")[0]
+    for reason, part in table[table["reason"] != table["short"]].groupby("reason", sort=False):
         where = ", ".join(f"{row.family} × {row.press}" for row in part.itertuples())
         terminalreporter.write_line(f"{where}: {reason}")

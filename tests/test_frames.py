@@ -147,6 +147,7 @@ def test_the_committed_rates_are_a_line_of_pandas_on_the_runs(runs):
         format_lost=runs["flexible"] & runs["strict_answer"].isna(),
         right_unended=~runs["wrong_answer"] & ~runs["ended"],
         loop_ended=runs["looping"] & runs["ended"],
+        loop_left=runs["looping"] & ~runs["catastrophic"],
     )
     made = frames.long_frame(
         [

@@ -92,6 +92,8 @@ def test_every_set_counts(write, monkeypatch, output):
         "kvhelpers.commands.run.run_experiment",
         lambda experiment, *_: seen.update(experiment.parameters) or output,
     )
+    monkeypatch.setattr("kvhelpers.experiment.grid.finished_results", lambda name: [])
+    monkeypatch.setattr("kvhelpers.report.tables.screen_text", lambda results: "")
     assert (
         main(
             ["run", str(write()), "--name", "other", "--set", "seed=1", "--set", "n_prompts=3", "n_fewshot=0"]

@@ -6,10 +6,10 @@ from transformers import PreTrainedTokenizerBase
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.experiment.run import problems_of
+from kvhelpers.experiment.run import problems_of, prompts_with
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
-from kvhelpers.tasks.prompts import Prompt, build_prompts
+from kvhelpers.tasks.prompts import Prompt
 
 
 class Tokenizers:
@@ -43,19 +43,9 @@ def prompts_again(
     ------
     InputError : the chat template does not take them any more.
     """
-    condition = result.condition
+    condition = result.condition.model_copy(update={"template_date": date} if date else {})
     try:
-        problems, examples = problems_of(condition) if tokenizer is not None else (None, None)
+        problems_of(condition)
     except InputError:
-        problems = None
-    if problems is None:
         return None
-    return build_prompts(
-        problems,
-        examples,
-        tokenizer,
-        condition.multiturn,
-        condition.question_position,
-        date or condition.template_date,
-        condition.chat_template_kwargs,
-    )
+    return None if tokenizer is None else prompts_with(condition, tokenizer)

@@ -24,6 +24,7 @@ from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.score import Ended
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.prompts import prompt_hash
+from kvhelpers.tasks.thinking import think_tags
 
 JUDGED = ("prompt_index", "token_id", "char_end", "entropy", "top1_prob")  # columns that judging needs
 ANOTHER_DAY = "2001-12-30"
@@ -50,11 +51,17 @@ def rescore(experiment: str) -> tuple[int, int]:
         records = rescored(result, signals)
         total += len(records)
         changed += sum(map(_judged_otherwise, records, result.records))
+        tokenizer = tokenizers.of(result)
+        if (previous := _is_previous(result.path)) and tokenizer is not None and think_tags(tokenizer):
+            raise InputError(
+                f"results file {relative(result.path)} cannot be brought over: its model thinks, and its "
+                "thoughts were not told from its answers; run the condition again under another name"
+            )
         if all(record.prompt_hash is None for record in records):
-            records = _with_prompt_hashes(result, records, tokenizers.of(result))
+            records = _with_prompt_hashes(result, records, tokenizer)
         summary = summarize(records, signals)
         judged_anew = result.model_copy(update={"records": records, "summary": summary})
-        if judged_anew != result or _is_previous(result.path):
+        if judged_anew != result or previous:
             write_json(judged_anew)
     return changed, total
 

@@ -28,13 +28,15 @@ NAMED = 5
 class Verification:
     """What was checked, and what does not hold: sentences, each with its file. ``unread`` and ``unasked``
     count conditions whose texts could not be compared with their tokens, and those whose prompts could not be
-    compared with the hashes of theirs.
+    compared with the hashes of theirs; ``unchecked`` those that ran before models were checked against their
+    own passes (`generation.self_check`).
     """
 
     conditions: int = 0
     runs: int = 0
     unread: int = 0
     unasked: int = 0
+    unchecked: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -67,6 +69,7 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
             done.runs += len(result.records)
             done.unread += tokenizers.of(result) is None
             done.unasked += asked is None
+            done.unchecked += result.provenance.self_check is None
         done.conditions += 1
         name = relative(path)
         done.faults += [fault if name in fault else f"{name}: {fault}" for fault in faults]

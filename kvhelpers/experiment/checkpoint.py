@@ -6,6 +6,7 @@ place of its results, signals and record together, so that a killed condition go
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import shutil
@@ -72,7 +73,17 @@ class Checkpoint:
         write_atomic(self._path(record.prompt_index), lambda path: pq.write_table(table, path))
 
     def forget_errored(self) -> None:
-        """Drop damaged prompts and those that ended in an error: a resumed condition tries them again."""
+        """Drop damaged prompts and those that ended in an error: a resumed condition tries them again. What a
+        killed run of another configuration or version left is named, since it is not used.
+        """
+        stem = result_path(self.condition).stem
+        for other in self.folder.parent.glob(f"{glob.escape(stem)}.*.partial"):
+            if other != self.folder:
+                warnings.warn(
+                    f"{relative(other)} holds prompts of a killed run of another configuration or version, "
+                    "which are not used; delete it",
+                    stacklevel=2,
+                )
         for index, record in self.forget_damaged().items():
             if record.stop_reason == StopReason.ERROR:
                 self._path(index).unlink(missing_ok=True)

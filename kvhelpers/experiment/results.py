@@ -27,6 +27,7 @@ from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
 
 PREVIOUS = 4  # schema version whose results `commands.rescore` brings over
+USUAL = {key: value for key, value in LATER.items() if key not in GRID_KEYS}  # what an identity may not name
 MEND = "restore it, or delete it and its twin and run the condition again"
 
 
@@ -60,6 +61,12 @@ class ConditionResult(Shape):
     def cuts_while_decoding(self) -> bool:
         """Whether a run's cache was compressed again after the prefill."""
         return any(record.compressions for record in self.records)
+
+    @property
+    def attn(self) -> str:
+        """The attention of its prefills, where it was left to the model too."""
+        check = self.provenance.self_check
+        return self.identity["attn"] if check is None else check.attn
 
     @property
     def is_invalid(self) -> bool:
@@ -164,13 +171,10 @@ def check_same_experiment(condition: Condition) -> None:
 
 
 def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: dict[str, Any]) -> None:
-    usual = {
-        key: value for key, value in LATER.items() if key not in GRID_KEYS
-    }  # what one of both may not name
-    there = usual | other.identity
+    there = USUAL | other.identity
     changed = ", ".join(
         f"{key} {there.get(key)!r} → {value!r}"
-        for key, value in (usual | wanted).items()
+        for key, value in (USUAL | wanted).items()
         if there.get(key) != value
     )
     if changed:
@@ -262,8 +266,7 @@ def read_experiment(
 
 def refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
     """Raise InputError unless two conditions differ in their press only."""
-    usual = {key: value for key, value in LATER.items() if key not in GRID_KEYS}
-    here, there = (usual | shared_identity(result.identity) for result in (one, other))
+    here, there = (USUAL | shared_identity(result.identity) for result in (one, other))
     if differing := [key for key in {**here, **there} if here.get(key) != there.get(key)]:
         key = differing[0]
         raise InputError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import Checkpoint, check_of, commit_of, ignored_of, write_result
@@ -50,11 +51,16 @@ def load_for(condition: Condition) -> LanguageModel:
 
 def prompts_of(condition: Condition, lm: LanguageModel) -> list[Prompt]:
     """The condition's prompts."""
+    return prompts_with(condition, lm.tokenizer)
+
+
+def prompts_with(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """The condition's prompts, where there is a tokenizer and no model."""
     problems, examples = problems_of(condition)
     return build_prompts(
         problems,
         examples,
-        lm.tokenizer,
+        tokenizer,
         condition.multiturn,
         condition.question_position,
         condition.template_date,

@@ -21,6 +21,7 @@ ENOUGH = {"cpu": 64, "mps": 64, "cuda": 256}  # rows beyond which a step's time 
 USED = 0.7  # share of free memory that the rows may take; the rest is for the prefill and for other programs
 GROWTH = 1.5  # the cache's buffers grow by half when full
 LOGITS_COPIES = 6  # logits and what the signals make of them, float32
+WINDOW = 20  # tokens of a sliding window while a model is checked (`self_check`)
 LOGITS_OF_DRAFTS = 2  # the same of drafted tokens, whose signals are computed in parts
 
 
@@ -41,13 +42,13 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
     if limit is not None and longest + max_new_tokens > limit:
         raise InputError(
             f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds the model's context "
-            f"of {limit}; choose at most {limit - longest}"
+            f"of {limit}; {_less(limit - longest)}"
         )
     switch, why = length_switch(model)
     if switch is not None and longest + max_new_tokens > switch:
         raise InputError(
             f"max_new_tokens {max_new_tokens} with a prompt of {longest} tokens exceeds {switch} tokens, "
-            f"beyond which this model {why}; that is not supported; choose at most {switch - longest}"
+            f"beyond which this model {why}; that is not supported; {_less(switch - longest)}"
         )
     pressed = next((request.press for request in requests if request.press is not None), None)
     if pressed is not None and not attention_modules(model):
@@ -72,6 +73,10 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
             )
 
 
+def _less(left: int) -> str:
+    return f"choose at most {left}" if left > 0 else "choose shorter prompts"
+
+
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Self-attention modules of the decoder, by layer, where presses look for them; none where the
     architecture's layers have other names.
@@ -93,6 +98,9 @@ def length_switch(model: PreTrainedModel) -> tuple[int | None, str]:
     for part in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
         if part.get("rope_type") == "longrope":
             return part["original_max_position_embeddings"], "has another rotary table (longrope)"
+    windows = set(sliding_windows(model)) - {None}
+    if windows - {getattr(config, "sliding_window", None)} and min(windows) > WINDOW:
+        return min(windows), "attends through windows that could not be checked"
     return None, ""
 
 

@@ -3,9 +3,9 @@
 Architectures have rules of their own: caps and sinks in attention, windows, positions that change with
 length. The reference knows them all: a pass over the whole text without any cache under eager attention,
 which is the architecture's own code. Four texts of different lengths are prefilled together and decoded in a
-batch, with right and wrong drafts, and their logits compared with it. With a press the reference is one text,
-token by token, inside ``with press(model):``. A model with a sliding window is checked with a smaller one, so
-that the texts reach beyond it.
+batch, with right and wrong drafts, and their logits compared with it. With a press the reference is
+each of two texts alone, token by token, inside ``with press(model):``. A model with a sliding window is checked
+with a smaller one, so that the texts reach beyond it.
 
 The outcome is kept in the cache folder by what it depends on: model, number format, attention, package
 versions, and the code here.
@@ -19,7 +19,7 @@ import json
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from kvhelpers.errors import InputError, is_out_of_memory
 from kvhelpers.generation.attention import attention_implementation
 from kvhelpers.generation.batched_cache import BatchedCache, sliding_windows
-from kvhelpers.generation.limits import attention_modules, compressed_window, length_switch
+from kvhelpers.generation.cuda_graphs import recorder_for
+from kvhelpers.generation.limits import WINDOW, attention_modules, compressed_window, length_switch
 from kvhelpers.generation.prefill import Prefilled, Prefiller
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel, prefill_attention
@@ -40,7 +41,6 @@ from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import SelfCheck
 
 BEGINNING, ENDINGS, NEW = 16, (2, 5, 9, 14), 10  # tokens of the texts: in common, of each, to decode
-WINDOW = 20  # tokens of a sliding window while the model is checked
 # by pass and text: how many right tokens it is fed, and how many wrong ones after them
 FED = (
     ((1, 0), (1, 0), (1, 0), (1, 0)),
@@ -50,7 +50,8 @@ FED = (
 )
 PRESS = PressSpec("streaming_llm", 0.5)  # it chooses by position, so that rounding cannot choose otherwise
 UNMASKED = "kvhelpers_unmasked"
-PRESSED = 1  # the text that is decoded alone under it
+PRESSED = 2  # texts that are decoded alone under it
+NEVER = 5e3  # below the largest logit: a token of a padded vocabulary
 # largest deviation of a logit, as a share of the range of the logits. Half precision rounds differently in
 # every order of summation: SmolLM2-135M deviates by .022 in bfloat16 and by .0023 in float16.
 BOUNDS = {"float64": 1e-4, "float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
@@ -83,8 +84,9 @@ def _remembered(lm: LanguageModel, pressed: bool) -> SelfCheck:
         return SelfCheck.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         outcome = _computed(lm, pressed)
+    with suppress(OSError):  # a cache folder that cannot be written to costs time only
         write_atomic(path, lambda temporary: temporary.write_text(outcome.model_dump_json() + "\n"))
-        return outcome
+    return outcome
 
 
 def _key(lm: LanguageModel, pressed: bool) -> str:
@@ -129,9 +131,7 @@ def _deviation(lm: LanguageModel, logits_of, under: str = "") -> float:
     if error is not None:
         reason = " ".join(error.split())[:300] or "no message"
         raise InputError(f"{refused}: a check of {name} in a batch fails ({reason}); {supported}")
-    reference = torch.cat([expected for _, expected in pairs])
-    off = torch.stack([(got - expected).abs().max() for got, expected in pairs]).max()
-    deviation, bound = float(off / (reference.max() - reference.min())), BOUNDS[lm.dtype]
+    deviation, bound = _largest(pairs), BOUNDS[lm.dtype]
     if not deviation <= bound:  # NaN too
         raise InputError(
             f"{refused}: logits of {name} in a batch, prefilled under attn {lm.attn!r}, differ from its own "
@@ -142,6 +142,20 @@ def _deviation(lm: LanguageModel, logits_of, under: str = "") -> float:
 
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _largest(pairs: Pairs) -> float:
+    """The largest deviation as a share of the logits' range. Tokens that a model never gives, by -inf or a
+    very low logit, have no part in either; they must be the same tokens.
+    """
+    got, expected = (torch.cat(each) for each in zip(*pairs, strict=True))
+    if got.isnan().any() or expected.isnan().any():
+        return torch.nan
+    given, wanted = (logits > logits.amax(-1, keepdim=True) - NEVER for logits in (got, expected))
+    if not torch.equal(given, wanted):
+        return torch.inf
+    got, expected = got[wanted], expected[wanted]
+    return float((got - expected).abs().max() / (expected.max() - expected.min()))
 
 
 @torch.inference_mode()
@@ -156,15 +170,15 @@ def _plain_logits(lm: LanguageModel) -> Pairs:
 
 @torch.inference_mode()
 def _pressed_logits(lm: LanguageModel) -> Pairs:
-    """Logits under a press of one text, ours and the reference's."""
+    """Logits under a press, ours and the reference's, text by text."""
     press = PRESS.for_prompt(1)
     if not attention_modules(lm.model):
         raise InputError("its layers have other names than those that presses look for")
     limits = [length_switch(lm.model)[0], compressed_window(lm.model, press)]
     texts, prompts = _texts(lm, min((limit for limit in limits if limit is not None), default=None))
-    ours = _batched(lm, texts[: PRESSED + 1], prompts[: PRESSED + 1], press)[PRESSED]
-    fed = prompts[PRESSED] + len(ours) - 1
-    return [(ours, _alone(lm, texts[PRESSED][:fed], prompts[PRESSED], press))]
+    texts, prompts = texts[:PRESSED], prompts[:PRESSED]
+    rows = zip(_batched(lm, texts, prompts, press), texts, prompts, strict=True)
+    return [(ours, _alone(lm, text[: n + len(ours) - 1], n, press)) for ours, text, n in rows]
 
 
 def _texts(lm: LanguageModel, limit: int | None) -> tuple[list[list[int]], list[int]]:
@@ -190,7 +204,7 @@ def _batched(
     """By text, float32 logits ``[n, V]`` after its prompt and after each right token that it is fed."""
     requests = [Request(text[:prompt], press, 0) for text, prompt in zip(texts, prompts, strict=True)]
     outcomes = Prefiller(lm, [request.token_ids for request in requests])(requests)
-    cache = BatchedCache(lm.model, len(texts), packed=lm.packed)
+    cache = BatchedCache(lm.model, len(texts), recorder_for(lm.device), lm.packed)
     logits: list[list[torch.Tensor]] = []
     for outcome in outcomes:
         if not isinstance(outcome, Prefilled):

@@ -57,16 +57,10 @@ def make_setup(results: Sequence[ConditionResult]) -> Setup:
         batch_sizes=(min(sizes), max(sizes)) if sizes else None,
         seconds=sum(result.seconds for result in results),
         finished=(days[0], days[-1]),
-        eager=tuple(_distinct(one.condition.press for one in results if _attention(one) == "eager")),
+        eager=tuple(_distinct(one.condition.press for one in results if one.attn == "eager")),
         commands=tuple(_distinct(without_home(one.command) for one in made if one.command)),
         ignored={key: value for one in made for key, value in one.ignored_generation_config.items()},
     )
-
-
-def _attention(result: ConditionResult) -> str:
-    """The attention of the prefills."""
-    check = result.provenance.self_check
-    return check.attn if check else result.identity["attn"]
 
 
 def _codes(made: Provenance) -> Iterator[tuple[str, bool | None]]:

@@ -91,7 +91,8 @@ def build_prompts(
         how = {"date": template_date, "kwargs": chat_template_kwargs, "add_generation_prompt": True}
         text = checked_text(tokenizer, messages, f"prompt {problem.id}", **how)
         token_ids = render(tokenizer, messages, tokenize=True, **how)
-        opening = text.rpartition(messages[-1]["content"])[2]
+        last = messages[-1]["content"]
+        opening = text.rpartition(last)[2] if last else text
         prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids, opening))
     return prompts
 

@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -8,12 +10,14 @@ from kvpress import KnormPress
 from reference import alone, generate_all, kvpress_kept, random_prompts, requests_for, with_attention
 
 from kvhelpers.errors import InputError
-from kvhelpers.generation import attention, batched_cache
+from kvhelpers.generation import attention, batched_cache, self_check
 from kvhelpers.generation.batched_cache import BatchedCache
 from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Request, Settings
+from kvhelpers.generation.rows import Row
+from kvhelpers.generation.self_check import check_model
 from kvhelpers.presses.registry import ENTRIES, PRESSES
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.load import load_problems
@@ -171,7 +175,9 @@ def test_a_stop_string_in_the_smallest_pieces_ends_the_run(tiny):
     spelt = [tiny.tokenizer.convert_tokens_to_ids(letter) for letter in "Quest"]
     chooser = Chooser(tiny, Settings(9, 1, stop_strings=("Quest",)))
     assert len(spelt) == 5 and tiny.tokenizer.decode(spelt) == "Quest"
-    assert [chooser._ends_in_stop_string(spelt[:n]) for n in range(1, 6)] == [False] * 4 + [True]
+    request = Request([3, 4], None, 0)
+    rows = [Row(0, request, 0.0, None, tokens=spelt[:n]) for n in range(1, 6)]
+    assert [chooser._ends_in_stop_string(row) for row in rows] == [False] * 4 + [True]
 
 
 def test_stop_reasons_are_kept_apart(tiny):
@@ -292,7 +298,10 @@ def test_a_prompt_that_never_fits_becomes_an_error(tiny, monkeypatch):
 
 
 def test_masked_rows_of_a_padded_vocabulary_change_nothing(tiny, monkeypatch):
-    """Tokens of logit -inf are never chosen; as if the vocabulary ended before them."""
+    """Tokens of logit -inf are never chosen; as if the vocabulary ended before them. So says the check of the
+    model, too.
+    """
+    tiny = replace(tiny, packed=None)  # which puts itself in the place of the head's forward
     head = tiny.model.lm_head
     bound = torch.zeros(head.out_features)
     prompts, spec = random_prompts(3), PressSpec("knorm", 0.5)
@@ -302,6 +311,8 @@ def test_masked_rows_of_a_padded_vocabulary_change_nothing(tiny, monkeypatch):
         with monkeypatch.context() as patch:
             whole = head.forward
             patch.setattr(head, "forward", lambda hidden, whole=whole: whole(hidden) + bound)
+            patch.setattr(self_check, "_known", WeakKeyDictionary())
+            assert 0 < check_model(tiny, pressed=True).deviation < 1e-4
             runs[least] = generate_all(tiny, prompts, spec, 12, canary_tokens=3)
     for low, masked in zip(*runs.values(), strict=True):
         assert masked.error is None and masked.token_ids == low.token_ids

@@ -146,10 +146,10 @@ def test_a_second_call_runs_nothing_and_a_killed_one_goes_on(output, monkeypatch
     settings = SHORT | {"gen_kwargs": "max_gen_toks=6"}
     save, saved = Checkpoint.save, []
 
-    def save_two(checkpoint, record, tokens):
+    def save_two(checkpoint, record, *rest):
         if len(saved) == 2:
             raise KeyboardInterrupt
-        save(checkpoint, record, tokens)
+        save(checkpoint, record, *rest)
         saved.append(record.prompt_index)
 
     monkeypatch.setattr(Checkpoint, "save", save_two)
