@@ -3,9 +3,9 @@
 Architectures have rules of their own: caps and sinks in attention, windows, positions that change with
 length. The reference knows them all: a pass over the whole text without any cache under eager attention,
 which is the architecture's own code. Four texts of different lengths are prefilled together and decoded in a
-batch, with right and wrong drafts, and their logits compared with it. With a press the reference is
-each of two texts alone, token by token, inside ``with press(model):``. A model with a sliding window is checked
-with a smaller one, so that the texts reach beyond it.
+batch, with right and wrong drafts, and their logits compared with it. With a press the reference is each of
+two texts alone, token by token, inside ``with press(model):``. A model with a sliding window is checked with
+a smaller one, so that the texts reach beyond it.
 
 The outcome is kept in the cache folder by what it depends on: model, number format, attention, package
 versions, and the code here.

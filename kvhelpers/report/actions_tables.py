@@ -140,7 +140,9 @@ def action_tables(study: ActionsStudy) -> dict[str, pd.DataFrame]:
             }
             for one in contrasts(study)
         ),
-        "runs": pd.DataFrame(run.model_dump(exclude={"token_ids", "text"}) for run in study.runs),
+        "runs": pd.DataFrame(
+            run.model_dump(exclude={"token_ids", "text", "thinking_chars"}) for run in study.runs
+        ),
     }
 
 
