@@ -60,6 +60,11 @@ class Knowing(Drafter):
 
 def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
     """New tokens of ``model.generate`` for one prompt inside ``with press(model):``."""
+    return alone_with_logits(lm, prompt, press, seed, max_new_tokens, **kwargs)[0]
+
+
+def alone_with_logits(lm, prompt, press, seed, max_new_tokens, **kwargs):
+    """The same, and the logits ``[T, V]`` that the tokens were chosen by."""
     torch.manual_seed(seed)
     ids = torch.tensor([prompt])
     with attention_implementation(lm.model, lm.attn), press(lm.model) if press else contextlib.nullcontext():
@@ -70,9 +75,11 @@ def alone(lm, prompt, press, seed, max_new_tokens, **kwargs):
             max_new_tokens=max_new_tokens,
             eos_token_id=sorted(lm.stop_ids),
             pad_token_id=2,
+            return_dict_in_generate=True,
+            output_logits=True,
             **kwargs,
         )
-    return out[0, len(prompt) :].tolist()
+    return out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits)
 
 
 def kvpress_cache(lm, prompt, press, seed):
