@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ MARKED_BY = (
     "doc_to_choice",
     "process_docs",
 )
+ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # in what Python writes of an object
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def experiment_name(name: str, task: str) -> str:
 
 def marking_hash(task: Task) -> str:
     """Hex SHA-256 of how a task marks answers: its filters, metrics and version, and the files of the
-    functions that they name and of its own class. The harness's version is in the identity by itself.
+    functions and classes that they name and of its own class. The harness's version is in the identity by
+    itself.
     """
     marking = {name: getattr(task.config, name) for name in MARKED_BY}
     by_class = {"version": task.VERSION, "class": type(task).process_results}
@@ -126,14 +130,33 @@ def marking_hash(task: Task) -> str:
 
 
 def _spelt_out(value: Any) -> Any:
-    """A value as JSON can keep it, a function by the text of the file that it is from."""
+    """A value as JSON can keep it and every process spells it: a function by the text of the file that it is
+    from, a class by those of itself and its bases.
+    """
     if isinstance(value, Mapping):
         return {str(key): _spelt_out(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_spelt_out(inner) for inner in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_spelt_out(inner) for inner in value), key=repr)
+    if isinstance(value, partial):
+        return ["partial", *map(_spelt_out, (value.func, value.args, value.keywords))]
+    if isinstance(value, type):
+        return [value.__qualname__, *_class_texts(value)]
     if code := getattr(inspect.unwrap(value), "__code__", None):
         return [code.co_qualname, Path(code.co_filename).read_text(encoding="utf-8")]
-    return value if isinstance(value, str | int | float | None) else repr(value)
+    if isinstance(value, str | int | float | None):
+        return value
+    text = ADDRESS.sub("", repr(value))
+    return text if text == repr(value) else [text, _spelt_out(type(value))]
+
+
+def _class_texts(cls: type) -> list[str]:
+    """The text of each file that a class and its bases are from, but for Python's own."""
+    modules = (base.__module__ for base in cls.__mro__)
+    others = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
+    files = dict.fromkeys(getattr(sys.modules.get(name), "__file__", None) for name in others)
+    return [Path(file).read_text(encoding="utf-8") for file in files if file and file.endswith(".py")]
 
 
 def marks_by_document(task: Task, samples: Sequence[Mapping]) -> dict[str, dict[str, float]]:
