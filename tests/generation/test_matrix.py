@@ -77,10 +77,11 @@ def equal_to_whole_passes(lm, prompt, run, press):
 
 
 def equal_to_alone(lm, prompt, run, press):
-    """Tokens and log-probabilities of `generate` alone."""
+    """Tokens of `generate` alone, and log-probabilities where it needs other layers."""
     if any(sliding_windows(lm.model)) and lm.attn == "eager":
-        lm = windowless(lm)
-    equal_to(run, *alone_with_logits(lm, prompt, press, run.index, NEW_TOKENS))
+        equal_to(run, *alone_with_logits(windowless(lm), prompt, press, run.index, NEW_TOKENS))
+    else:
+        assert run.token_ids == alone(lm, prompt, press, run.index, NEW_TOKENS)
 
 
 def windowless(lm):
