@@ -41,6 +41,41 @@ MLA = {
     "n_group": 2,
     "topk_group": 1,
 }
+# tried whenever tests run: a rule or a fault of each kind; the others with -m slow
+OFTEN = (
+    "Cohere2",
+    "DeepseekV3",
+    "Gemma",
+    "Gemma2",
+    "Gemma3Text",
+    "Glm4",
+    "GPT2",
+    "GPTNeoX",
+    "GptOss",
+    "Granite",
+    "Llama",
+    "Llama4Text",
+    "Mistral",
+    "Mixtral",
+    "Olmo2",
+    "OPT",
+    "Phi",
+    "Phi3",
+    "Qwen2",
+    "Qwen2Moe",
+    "Qwen3",
+    "Qwen3Moe",
+    "SmolLM3",
+    "StableLm",
+    "Starcoder2",
+    "Lfm2",
+    "Mamba",
+    "Qwen3Next",
+    "Bloom",
+    "Falcon",
+    "GPTJ",
+    "Nemotron",
+)
 EQUAL, REFUSED = "equal", "refused"
 # by class name without its ending: configuration, and what becomes of it without and with a press
 ARCHITECTURES = {

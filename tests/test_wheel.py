@@ -81,6 +81,7 @@ def test_an_installed_package_writes_to_the_current_folder_and_has_no_commit(ins
     assert "no finished condition in data/results/nothing" in missing.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_package_runs_an_experiment_and_says_what_it_lacks(installed, tmp_path):
     """The results and the log are made; only executed notebooks are not, and a second run finds all done."""
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL_EXPERIMENT | {"grid": [{"press": "none"}]}))

@@ -111,14 +111,17 @@ class Chooser:
 
     def _ends_in_stop_string(self, row: Row) -> bool:
         """Whether an answer, which begins behind a thinking model's thoughts and the white space after them,
-        ends in a stop string.
+        ends in a stop string. White space there may be long, so where it begins is noted.
         """
         tags, known = self.settings.think_tags, row.thinking is not None
         tail = self.lm.tokenizer.decode(row.tokens[-self.longest :] if known else row.tokens)
         row.thinking = is_thinking(tail, tags, row.thinking if known else row.request.thinking)
         if row.thinking:
+            row.begins = None
             return False
-        if tags is not None:
-            _, closed, behind = tail.rpartition(tags[1])
-            tail = behind.lstrip() if closed else behind
+        if tags is not None and (row.begins is None or len(row.tokens) - self.longest <= row.begins):
+            _, closed, behind = self.lm.tokenizer.decode(row.tokens).rpartition(tags[1])
+            tail = behind.lstrip() if closed or row.request.thinking else behind
+            if row.begins is None and tail:
+                row.begins = len(row.tokens) - 1
         return any(string in tail for string in self.settings.stop_strings)

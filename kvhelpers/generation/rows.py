@@ -33,7 +33,8 @@ class Row:
     ``press`` is that of its next prefill; ``drafter`` guesses its next tokens, or is None; ``steps`` hold
     each token's signals: scalars, canary, top log-probabilities and their token ids. ``watcher`` watches it,
     ``action`` is what it asks for now, and ``acted`` what was done. ``thinking`` is whether a model's
-    thoughts are open, as far as `choose` has looked; None where it has not, or tokens were taken back.
+    thoughts are open, as far as `choose` has looked, and ``begins`` the token in which its answer begins;
+    None where it has not, or tokens were taken back.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Row:
     action: Action | None = None
     acted: list[Acted] = field(default_factory=list)
     thinking: bool | None = None
+    begins: int | None = None
     stop_reason: StopReason | None = None
     error: str | None = None
 
@@ -110,7 +112,8 @@ class Row:
         discarded = tuple(self.tokens[action.keep :])
         self.acted.append(Acted(action.name, len(self.tokens), action.keep, discarded))
         kept, steps = self.tokens[: action.keep], self.steps[: action.keep]
-        self.tokens, self.steps, self.press, self.thinking = [], [], action.press, None
+        self.tokens, self.steps, self.press = [], [], action.press
+        self.thinking, self.begins = None, None
         if self.drafter:
             self.drafter = Drafter(self.request.token_ids)
         for token, signals in zip(kept, steps, strict=True):

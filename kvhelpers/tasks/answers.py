@@ -7,8 +7,8 @@ strict-match takes the number after ``####``; flexible-extract takes the last nu
 What is judged is the number right behind the first ``####`` that has one; else what the last ``\boxed{}``
 holds, which is right only if it is a number, with a unit or without; else the last number. ``..`` is no
 number, ``−8`` with a typographic minus is a negative one, ``1{,}234`` is 1234, ``\frac{5}{6}`` is 5/6,
-``10%`` is 10, and of an equation the result counts. Numbers are compared as numbers, so ``$18.00`` answers
-18, where the harness compares strings.
+``10%`` is 10, of ``6 + 2 = 8`` the result counts, and of ``8 = 6 + 2`` the first number. Numbers are compared
+as numbers, so ``$18.00`` answers 18, where the harness compares strings.
 
 Where the right answer is no number, the rest of the line after ``####`` is judged, or else the last line.
 """
@@ -30,6 +30,9 @@ MINUS = str.maketrans(dict.fromkeys("−–‑﹣－", "-"))
 DIGITS = r"(?:[0-9](?:(?:,|\{,\})?[0-9])*(?:\.[0-9]+)?|\.[0-9]+)"
 NUMBER = re.compile(rf"(?:(?<![\w)\]}}])-)?\$?(?<![0-9.]){DIGITS}(?:/{DIGITS})?(?![.,]?[0-9])")
 UNIT = re.compile(r"[\s~]*(?:%|[^\W\d_][^=+*^0-9\\]*)?[\s.]*")
+OPERATOR = re.compile(r"\s*[-+*/×÷·]\s*[($]*[0-9.]")  # behind a number: it is not the answer but a part of it
+MIXED = re.compile(r"([0-9]+)\s*\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
+APART = re.compile(r"^([\s:(*_]*)-\s+(?=\$?[0-9.])")  # a minus and its number
 FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 WORDS = re.compile(r"\\(?:text|math)\w*\s*\{([^{}]*)\}(?:\^\{?[0-9]\}?)?")  # ``\text{ m}^2``
 MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$]")  # of LaTeX
@@ -85,17 +88,28 @@ def _texts_in(text: str) -> tuple[str | None, str | None]:
 def _judged_number(text: str) -> Judged:
     text = text.translate(MINUS)
     for line in re.finditer(r"####+([^\n]*)", text):
-        result = re.sub(r"^[^A-Za-z]*=", "", _plain(line.group(1))).lstrip(" \t:([*_")
-        if number := NUMBER.match(result):
+        if number := NUMBER.match(_result(_plain(line.group(1)), r"^[^A-Za-z]*=")):
             return Judged(clean(number.group()), "strict-match", line.start())
     for box in [box for box in BOXED.finditer(text) if box.group(1).strip()][-1:]:
-        result = _plain(box.group(1)).rpartition("=")[2].strip()
+        result = _result(_plain(box.group(1)), r"^.*=").strip()
         number = NUMBER.match(result)
         whole = number and UNIT.fullmatch(result, number.end())
         return Judged(clean(number.group()) if whole else box.group(1).strip(), "boxed", box.start())
     for number in [*NUMBER.finditer(text)][-1:]:
         return Judged(clean(number.group()), "flexible-extract", number.start())
     return Judged()
+
+
+def _result(text: str, before: str) -> str:
+    """The text from the number on that answers: the first one, if it stands alone or on one side of an
+    equation; else what is behind ``before``, an expression up to its last equals sign.
+    """
+    text = APART.sub(r"\1-", text).lstrip(" \t:([*_")
+    first = NUMBER.match(text)
+    expression = first and ("/" in first.group() or OPERATOR.match(text, first.end()))
+    if first and not (expression and "=" in text):
+        return re.sub(r"^([^=]*[^=\s])\s*=.*", r"\1", text)
+    return APART.sub(r"\1-", re.sub(before, "", text)).lstrip(" \t:([*_")
 
 
 def _judged_text(text: str, strict: str | None, flexible: str | None) -> Judged:
@@ -106,7 +120,8 @@ def _judged_text(text: str, strict: str | None, flexible: str | None) -> Judged:
 
 def _plain(text: str) -> str:
     """Without LaTeX's marks around numbers and words."""
-    return MARKS.sub("", WORDS.sub(r" \1", FRACTION.sub(r"\1/\2", text.replace("{,}", ","))))
+    text = MIXED.sub(lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text.replace("{,}", ","))
+    return MARKS.sub("", WORDS.sub(r" \1", FRACTION.sub(r"\1/\2", text)))
 
 
 def clean(number: str) -> str:

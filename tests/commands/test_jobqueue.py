@@ -19,6 +19,7 @@ from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import REPOSITORY
 
 pytest.importorskip("dask_jobqueue")
+pytestmark = pytest.mark.slow
 
 VALUES = {"n_fewshot": 1, "n_prompts": 3, "max_new_tokens": 8, "ratio": 0.75, "device": "cpu"}
 SHARED = "/shared/this-repository"  # in the recipe

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from architectures import ARCHITECTURES, EQUAL, REFUSED, SMALL, as_lm, built
+from architectures import ARCHITECTURES, EQUAL, OFTEN, REFUSED, SMALL, as_lm, built
 from reference import MATRIX, Knowing, alone, alone_with_logits, kvpress_cache, requests_for, with_attention
 
 from kvhelpers.errors import InputError
@@ -34,7 +34,9 @@ def prompts_of(lengths):
     return [torch.randint(3, 290, (length,), generator=draw).tolist() for length in lengths]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
 def test_an_architecture_is_equal_to_its_own_whole_passes_or_refused(name, record_property, monkeypatch):
     _, expected, expected_pressed = ARCHITECTURES[name]
     lm, outcome, pressed = as_lm(name, built(name)), "differs", "differs"

@@ -7,8 +7,10 @@ from functools import partial
 import pytest
 from reference import alone, save_answering
 
+from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.requests import Request, Settings
+from kvhelpers.generation.rows import Row
 from kvhelpers.generation.watch import Action
 from kvhelpers.models.load import load_model
 from kvhelpers.records import StopReason
@@ -95,3 +97,16 @@ def test_white_space_behind_the_thoughts_is_no_stop_string(tmp_path, closing):
     requests = [Request(lm.tokenizer.encode("x"), None, 0)]
     (run,) = generate(lm, requests, Settings(20, 1, stop_strings=("\n\n",), think_tags=TAGS))
     assert pieces_of(lm, run) == pieces[:-1] and run.stop_reason == StopReason.STOP_STRING
+
+
+def test_white_space_behind_the_thoughts_is_none_in_a_long_answer_either(tmp_path):
+    """Where the end of the thoughts is no longer among the tokens that are looked at."""
+    pieces = ["<think>", "a", "</think>", "\n\n", " \n\n", "It", " is", " 8", " or", " so", "."]
+    lm = load_model(str(save_answering(tmp_path / "model", pieces)), device="cpu")
+    chooser = Chooser(lm, Settings(20, 1, stop_strings=("\n\n",), think_tags=TAGS))
+    chooser.longest, row = 4, Row(0, Request([3], None, 0), 0.0, None)
+    for token in lm.tokenizer.convert_tokens_to_ids(pieces):
+        row.tokens.append(token)
+        assert not chooser._ends_in_stop_string(row)
+    row.tokens.append(lm.tokenizer.convert_tokens_to_ids("\n\n"))
+    assert chooser._ends_in_stop_string(row)
