@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: reproduce test soak notebooks setup clean
 
 reproduce:
-	@echo "make reproduce: about 6 minutes on two cores, 4 of them installation where .venv is not there yet"
+	@echo "make reproduce: about 7 minutes on two cores, 3 to 4 of them installation where .venv is not there yet"
 	@$(MAKE) --no-print-directory setup
 	$(BIN)/python -m kvhelpers run experiments/001-reproduce-failures.yaml
 
