@@ -123,7 +123,8 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     gpus = torch.cuda.device_count()
     workers = workers or max(1, gpus)
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
-    options["preload"] = ["kvhelpers.commands.worker", *dask.config.get("distributed.worker.preload")]
+    others = dask.config.get("distributed.worker.preload")  # a text, where an environment variable says it
+    options["preload"] = ["kvhelpers.commands.worker", *([others] if isinstance(others, str) else others)]
     specs = {
         index: {
             "cls": Nanny,
