@@ -116,6 +116,14 @@ def _started(workers: int | None) -> SpecCluster:
             print("a worker process died while it started; it is started again", file=sys.stderr)
 
 
+def preloads() -> list[str]:
+    """What a local worker loads first: `worker`, and what Dask's own configuration names, which is a text
+    where an environment variable says it.
+    """
+    others = dask.config.get("distributed.worker.preload")
+    return ["kvhelpers.commands.worker", *([others] if isinstance(others, str) else others)]
+
+
 def _local_cluster(workers: int | None) -> SpecCluster:
     """Workers in processes of their own, restarted when they die, that share this machine's GPUs and cores
     evenly.
@@ -123,8 +131,7 @@ def _local_cluster(workers: int | None) -> SpecCluster:
     gpus = torch.cuda.device_count()
     workers = workers or max(1, gpus)
     options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "host": "127.0.0.1"}
-    others = dask.config.get("distributed.worker.preload")  # a text, where an environment variable says it
-    options["preload"] = ["kvhelpers.commands.worker", *([others] if isinstance(others, str) else others)]
+    options["preload"] = preloads()
     specs = {
         index: {
             "cls": Nanny,
