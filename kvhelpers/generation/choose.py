@@ -115,7 +115,9 @@ class Chooser:
         """
         tags, known = self.settings.think_tags, row.thinking is not None
         tail = self.lm.tokenizer.decode(row.tokens[-self.longest :] if known else row.tokens)
-        row.thinking = is_thinking(tail, tags, row.thinking if known else row.request.thinking)
+        if not known or (tags is not None and any(tag in tail for tag in tags)):
+            whole = self.lm.tokenizer.decode(row.tokens)
+            row.thinking = is_thinking(whole, tags, row.request.thinking)
         if row.thinking:
             row.begins = None
             return False

@@ -5,7 +5,8 @@ length. The reference knows them all: a pass over the whole text without any cac
 which is the architecture's own code. Four texts of different lengths are prefilled together and decoded in a
 batch, with right and wrong drafts, and their logits compared with it. With a press the reference is each of
 two texts alone, token by token, inside ``with press(model):``. A model with a sliding window is checked with
-a smaller one, so that the texts reach beyond it.
+a smaller one, so that the texts reach beyond it. A model in half precision, whose rounding could hide a rule
+of small effect, is checked with its weights in float32 first, and then as it is.
 
 The outcome is kept in the cache folder by what it depends on: model, number format, attention, package
 versions, and the code here.
@@ -20,6 +21,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -53,10 +55,10 @@ UNMASKED = "kvhelpers_unmasked"
 PRESSED = 2  # texts that are decoded alone under it
 NEVER = 5e3  # below the largest logit: a token of a padded vocabulary
 # largest deviation of a logit, as a share of the range of the logits. Half precision rounds differently in
-# every order of summation: SmolLM2-135M deviates by .022 in bfloat16 and by .0023 in float16. A rule of small
-# effect can pass there; in float32 it does not.
+# every order of summation: SmolLM2-135M deviates by .022 in bfloat16 and by .0023 in float16.
 BOUNDS = {"float64": 1e-4, "float32": 1e-4, "float16": 0.008, "bfloat16": 0.1}
 COARSE = dict.fromkeys(("float16", "bfloat16"), ", or its rounding is that coarse, which float32 would tell")
+HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 SUPPORTED = (
     "supported are architectures whose layers keep keys and values alone and compute attention through "
     "transformers' attention interface, such as Llama, Mistral, Qwen 2 and 3, Phi 3, Gemma 2 and 3, gpt-oss"
@@ -107,12 +109,31 @@ def code_hash() -> str:
 
 
 def _computed(lm: LanguageModel, pressed: bool) -> SelfCheck:
-    if pressed:
-        deviation = max(check_model(lm).deviation, _deviation(lm, _pressed_logits, "under a press"))
-    else:
-        prefill_attention(lm.model, lm.attn)  # refuses sdpa where it leaves out a rule
-        deviation = _deviation(lm, _plain_logits)
+    look = (_pressed_logits, "under a press") if pressed else (_plain_logits, "")
+    deviation = check_model(lm).deviation if pressed else 0.0
+    prefill_attention(lm.model, lm.attn)  # refuses sdpa where it leaves out a rule
+    if lm.dtype in HALF:
+        with _in_float32(lm) as exact:
+            _deviation(exact, *look)
+    deviation = max(deviation, _deviation(lm, *look))
     return SelfCheck(attn=lm.attn, pressed=pressed, deviation=deviation, bound=BOUNDS[lm.dtype])
+
+
+@contextmanager
+def _in_float32(lm: LanguageModel) -> Iterator[LanguageModel]:
+    """The model with its weights in float32, which changes none of them, inside the context. It takes twice
+    their memory.
+    """
+    half = [
+        tensor for tensor in (*lm.model.parameters(), *lm.model.buffers()) if tensor.dtype == HALF[lm.dtype]
+    ]
+    try:
+        for tensor in half:
+            tensor.data = tensor.data.float()
+        yield replace(lm, dtype="float32")
+    finally:
+        for tensor in half:
+            tensor.data = tensor.data.to(HALF[lm.dtype])
 
 
 def _deviation(lm: LanguageModel, logits_of, under: str = "") -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.errors import InputError, is_out_of_memory, unknown_name
 from kvhelpers.models.chat_template import check_chat_template
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.gguf import converted
@@ -31,6 +33,8 @@ LEFT_OUT_BY_SDPA = {
     "attn_logit_softcapping": "the cap of its attention's scores",
     "sinks": "the sinks of its attention",
 }
+DIFFERENCE = {torch.float16: 0.01, torch.bfloat16: 0.1}  # of logits, as a share of their range; else 1e-4
+_same: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model → whether sdpa is its eager attention
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class LanguageModel:
 
 def prefill_attention(model: PreTrainedModel, asked: str) -> str:
     """The attention implementation that a prefill uses: that asked for; ``auto`` is sdpa, or eager where
-    transformers' sdpa would leave out a rule of the model's attention.
+    transformers' sdpa would leave out a rule of the model's attention, or gives other logits.
 
     Raises
     ------
@@ -73,7 +77,31 @@ def prefill_attention(model: PreTrainedModel, asked: str) -> str:
             f"attn 'sdpa' is not allowed with {type(model).__name__}: transformers' sdpa leaves out "
             f"{left_out}; use 'eager' or 'auto'"
         )
-    return ("sdpa" if left_out is None else "eager") if asked == AUTO else asked
+    if asked != AUTO:
+        return asked
+    return "sdpa" if left_out is None and _sdpa_is_eager(model) else "eager"
+
+
+@torch.inference_mode()
+def _sdpa_is_eager(model: PreTrainedModel) -> bool:
+    """Whether a short text has the same logits under both; what fails under sdpa is not the same."""
+    if model not in _same:
+        ids = torch.arange(24, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+        used, logits = model.config._attn_implementation, []
+        try:
+            for name in ("eager", "sdpa"):
+                model.set_attn_implementation(name)
+                logits.append(model(input_ids=ids, use_cache=False).logits.double())
+            eager, sdpa = (each[logits[0].isfinite()] for each in logits)
+            apart = (eager - sdpa).abs().max() / (eager.max() - eager.min())
+            _same[model] = bool(apart <= DIFFERENCE.get(model.dtype, 1e-4))
+        except Exception as error:  # an architecture may fail in any way on what it was not made for
+            if is_out_of_memory(error):
+                raise
+            _same[model] = False
+        finally:
+            model.set_attn_implementation(used)
+    return _same[model]
 
 
 def _has(module: nn.Module, part: str) -> bool:

@@ -7,8 +7,8 @@ strict-match takes the number after ``####``; flexible-extract takes the last nu
 What is judged is the number right behind the first ``####`` that has one; else what the last ``\boxed{}``
 holds, which is right only if it is a number, with a unit or without; else the last number. ``..`` is no
 number, ``−8`` with a typographic minus is a negative one, ``1{,}234`` is 1234, ``\frac{5}{6}`` is 5/6,
-``10%`` is 10, of ``6 + 2 = 8`` the result counts, and of ``8 = 6 + 2`` the first number. Numbers are compared
-as numbers, so ``$18.00`` answers 18, where the harness compares strings.
+``10%`` is 10, ``8 million`` is 8000000, of ``6 + 2 = 8`` the result counts, and of ``8 = 6 + 2`` the first
+number. Numbers are compared as numbers, so ``$18.00`` answers 18, where the harness compares strings.
 
 Where the right answer is no number, the rest of the line after ``####`` is judged, or else the last line.
 """
@@ -29,11 +29,17 @@ BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 MINUS = str.maketrans(dict.fromkeys("−–‑﹣－", "-"))
 DIGITS = r"(?:[0-9](?:(?:,|\{,\})?[0-9])*(?:\.[0-9]+)?|\.[0-9]+)"
 NUMBER = re.compile(rf"(?:(?<![\w)\]}}])-)?\$?(?<![0-9.]){DIGITS}(?:/{DIGITS})?(?![.,]?[0-9])")
-UNIT = re.compile(r"[\s~]*(?:%|[^\W\d_][^=+*^0-9\\]*)?[\s.]*")
+# a word, or a letter that is a unit where others are variables
+UNIT = re.compile(r"[\s~]*(?:%|(?:[^\W\d_]{2}|[ACFghJKlLmNsVW]\b)[^=+*^0-9\\]*(?:\^[23])?)?[\s.)\]]*")
+SCALES = {"thousand": 3, "million": 6, "billion": 9}
+SCALED = re.compile(rf"({DIGITS})[\s~]*({'|'.join(SCALES)})\b", re.IGNORECASE)
 OPERATOR = re.compile(r"\s*[-+*/×÷·]\s*[($]*[0-9.]")  # behind a number: it is not the answer but a part of it
 MIXED = re.compile(r"([0-9]+)\s*\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
 APART = re.compile(r"^([\s:(*_]*)-\s+(?=\$?[0-9.])")  # a minus and its number
 FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+SHORT_FRACTION = re.compile(r"\\([dt]?)frac\s*([0-9])\s*([0-9])")
+IN_PROSE = rf"{MIXED.pattern}|{SHORT_FRACTION.pattern}|\\[dt]?frac\{{{DIGITS}\}}\{{{DIGITS}\}}"
+LAST = re.compile(rf"-?(?:{IN_PROSE})|{NUMBER.pattern}")
 WORDS = re.compile(r"\\(?:text|math)\w*\s*\{([^{}]*)\}(?:\^\{?[0-9]\}?)?")  # ``\text{ m}^2``
 MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$]")  # of LaTeX
 
@@ -95,8 +101,8 @@ def _judged_number(text: str) -> Judged:
         number = NUMBER.match(result)
         whole = number and UNIT.fullmatch(result, number.end())
         return Judged(clean(number.group()) if whole else box.group(1).strip(), "boxed", box.start())
-    for number in [*NUMBER.finditer(text)][-1:]:
-        return Judged(clean(number.group()), "flexible-extract", number.start())
+    for number in [*LAST.finditer(text)][-1:]:
+        return Judged(clean(_plain(number.group())), "flexible-extract", number.start())
     return Judged()
 
 
@@ -120,7 +126,9 @@ def _judged_text(text: str, strict: str | None, flexible: str | None) -> Judged:
 
 def _plain(text: str) -> str:
     """Without LaTeX's marks around numbers and words."""
-    text = MIXED.sub(lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text.replace("{,}", ","))
+    text = SHORT_FRACTION.sub(r"\\\1frac{\2}{\3}", text.replace("{,}", ","))
+    text = MIXED.sub(lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text)
+    text = SCALED.sub(lambda m: f"{Decimal(clean(m[1])).scaleb(SCALES[m[2].lower()]):f}", text)
     return MARKS.sub("", WORDS.sub(r" \1", FRACTION.sub(r"\1/\2", text)))
 
 

@@ -1,11 +1,13 @@
 """Thinking models: where their thoughts end and the answer begins, told by two tags in their text.
 
 Text behind the last closing tag is the answer. A run that thinks at its end has none: its thoughts were
-opened (by itself, or by the end of its prompt) and are not closed.
+opened (by itself, or by the end of its prompt) and are not closed. A tag opens thoughts where a line or
+another mark begins; in the midst of a sentence it is only spoken of.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +21,9 @@ KNOWN: tuple[Tags, ...] = (
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("<thought>", "</thought>"),
+    ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("◁think▷", "◁/think▷"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
@@ -40,8 +45,10 @@ def is_thinking(text: str, tags: Tags | None, before: bool = False) -> bool:
     """Whether thoughts are open at the end of a text; ``before``: whether they were at its beginning."""
     if tags is None:
         return False
-    opened, closed = map(text.rfind, tags)
-    return before if opened == closed else opened > closed  # equal where neither is there
+    special = tags[0].startswith("<|")  # nobody speaks of a special token
+    opened = [m.end() for m in re.finditer(("" if special else r"(?:^|[\n>])\s*") + re.escape(tags[0]), text)]
+    closed = text.rfind(tags[1])
+    return before if not opened and closed < 0 else max(opened, default=-1) > closed
 
 
 def thought_part(

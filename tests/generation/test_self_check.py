@@ -85,6 +85,20 @@ def test_sdpa_is_refused_where_it_leaves_out_a_rule_and_auto_means_eager():
     assert prefill_attention(built("Gemma2", attn_logit_softcapping=None), "auto") == "sdpa"
 
 
+def test_auto_means_eager_where_sdpa_gives_other_logits(monkeypatch):
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setitem(
+        ALL_ATTENTION_FUNCTIONS, "sdpa", lambda *args, **more: sdpa(*args, **more | {"scaling": 1})
+    )
+    model = built("Llama")
+    assert prefill_attention(model, "auto") == "eager" and prefill_attention(model, "sdpa") == "sdpa"
+    check_model(as_lm("Llama", model, attn="eager"))
+    with pytest.raises(InputError, match="prefilled under attn 'sdpa', differ from its own"):
+        check_model(as_lm("Llama", model, attn="sdpa"))
+    monkeypatch.undo()
+    assert prefill_attention(built("Llama"), "auto") == "sdpa"
+
+
 @pytest.mark.parametrize("given", ({"indices": torch.ones(1)}, {"attention_mask": torch.ones(1)}))
 def test_what_an_architecture_gives_its_attention_and_is_not_known_is_refused(given):
     module = torch.nn.Linear(1, 1)
@@ -118,6 +132,23 @@ def test_half_precision_has_a_bound_of_its_own(tiny):
         lm = as_lm("half", built("Llama", initializer_range=0.1).to(getattr(torch, dtype)))
         lm = dataclasses.replace(lm, dtype=dtype)
         assert 1e-4 < check_model(lm, pressed=True).deviation < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+def test_half_precision_does_not_hide_a_rule_of_small_effect(monkeypatch, dtype):
+    model = built("Llama", initializer_range=0.1).to(getattr(torch, dtype))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lm = dataclasses.replace(as_lm("half", model), dtype=dtype)
+    leaving_out(monkeypatch, scaling=0.251)  # it is .25
+    with monkeypatch.context() as alone:
+        alone.setattr(self_check, "HALF", {})
+        check_model(lm)
+    self_check._known.clear()
+    with pytest.raises(InputError, match="differ from its own by .* where 0.0001 is allowed in float32"):
+        check_model(lm)
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert {tensor.dtype for tensor in after.values()} == {getattr(torch, dtype)}
 
 
 @pytest.mark.parametrize(

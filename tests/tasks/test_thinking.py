@@ -21,12 +21,19 @@ def walked(pieces, tags, thinking):
 
 @pytest.mark.parametrize("before", (False, True))
 def test_thoughts_end_behind_the_last_closing_tag_or_not_at_all(before):
-    for pieces in itertools.product(["<think>", "</think>", "#### 8", "ä "], repeat=4):
+    for pieces in itertools.product(["<think>", "</think>", "#### 8\n", "a <think>, ä\n"], repeat=4):
         text = "".join(pieces)
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
         open_, n = walked(pieces, TAGS, before)
         assert is_thinking(text, TAGS, before) == open_
         assert thought_part(text, ends, TAGS, before) == (n, ends[n - 1] if n else 0)
+
+
+def test_a_tag_that_is_only_spoken_of_opens_nothing():
+    assert not is_thinking("#### 8\nI used <think> tags.", TAGS)
+    assert is_thinking(" \n <think>\n9", TAGS) and is_thinking("9\n<think>", TAGS)
+    harmony = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
+    assert is_thinking("<|start|>assistant<|channel|>analysis<|message|>9", harmony)
 
 
 def test_a_tag_of_several_tokens_ends_within_one():
