@@ -34,8 +34,8 @@ from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
-from kvhelpers.hazard.baselines import MAIN, family_names
 from kvhelpers.hazard.evaluation import Evaluation
+from kvhelpers.hazard.features import MAIN, family_names
 from kvhelpers.hazard.predictors import SEED, BoostedTrees, LogisticHazard
 from kvhelpers.hazard.risk_set import RiskSet, build
 from kvhelpers.hazard.splits import Split, press_splits
