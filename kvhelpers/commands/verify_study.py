@@ -12,9 +12,8 @@ from kvhelpers.guard.acted_runs import START
 from kvhelpers.guard.actions_study import ActedRun, ActionName, ActionsStudy
 from kvhelpers.guard.definition import FULL, PRESS, Source, SourceRuns
 from kvhelpers.guard.live_study import GuardedRun, LiveStudy
-from kvhelpers.hazard.inner_study import read_inner_study
 from kvhelpers.hazard.study import read_study
-from kvhelpers.paths import guard_path, inner_study_path, relative, study_path
+from kvhelpers.paths import guard_path, relative, study_path
 from kvhelpers.records import Record, StopReason
 from kvhelpers.report.guard_log import read_guard_study
 from kvhelpers.scoring.score import Ended
@@ -38,15 +37,13 @@ def study_faults(name: str, root: Path | None = None) -> tuple[int, list[str]]:
 
 
 def sealed_command(name: str, root: Path | None = None) -> str:
-    """The command that made a study of predictors or of inner signals, of the runs that were there then.
+    """The command that made a study of predictors, of the runs that were there then.
 
     Raises
     ------
     InputError : there is none, the file is no study, or it was changed.
     """
-    path = inner_study_path(name, root)
-    study = read_inner_study(path) if path.is_file() else read_study(study_path(name, root))
-    return study.provenance.command or "not noted"
+    return read_study(study_path(name, root)).provenance.command or "not noted"
 
 
 def _of_actions(study: ActionsStudy, sources: dict[str, Source]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from kvhelpers.__main__ import main
 from kvhelpers.commands.verify_study import study_faults
 from kvhelpers.guard.actions_study import ActionName, read_actions_study
-from kvhelpers.paths import guard_path, inner_study_path, samples_dir, study_path
+from kvhelpers.paths import guard_path, samples_dir, study_path
 
 NAME = "011-what-an-action-can-do"
 
@@ -57,13 +57,18 @@ def test_an_edit_is_noticed_when_the_file_is_read(study, output, capsys):
     assert "is no study of actions or of a guard, or was changed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "path_of"), [("005-hazard-predictor", study_path), ("013-inner-signals", inner_study_path)]
-)
-def test_a_study_of_predictors_is_read_by_its_seal(name, path_of, output, capsys):
-    path = path_of(name)
+def test_a_study_whose_script_is_here_names_it(output, capsys):
+    assert main(["verify", "013-inner-signals"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "python experiments/013-inner-signals.py makes its numbers again\n"
+    )
+
+
+def test_a_study_of_predictors_is_read_by_its_seal(output, capsys):
+    name = "005-hazard-predictor"
+    path = study_path(name)
     path.parent.mkdir(parents=True)
-    shutil.copyfile(path_of(name, samples_dir()), path)
+    shutil.copyfile(study_path(name, samples_dir()), path)
     assert main(["verify", name]) == 0
     assert name in capsys.readouterr().out.rpartition("what made it: ")[2]
     path.write_text(path.read_text().replace('"commit":"', '"commit":"0', 1))
