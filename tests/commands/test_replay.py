@@ -51,18 +51,27 @@ def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys)
     assert replay("scratch") > 0  # the condition that was not asked for before
 
 
-def test_a_condition_that_is_not_there_is_one_sentence(results):
+@pytest.fixture
+def short(output, embedded):
+    """A function that runs a condition with one prompt and few tokens."""
+    few = VALUES | {"n_prompts": 1, "max_new_tokens": 4, "press": "knorm"}
+    return lambda **values: run_condition(make_condition(few | values), embedded)
+
+
+def test_a_condition_that_is_not_there_is_one_sentence(short):
+    short()
     with pytest.raises(InputError, match="knorm 0.75"):
         replay("scratch", ["knorm 0.75"])
 
 
-def test_a_repetition_penalty_is_refused(output, embedded):
-    run_condition(make_condition(VALUES | {"press": "knorm", "repetition_penalty": 1.3}), embedded)
+def test_a_repetition_penalty_is_refused(short):
+    short(repetition_penalty=1.3)
     with pytest.raises(InputError, match="repetition penalty"):
         replay("scratch")
 
 
-def test_prompts_that_are_not_what_they_were_are_refused(results, embedded, monkeypatch):
+def test_prompts_that_are_not_what_they_were_are_refused(short, embedded, monkeypatch):
+    short(max_new_tokens=40)
     monkeypatch.setattr("kvhelpers.commands.replay.load_for", lambda condition: embedded)
     changed = embedded.tokenizer.chat_template.replace("helpful AI", "helpful  AI")
     assert changed != embedded.tokenizer.chat_template
