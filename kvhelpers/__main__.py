@@ -206,7 +206,7 @@ def _log(options: argparse.Namespace) -> str:
     elif inner_study_path(name, root).is_file():
         from kvhelpers.report.inner_log import write_inner_log as write
     elif guard_path(name, root).is_file():
-        from kvhelpers.report.guard_log import write_stored_log as write
+        from kvhelpers.commands.guard import write_stored_log as write
     else:
         from kvhelpers.report.log import write_log as write
     write(name, root)
@@ -255,7 +255,7 @@ def _inner(options: argparse.Namespace) -> str:
 
 
 def _verify_study(name: str) -> str:
-    from kvhelpers.commands.verify_study import study_faults
+    from kvhelpers.commands.guard import study_faults
 
     runs, faults = study_faults(name, find_results(name))
     if faults:
