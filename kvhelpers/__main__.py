@@ -200,7 +200,7 @@ def _log(options: argparse.Namespace) -> str:
     if study_path(name, root).is_file():
         from kvhelpers.report.hazard_log import write_stored_log as write
     elif guard_path(name, root).is_file():
-        from kvhelpers.report.guard_log import write_stored_log as write
+        from kvhelpers.commands.guard import write_stored_log as write
     elif experiment_script(name).is_file():
         runpy.run_path(str(experiment_script(name)))["write_log"](name)
         return _where(name)
@@ -247,7 +247,7 @@ def _replay(options: argparse.Namespace) -> str:
 
 
 def _verify_study(name: str) -> str:
-    from kvhelpers.commands.verify_study import study_faults
+    from kvhelpers.commands.guard import study_faults
 
     runs, faults = study_faults(name, find_results(name))
     if faults:
