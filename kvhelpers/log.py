@@ -110,7 +110,7 @@ def log_text(
         "```bash\n" + "\n".join(_commands(results, spec)) + "\n```",
         "## Conditions and results",
         _cut("Not finished: ", missing),
-        markdown_table(results_table(runs, long, shown)),
+        _markdown(results_table(runs, long, shown)),
         f"In % of n runs; [Wilson 95 %], up to ±{50 * (half.high - half.low):.0f} points. *CFR*: no end, "
         f"loop or wrong. *Kept*: prompt tokens, a mean. {left_out} estimates: "
         f"[conditions.csv]({folder}/conditions.csv), {files}.",
@@ -126,6 +126,10 @@ def log_text(
         (spec.next_steps.strip() if spec else "") or "None are written down.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    return markdown_table(frame).replace(" --- ", "---")
 
 
 def _cut(beginning: str, names: Sequence[str], most: int = 6) -> str:
@@ -360,18 +364,15 @@ def _second_table(
         false = keyed[ever, name, "false alarms"].estimate
         rows.append(row | {"False": GAP if pd.isna(false) else f"{100 * false:.0f}"})
     left_out = _distinct(runs.loc[~runs["valid"], "condition"])
+    without = _cut("Without the flagged ", left_out, 2) + " " * bool(left_out)
     early = f"{immediate.estimate:.0f} more begin at token 0 or 1. " if immediate.estimate else ""
     return [
         "## Signals",
-        markdown_table(pd.DataFrame(rows)),
+        _markdown(pd.DataFrame(rows)),
         f"Share (%) of {loops.estimate:.0f} loops / of comparable runs with entropy above this (nats; "
-        "quantile "
-        f"of uncompressed tokens) before the onset, ever or in the last {LAST} tokens; comparable: of the "
-        "same "
-        "condition, not ended, no loop yet. *Points*: the difference, 95 % for all rows together. "
-        "*False*: right "
-        f"runs with it. {early}{_cut('Without the flagged ', left_out, 2)} What else tells failures: "
-        f"{files}.",
+        f"quantile of uncompressed tokens) before the onset, ever or in the last {LAST} tokens; comparable: "
+        "of the same condition, not ended, no loop yet. *Points*: the difference, 95 % for all rows "
+        f"together. *False*: right runs with it. {early}{without}What else tells failures: {files}.",
     ]
 
 
@@ -405,7 +406,7 @@ def _contrasts(long: pd.DataFrame, contrasts: Sequence[Contrast], files: str) ->
         "" if all(contrast.planned for contrast in contrasts) else " ‡: thought of after the runs were seen."
     )
     return [
-        markdown_table(pd.DataFrame(rows[:CONTRASTS])),
+        _markdown(pd.DataFrame(rows[:CONTRASTS])),
         "The first minus the second on the same prompts, 95 % intervals; bold: q < .05 by McNemar's exact "
         f"test, corrected for all of these.{after}{more}",
     ]

@@ -11,16 +11,7 @@ from kvhelpers.paths import REPOSITORY, experiment_file
 
 LOGS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("[0-9]*.md"))
 NOT_YET = {  # logs whose conclusions a person has not yet written
-    "001-reproduce-failures",
-    "002-compression-sweep",
-    "003-is-snapkv-worse",
-    "004-budgets-and-decoding",
     "005-hazard-predictor",
-    "006-capable-model",
-    "007-question-position",
-    "008-gsm-symbolic",
-    "009-question-and-window",
-    "010-half-accuracy",
     "011-what-an-action-can-do",
     "012-live-guard",
     "013-inner-signals",

@@ -24,11 +24,6 @@ LETTER = 0.068  # inches: the mean width of a letter in a legend, on the safe si
 COLOURS = sns.color_palette("colorblind")
 LOOPING = COLOURS[3]
 HEALTHY = COLOURS[0]  # right, without a loop, uncompressed
-RATES = {
-    "accuracy": ("accuracy", HEALTHY, "o", ""),
-    "cfr": ("catastrophic failure rate", "0.25", "s", (4, 1.5)),
-    "looping": ("looping", LOOPING, "D", (1, 1)),
-}  # title, colour, marker, dashes
 MARKERS = "osD^vPX*<>"
 DIGITS = 3  # of signals in figures: the last ones depend on the machine
 AXIS = {"entropy": "entropy (nats)", "top1_prob": "top-1 probability"}
@@ -61,32 +56,6 @@ def note_daggers(labels: Sequence[str]) -> dict[str, Artist]:
     if not any(DAGGER in label for label in labels):
         return {}
     return {NOT_VALID: Line2D([], [], linestyle="none", marker=f"${DAGGER}$", color="0.1", markersize=7)}
-
-
-def open_markers(
-    axes: Axes,
-    x: Sequence[float],
-    y: Sequence[float],
-    valid: Sequence[bool],
-    colour: object,
-    marker: str,
-    size: float,
-) -> None:
-    """Open markers at those of the points that are not valid; `note_open_markers` explains them. Markers at
-    the same place are seen if the later ones are smaller.
-    """
-    points = [point for point, is_valid in zip(zip(x, y, strict=True), valid, strict=True) if not is_valid]
-    if points:
-        look = {"facecolors": "white", "edgecolors": [colour], "linewidths": 1.2, "zorder": 4}
-        axes.scatter(*zip(*points, strict=True), marker=marker, s=size, clip_on=False, **look)
-
-
-def note_open_markers(are_valid: Sequence[bool]) -> dict[str, Artist]:
-    """The legend's entry for open markers, if one of the points is not valid."""
-    if all(are_valid):
-        return {}
-    look = {"markerfacecolor": "white", "markeredgecolor": "0.1", "markersize": 5}
-    return {NOT_VALID: Line2D([], [], linestyle="none", marker="o", **look)}
 
 
 def entries(axes: Axes) -> dict[str, Artist]:

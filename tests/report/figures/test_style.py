@@ -7,8 +7,6 @@ from kvhelpers.report.figures.style import (
     legend_above,
     marked,
     note_daggers,
-    note_open_markers,
-    open_markers,
     save,
     wrapped,
 )
@@ -17,16 +15,6 @@ from kvhelpers.report.figures.style import (
 def test_a_dagger_is_explained_where_there_is_one():
     assert marked("knorm 0.5", True) == "knorm 0.5" and marked("knorm 0.5", False) == "knorm 0.5 †"
     assert note_daggers(["knorm 0.5"]) == {} and list(note_daggers(["none", "knorm 0.5 †"])) == [NOT_VALID]
-    assert note_open_markers([True]) == {} and list(note_open_markers([True, False])) == [NOT_VALID]
-
-
-def test_only_points_that_are_not_valid_are_open():
-    axes = Figure().subplots()
-    open_markers(axes, [1, 2, 3], [4, 5, 6], [True, False, True], "red", "o", size=20)
-    (points,) = axes.collections
-    assert points.get_offsets().tolist() == [[2, 5]] and points.get_facecolor().tolist() == [[1, 1, 1, 1]]
-    open_markers(axes, [1], [4], [True], "red", "o", size=20)
-    assert len(axes.collections) == 1
 
 
 def test_numbers_of_runs_are_not_torn_apart():
