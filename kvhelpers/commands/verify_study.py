@@ -1,6 +1,4 @@
-"""Check a study without running a model: one of actions or of a guard against the runs that it acted on,
-one of predictors by its seal.
-"""
+"""Check a study of actions or of a guard against the runs that it acted on, without running a model."""
 
 from __future__ import annotations
 
@@ -12,8 +10,7 @@ from kvhelpers.guard.acted_runs import START
 from kvhelpers.guard.actions_study import ActedRun, ActionName, ActionsStudy
 from kvhelpers.guard.definition import FULL, PRESS, Source, SourceRuns
 from kvhelpers.guard.live_study import GuardedRun, LiveStudy
-from kvhelpers.hazard.study import read_study
-from kvhelpers.paths import guard_path, relative, study_path
+from kvhelpers.paths import guard_path, relative
 from kvhelpers.records import Record, StopReason
 from kvhelpers.report.guard_log import read_guard_study
 from kvhelpers.scoring.score import Ended
@@ -34,16 +31,6 @@ def study_faults(name: str, root: Path | None = None) -> tuple[int, list[str]]:
     }
     check = _of_actions if isinstance(study, ActionsStudy) else _of_guard
     return len(study.runs), [f"{relative(path)}: {fault}" for fault in check(study, sources)]
-
-
-def sealed_command(name: str, root: Path | None = None) -> str:
-    """The command that made a study of predictors, of the runs that were there then.
-
-    Raises
-    ------
-    InputError : there is none, the file is no study, or it was changed.
-    """
-    return read_study(study_path(name, root)).provenance.command or "not noted"
 
 
 def _of_actions(study: ActionsStudy, sources: dict[str, Source]) -> Iterator[str]:

@@ -19,23 +19,8 @@ from kvhelpers.report.figures import (
 )
 from kvhelpers.report.figures.actions import actions_figure
 from kvhelpers.report.figures.guarded_run import guarded_run
-from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
 from kvhelpers.report.format import markdown_table
 from kvhelpers.report.guard_log import write_stored_log
-from kvhelpers.report.hazard_log import (
-    abstract,
-    conclusions,
-    control_sentence,
-    save_study,
-    write_hazard_log,
-)
-from kvhelpers.report.hazard_tables import (
-    alarms_table,
-    events_table,
-    metrics_table,
-    number_tables,
-    published_table,
-)
 from kvhelpers.report.log import write_log
 from kvhelpers.report.sentences import (
     alarm_sentences,
@@ -55,39 +40,27 @@ __all__ = [
     "Answers",
     "RunChooser",
     "ShownAnswer",
-    "abstract",
     "actions_figure",
     "alarm_sentences",
-    "alarms_table",
     "aligned",
     "cache_over_time",
-    "conclusions",
     "condition_sentence",
-    "control_sentence",
-    "cumulative_incidence",
     "discriminator_dots",
     "discriminator_sentences",
     "endings_table",
-    "events_table",
     "guarded_run",
-    "hazard_figures",
     "heat_map",
     "markdown_table",
-    "metrics_table",
     "mode_bars",
-    "number_tables",
     "onset_sentences",
     "outcomes",
     "press_table",
-    "published_table",
     "rates_by_kept",
     "results_table",
-    "save_study",
     "side_by_side",
     "signals_table",
     "token_trace",
     "trace",
-    "write_hazard_log",
     "write_log",
     "write_stored_log",
 ]
