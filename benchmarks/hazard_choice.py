@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from kvhelpers.hazard import model, predictors, read_risk_set
-from kvhelpers.hazard.baselines import MAIN, PROPOSED, TREES, family_names
+from kvhelpers.hazard.features import MAIN, family_names
 from kvhelpers.hazard.predictors import BoostedTrees, LogisticHazard
 from kvhelpers.hazard.splits import prompt_splits, scores_of
 
@@ -45,11 +45,11 @@ def main():
     names, rows = family_names(*MAIN), []
     for model.PENALTY in PENALTIES:
         judgement = judge(risk, LogisticHazard(HORIZON, names))
-        rows.append({"predictor": PROPOSED, "candidate": model.PENALTY} | judgement)
+        rows.append({"predictor": "logistic hazard", "candidate": model.PENALTY} | judgement)
     for values in itertools.product(*CANDIDATES.values()):
-        predictors.TREE_SETTINGS = dict(zip(CANDIDATES, values, strict=True))
+        predictors.TREE_SETTINGS |= dict(zip(CANDIDATES, values, strict=True))
         judgement = judge(risk, BoostedTrees(HORIZON, names))
-        rows.append({"predictor": TREES, "candidate": values} | judgement)
+        rows.append({"predictor": "boosted trees", "candidate": values} | judgement)
     print(f"{len(risk.runs)} runs, {len(risk.run)} tokens at risk; trees: {', '.join(CANDIDATES)}")
     print(pd.DataFrame(rows).sort_values(["predictor", "log-loss"]).round(4).to_string(index=False))
 

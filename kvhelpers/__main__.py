@@ -21,7 +21,6 @@ from kvhelpers.paths import (
     log_path,
     relative,
     results_dir,
-    study_path,
 )
 
 
@@ -197,9 +196,7 @@ def _rescore(options: argparse.Namespace) -> str:
 
 def _log(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
-    if study_path(name, root).is_file():
-        from kvhelpers.report.hazard_log import write_stored_log as write
-    elif guard_path(name, root).is_file():
+    if guard_path(name, root).is_file():
         from kvhelpers.commands.guard import write_stored_log as write
     elif experiment_script(name).is_file():
         runpy.run_path(str(experiment_script(name)))["write_log"](name)
@@ -220,10 +217,6 @@ def _verify(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if guard_path(name, root).is_file():
         return _verify_study(name)
-    if study_path(name, root).is_file():
-        from kvhelpers.commands.verify_study import sealed_command
-
-        return f"the study is as it was saved; what made it: {sealed_command(name, root)}"
     if (script := experiment_script(name)).is_file():
         return f"{name} has no runs of its own; python {relative(script)} makes its numbers again"
     from kvhelpers.commands.verify import verify

@@ -42,11 +42,6 @@ def harness_dir(name: str) -> Path:
     return results_dir(name) / "harness"
 
 
-def study_path(name: str, root: Path | None = None) -> Path:
-    """A study of predictors as data, below ``root`` or where this project's runs write."""
-    return results_dir(name, root) / "study.json"
-
-
 def guard_path(name: str, root: Path | None = None) -> Path:
     """A study of actions or of a guard as data, below ``root`` or where this project's runs write."""
     return results_dir(name, root) / "guard.json.gz"
@@ -57,9 +52,9 @@ def continuations_dir(name: str) -> Path:
     return results_dir(name) / "continuations"
 
 
-def model_path(name: str) -> Path:
-    """A study's model."""
-    return results_dir(name) / "model.json"
+def model_path(name: str, root: Path | None = None) -> Path:
+    """A hazard model as data, below ``root`` or where this project's runs write."""
+    return results_dir(name, root) / "model.json"
 
 
 def replay_path(experiment: str, label: str, prompt_index: int) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from kvhelpers import frames
 from kvhelpers.hazard.events import Event
 from kvhelpers.hazard.predictors import Predictor
 from kvhelpers.hazard.risk_set import RiskSet
@@ -74,9 +76,22 @@ class Evaluation:
         prompts = self.risk.prompts[where]
         return token_metrics(scores[where], self.label[where], prompts, self.strata[where])
 
-    def judge(self, predictor: Predictor) -> TokenMetrics:
-        """Token metrics of a predictor, on prompts that it has not seen."""
-        return self.metrics(self.scores(predictor))
+    def rows(
+        self, question: str, subject: str, scores: np.ndarray, where: np.ndarray | None = None
+    ) -> Iterator[dict]:
+        """Rows of the long frame (`frames.LONG`) for scores ``[N]``, of all tokens or those in a mask: AUROC
+        ``within`` strata and over ``all pairs``, ``average precision``, ``Brier score``, the ``base rate``;
+        and of all tokens ``runs``, see `judge_runs`.
+        """
+        made = self.metrics(scores, where)
+        found = {"within": made.auroc_within, "all pairs": made.auroc}
+        found |= {"average precision": made.auprc, "Brier score": made.brier}
+        if where is None:
+            found["runs"] = self.judge_runs(scores)
+        for metric, value in found.items():
+            yield frames.estimate_row(question, subject, metric, value)
+        rate = np.nan if made.base_rate is None else made.base_rate
+        yield frames.row(question, subject, "base rate", rate, n=made.tokens)
 
     def judge_runs(self, scores: np.ndarray) -> Estimate | None:
         """AUROC of whole runs by their highest score, over pairs of the same condition and fold: how often a
@@ -92,3 +107,20 @@ class Evaluation:
         if not used.any():
             return None
         return estimate(auroc(highest[used], failed[used], self.groups[used]), list(runs["prompt"][used]))
+
+
+def shuffle_outcomes(risk: RiskSet, seed: int) -> RiskSet:
+    """Give each run the event and its time of a run of its condition drawn at random; a run keeps its tokens
+    at risk up to its new event.
+
+    What a run's features say of its own outcome is gone. What is left: its condition fails often or seldom,
+    failures come at certain tokens, and a run that is given a later event than its own has no tokens there.
+    """
+    rng, runs = np.random.default_rng(seed), risk.runs.copy()
+    order = np.arange(len(runs))
+    for members in runs.groupby(["experiment", "condition"]).indices.values():
+        order[members] = rng.permutation(members)
+    for name in ("event", "time", "failed", "correct", "stopped"):
+        runs[name] = risk.runs[name].to_numpy()[order]
+    shuffled = replace(risk, runs=runs)
+    return shuffled.part(shuffled.before_event)

@@ -12,14 +12,14 @@ token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.seal import sealed_text, unsealed
@@ -33,17 +33,16 @@ PENALTY = 0.01  # inverse strength of the L2 penalty on standardized features
 CLIP = 5.0  # standard deviations
 
 
-class Numbers(NamedTuple):
-    """What a logistic hazard learns: mean, scale and coefficient of each feature, and the intercept."""
+def logistic() -> Pipeline:
+    """The model, untrained: features in standard deviations from the training mean, cut at 5, missing ones at
+    the mean; then a logistic regression.
+    """
+    regression = LogisticRegression(C=PENALTY, solver="newton-cholesky")
+    return make_pipeline(StandardScaler(), FunctionTransformer(_cut), regression)
 
-    mean: np.ndarray
-    scale: np.ndarray
-    coefficient: np.ndarray
-    intercept: float
 
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Probability of an onset within the horizon, ``[N]``, from features ``[N, F]``."""
-        return expit(standardized(features, self.mean, self.scale) @ self.coefficient + self.intercept)
+def _cut(scaled: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(scaled.clip(-CLIP, CLIP))
 
 
 class HazardModel(Shape):
@@ -71,10 +70,6 @@ class HazardModel(Shape):
                 )
         return self
 
-    @cached_property
-    def _numbers(self) -> Numbers:
-        return Numbers(np.array(self.mean), np.array(self.scale), np.array(self.coefficient), self.intercept)
-
     def score(self, features: np.ndarray) -> np.ndarray:
         """Probability of an onset within the horizon, ``[N]``, from features ``[N, F]`` in the order of
         ``names``.
@@ -89,14 +84,13 @@ class HazardModel(Shape):
                 f"features have {features.shape[1]} columns; the model was trained on {len(self.names)}, "
                 f"{self.names[0]} to {self.names[-1]}"
             )
-        return self._numbers.score(features)
+        return expit(self.contributions(features).sum(1) + self.intercept)
 
     def contributions(self, features: np.ndarray) -> np.ndarray:
         """What each feature adds to the log-odds, ``[N, F]``, from features ``[N, F]``; with the intercept
         they are the log-odds of `score`.
         """
-        numbers = self._numbers
-        return standardized(features, numbers.mean, numbers.scale) * numbers.coefficient
+        return _cut((features - np.array(self.mean)) / self.scale) * self.coefficient
 
     def save(self, path: Path) -> Path:
         """Write the model as JSON."""
@@ -104,22 +98,6 @@ class HazardModel(Shape):
             path,
             lambda temporary: temporary.write_text(sealed_text(self.model_dump_json()), encoding="utf-8"),
         )
-
-
-def standardized(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Features in standard deviations from the training mean, clipped; missing ones are the mean."""
-    return np.nan_to_num(((features - mean) / scale).clip(-CLIP, CLIP))
-
-
-def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each feature, two ``[F]``, without missing values; 1 for one that does
-    not vary.
-    """
-    missing = np.isnan(features)
-    count = np.maximum((~missing).sum(0), 1)
-    mean = np.where(missing, 0, features).sum(0, dtype=float) / count
-    scale = np.sqrt((np.where(missing, 0, features - mean) ** 2).sum(0) / count)
-    return mean, np.where(scale > 0, scale, 1.0)
 
 
 def read_model(path: Path) -> HazardModel:
@@ -148,21 +126,14 @@ def fit(risk: RiskSet, horizon: int, names: Sequence[str], train: np.ndarray | N
             f"of {len(label)} tokens to learn from, {int(label.sum())} precede a failure; both kinds are "
             "needed"
         )
-    numbers = fit_numbers(features, label)
+    missing = np.isnan(features).all(0)
+    scaler, _, regression = logistic().fit(np.where(missing, 0, features).astype(float), label)
     return HazardModel(
         horizon=horizon,
         names=tuple(names),
         data_hash=risk.part(known).hash(),
-        mean=tuple(numbers.mean.tolist()),
-        scale=tuple(numbers.scale.tolist()),
-        coefficient=tuple(numbers.coefficient.tolist()),
-        intercept=numbers.intercept,
+        mean=tuple(scaler.mean_.tolist()),
+        scale=tuple(scaler.scale_.tolist()),
+        coefficient=tuple(regression.coef_[0].tolist()),
+        intercept=float(regression.intercept_[0]),
     )
-
-
-def fit_numbers(features: np.ndarray, label: np.ndarray) -> Numbers:
-    """Learn from features ``[N, F]`` and labels ``[N]``, both kinds among them."""
-    mean, scale = moments(features)
-    model = LogisticRegression(C=PENALTY, solver="newton-cholesky")
-    model.fit(standardized(features, mean, scale), label)
-    return Numbers(mean, scale, model.coef_[0], float(model.intercept_[0]))

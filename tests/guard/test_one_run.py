@@ -6,8 +6,8 @@ from kvhelpers.experiment.condition import make_condition
 from kvhelpers.guard.ledger import Stretch, cost, over_time
 from kvhelpers.guard.one_run import risk_over_time, run_side_by_side, stretches_of
 from kvhelpers.guard.policies import run_policy
-from kvhelpers.hazard.study import read_study
-from kvhelpers.paths import samples_dir, study_path
+from kvhelpers.hazard.model import read_model
+from kvhelpers.paths import model_path, samples_dir
 from kvhelpers.presses.spec import PressSpec
 
 SPEC = PressSpec("snapkv", 0.875)
@@ -18,7 +18,7 @@ CONDITION = make_condition(
 
 @pytest.fixture(scope="module")
 def hazard():
-    return read_study(study_path("005-hazard-predictor", samples_dir())).model
+    return read_model(model_path("005-hazard-predictor", samples_dir()))
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import numpy as np
 from factories_risk import make_risk
 from sklearn.metrics import roc_auc_score
 
-from kvhelpers.hazard.baselines import MAIN, family_names
 from kvhelpers.hazard.evaluation import Evaluation
 from kvhelpers.hazard.events import Event
+from kvhelpers.hazard.features import MAIN, family_names
 from kvhelpers.hazard.predictors import LogisticHazard
 
 
 def test_where_nothing_is_known_nothing_is_seen():
     evaluation = Evaluation(make_risk(10, known=False), 10, 2)
-    auroc = evaluation.judge(LogisticHazard(10, family_names(*MAIN))).auroc_within
+    auroc = evaluation.metrics(evaluation.scores(LogisticHazard(10, family_names(*MAIN)))).auroc_within
     assert auroc.low <= 0.5 <= auroc.high
 
 

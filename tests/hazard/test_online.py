@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from factories import make_result
 from factories_risk import make_risk
 
 from kvhelpers.errors import InputError
 from kvhelpers.hazard.features import NAMES, READS, run_features
 from kvhelpers.hazard.model import fit
-from kvhelpers.hazard.online import OnlineScorer, measure_cost
+from kvhelpers.hazard.online import OnlineScorer
 
 
 def test_token_by_token_is_the_table():
@@ -27,9 +26,3 @@ def test_token_by_token_is_the_table():
 def test_a_feature_that_is_not_known_token_by_token_is_refused():
     with pytest.raises(InputError, match="needs feature 'removed', which is not known"):
         OnlineScorer(fit(make_risk(), 10, ("removed",)))
-
-
-def test_the_cost_of_generating_is_the_conditions_seconds_by_token():
-    result = make_result("knorm", 0.5, [True] * 4)
-    cost = measure_cost(fit(make_risk(), 10, NAMES), [result, result])
-    assert cost.generating == pytest.approx(1 / (4 * 30)) and 0 < cost.scoring < 0.1

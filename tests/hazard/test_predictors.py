@@ -1,14 +1,15 @@
 """What predictors learn is the model's, scikit-learn's, or nothing where there is nothing."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from factories_risk import make_risk
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from kvhelpers.hazard.baselines import CUSUM, CusumOfEntropy, baselines, with_cusum
+from kvhelpers.hazard.baselines import Clock, CusumOfEntropy, FailureRate, baselines, with_cusum
 from kvhelpers.hazard.features import NAMES
 from kvhelpers.hazard.model import fit
-from kvhelpers.hazard.predictors import TREE_SETTINGS, BaseRate, BoostedTrees, LogisticHazard, averaged
+from kvhelpers.hazard.predictors import TREE_SETTINGS, BoostedTrees, LogisticHazard
 from kvhelpers.stats import token_metrics
 
 SOME = ("entropy", "margin", "kl_now", "repeated_suffix")
@@ -48,12 +49,6 @@ def test_trees_bear_a_feature_that_is_always_missing():
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_average_is_of_log_odds():
-    first, second = np.array([0.2, 0.5, 0.9]), np.array([0.2, 0.1, 0.9])
-    odds = np.sqrt(first / (1 - first) * second / (1 - second))
-    assert averaged(first, second) == pytest.approx(odds / (1 + odds))
-
-
 @pytest.mark.parametrize("kind", [LogisticHazard, BoostedTrees])
 def test_where_no_failure_can_be_learned_the_rate_is_the_score(risk, kind):
     healthy = (risk.runs["press"] == "none").to_numpy()[risk.run]
@@ -63,9 +58,12 @@ def test_where_no_failure_can_be_learned_the_rate_is_the_score(risk, kind):
     assert len(set(predictor.fit(risk, everything).score(risk))) > 1  # it forgets the rate when it learns
 
 
-def test_the_base_rate_is_that_of_all_tokens(risk, half):
-    scores = BaseRate(10).fit(risk, half).score(risk.part(half))
-    assert set(scores) == {risk.label(10).mean()} and len(scores) == half.sum()
+def test_the_failure_rate_and_the_clock_know_the_condition_only(risk, half):
+    scores = FailureRate(10).fit(risk, half).score(risk)
+    press = risk.runs["press"].to_numpy()[risk.run]
+    assert set(scores[press == "none"]) == {0.0} and set(scores[press == "knorm"]) == {0.5}
+    clock = pd.Series(Clock(10).fit(risk, half).score(risk)).groupby([press, risk.step])
+    assert (clock.nunique() == 1).all() and clock.first()["knorm"].nunique() > 3
 
 
 def test_cusum_by_example():
@@ -74,7 +72,7 @@ def test_cusum_by_example():
     first.features[:, 0] = 0
     begin = np.flatnonzero(first.run == 1)[0]
     first.features[:4, 0] = first.features[begin : begin + 4, 0] = [3, 1, 5, 1]
-    sums = with_cusum(first, mean=1.0, spread=1.0).columns([CUSUM])[:, 0]
+    sums = with_cusum(first, mean=1.0, spread=1.0).columns(["cusum"])[:, 0]
     assert sums[:6].tolist() == [1.5, 1.0, 4.5, 4.0, 2.5, 1.0]
     assert sums[begin : begin + 6].tolist() == [1.5, 1.0, 4.5, 4.0, 2.5, 1.0]  # it begins anew with each run
 

@@ -14,7 +14,7 @@ from kvhelpers import frames, log
 from kvhelpers.estimates import estimates
 from kvhelpers.excerpts import read_labels, specimens
 from kvhelpers.experiment.grid import find_experiment, finished_results
-from kvhelpers.paths import REPOSITORY, experiment_script, guard_path, samples_dir, study_path
+from kvhelpers.paths import REPOSITORY, experiment_script, guard_path, samples_dir
 from kvhelpers.records import FailureMode
 from kvhelpers.report.frames import save_frames
 
@@ -38,8 +38,7 @@ def text_of(file, name):
 
 
 def test_every_log_has_its_data():
-    stored = [path("any").name for path in (study_path, guard_path)]
-    studies = {path.parent.name for name in stored for path in samples_dir().glob(f"*/{name}")}
+    studies = {path.parent.name for path in samples_dir().glob(f"*/{guard_path('any').name}")}
     studies |= {name for name in LOGS if experiment_script(name).is_file()}
     assert set(LOGS) == {*SAMPLES, *studies} and len(SAMPLES) > 3
 
