@@ -6,9 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-# ten minutes; tests/test_notebook_hazard.py runs it on a few prompts
-collect_ignore = ["notebooks/03_hazard.ipynb"]
-
 # before any test, because notebook kernels inherit the environment
 own = tempfile.mkdtemp(prefix="kvhelpers-tests-")
 os.environ["KVHELPERS_OUTPUT"] = own

@@ -3,7 +3,7 @@
     python experiments/012-live-guard.py                                                    this study
     python experiments/012-live-guard.py experiments/015-live-guard-on-a-capable-model.yaml   another one
 
-1. The guarded runs: read where they are stored, else generated (hours; it goes on where it was killed).
+1. The guarded runs (hours where they are not stored; it goes on where it was killed).
 2. What became of each run, beside the same run under the press alone.
 3. The best mixture of the press's own ratios that holds no more: compressing less, or some prompts only.
 4. What each policy gains and costs, and what the hazard's choice adds to its alarms dealt out anew.
@@ -16,8 +16,8 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,49 +28,51 @@ import seaborn as sns
 from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
-from kvhelpers.guard.definition import (
-    FULL,
-    PERMUTED,
-    PRESS,
-    QUALITY_LOSS,
-    SAVED,
-    SLOW_DOWN,
-    LiveDefinition,
-    load_definition,
-)
-from kvhelpers.guard.live_study import LiveCheck, LiveStudy, read_live_study
-from kvhelpers.paths import continuations_dir, figures_dir, find_results, guard_path, relative
+from kvhelpers.guard.definition import QUALITY_LOSS, SAVED, SLOW_DOWN, LiveDefinition
+from kvhelpers.guard.ledger import Stretch
+from kvhelpers.guard.policies import FULL, PERMUTED, PRESS
+from kvhelpers.guard.source import Source, onsets
+from kvhelpers.guard.study import Study
+from kvhelpers.paths import continuations_dir, figures_dir, find_results, relative
 from kvhelpers.report.figures.style import STYLE, WIDTH, legend_above, save
-from kvhelpers.report.format import GAP, p_value, percent, points_of, share
+from kvhelpers.report.format import percent, points_of, share
 from kvhelpers.report.frames import save_frames
 from kvhelpers.stats import adjusted, mean, sign_test
 
 HAZARD = "hazard_roll_back"
+LIVE = ["n", "same", "acted", "cpu_seconds"]  # of the runs that were guarded while they ran
 UNIT = ["condition", "prompt"]  # of a run under a policy, or under another
 
 
 # 1. The guarded runs
-def guarded_runs(definition: LiveDefinition, file: str) -> LiveStudy:
-    """The stored study; it is generated if there is none. Raises InputError if another definition made it."""
-    name, texts = definition.name, {"objective", "next_steps"}
-    path = guard_path(name, find_results(name))
-    if not path.is_file():
-        from kvhelpers.guard.live import make_live_study  # needs torch
+def make(definition: LiveDefinition, command: str | None, only: Sequence[str] = ()) -> Study:
+    """Guard the runs of the definition's sources, or of these only; what is kept is not generated again."""
+    from kvhelpers.guard.live import make_live_study  # needs torch
 
-        command = shlex.join(["python", *(relative(Path(part)) for part in (__file__, file))])
-        study = make_live_study(definition, continuations_dir(name), command)
-        study.save(guard_path(name))
-        return study
-    study = read_live_study(path)
-    if study.definition.model_dump(exclude=texts) != definition.model_dump(exclude=texts):
-        raise InputError(f"study file {relative(path)} is of another definition than {file}; move it away")
-    return study
+    return make_live_study(definition, continuations_dir(definition.name), command, only)
+
+
+def faults(study: Study, sources: dict[str, Source]) -> Iterator[str]:
+    """What does not hold of the study, beside the runs that were guarded."""
+    for run in study.runs:
+        source, index = sources[run["experiment"]], run["prompt_index"]
+        alone, full = source.every[run["condition"]].records[index], source.baseline.records[index]
+        named = f"{run['policy']} on {run['condition']}, prompt {run['prompt_id']}"
+        if run["prompt_id"] != alone.prompt_id:
+            yield f"{named}: it is not the prompt of the run, {alone.prompt_id}"
+        same = full if run["policy"] == FULL else alone if run["alarm"] is None else None
+        if same is not None and (run["correct"], run["tokens"]) != (same.correct, same.n_tokens):
+            yield f"{named}: it is not the finished run that it is said to be"
+    for check in study.checks:
+        if check["same"] != check["n"]:
+            differ = f"{check['n'] - check['same']} of {check['n']} live runs differ"
+            yield f"{check['policy']} on {check['condition']}: {differ}"
 
 
 # 2. What became of each run
-def runs_of(study: LiveStudy, experiment: str) -> pd.DataFrame:
+def runs_of(study: Study, experiment: str) -> pd.DataFrame:
     """A source's guarded runs. Raises InputError if they are not of the source's runs that are here."""
-    runs = pd.DataFrame(run.model_dump() for run in study.runs if run.experiment == experiment)
+    runs = pd.DataFrame(run for run in study.runs if run["experiment"] == experiment)
     runs = runs.rename(columns={"prompt_id": "prompt"})
     here = frames.runs(finished_results(experiment, find_results(experiment))).set_index(UNIT)
     for policy, right in ((PRESS, here["correct"]), (FULL, here["baseline_correct"])):
@@ -81,6 +83,24 @@ def runs_of(study: LiveStudy, experiment: str) -> pd.DataFrame:
 
 
 # 3. Compressing less
+def curve_of(source: Source, n_prompts: int) -> pd.DataFrame:
+    """The runs of each guarded condition's press at all of its ratios, the full cache among them: what each
+    held over time, and whether it ended right.
+    """
+    rows = []
+    for label, guarded in source.conditions.items():
+        for result in source.every.values():
+            asked = guarded.condition.model_copy(update={"ratio": result.condition.ratio})
+            if result is not source.baseline and result.condition != asked:
+                continue
+            for record in result.records[:n_prompts]:
+                kept = record.cache.kept_tokens if record.cache else record.prompt_tokens
+                held = Stretch(record.prompt_tokens, kept, record.n_tokens).entry_steps
+                row = {"condition": label, "ratio": result.condition.ratio, "prompt_id": record.prompt_id}
+                rows.append(row | {"correct": record.correct, "entry_steps": held})
+    return pd.DataFrame(rows)
+
+
 def best_mixture(held: np.ndarray, right: np.ndarray, budget: np.ndarray) -> np.ndarray:
     """The highest rates ``[draws]`` of mixtures of two ratios that hold no more than ``budget [draws]``;
     ``held`` and ``right`` are ``[draws, ratios]``. Where each ratio holds more, that of the cheapest.
@@ -158,17 +178,18 @@ def of_policies(where: str, runs: pd.DataFrame, curve: pd.DataFrame, names: tupl
 
 def of_time(where: str, checks: pd.DataFrame, names: tuple[str, ...]) -> list[dict]:
     """Rows of prompts guarded while they ran: how many had the composed tokens, how much longer they took."""
-    sums = checks.groupby("policy")[["n", "same", "acted", "cpu_seconds"]].sum().reindex(names)
+    sums = checks.groupby("policy")[LIVE].sum().reindex(names)
     sums["slow-down"] = sums["cpu_seconds"] / sums["cpu_seconds"][FULL] - 1
     sums = sums.rename(columns={"same": "live, the same", "acted": "live, acted on"}).astype({"n": "Int64"})
     metrics = ["live, the same", "live, acted on", "slow-down"]
     return [frames.row(where, name, m, sums[m][name], n=sums["n"][name]) for name in names for m in metrics]
 
 
-def of_losses(where: str, runs: pd.DataFrame, failing: dict[str, tuple[int, ...]]) -> list[dict]:
-    """Rows of the runs that only the full cache makes right: how many of them loop or overrun under the press
-    (``failing``), and how many others do not end.
+def of_losses(where: str, runs: pd.DataFrame, source: Source) -> list[dict]:
+    """Rows of the runs that only the full cache makes right: how many of them loop or overrun under the
+    press, and how many others do not end.
     """
+    failing = {label: onsets(result) for label, result in source.conditions.items()}
     press, full = (runs[runs["policy"] == name].set_index(UNIT) for name in (PRESS, FULL))
     lost = press[full["correct"].reindex(press.index) & ~press["correct"]]
     fails = np.array([run.prompt_index in failing[run.Index[0]] for run in lost.itertuples()], dtype=bool)
@@ -193,22 +214,21 @@ CONTRACT = {
 }
 
 
-def estimates(study: LiveStudy) -> pd.DataFrame:
+def estimates(study: Study) -> pd.DataFrame:
     """Everything that is estimated; the verdicts of loss, saved and slow-down are the contract's clauses."""
     rows, names = [], study.definition.policies
-    curves = pd.DataFrame(point.model_dump() for point in study.curves)
-    checks = pd.DataFrame([check.model_dump() for check in study.checks], columns=[*LiveCheck.model_fields])
-    for source in study.sources:
+    checks = pd.DataFrame(study.checks, columns=["experiment", "policy", *LIVE])
+    for source in map(Source, study.sources):
         where, runs = source.experiment, runs_of(study, source.experiment)
-        curve = curves[curves["experiment"] == where]
+        curve = curve_of(source, study.definition.n_prompts)
         free = runs[(runs["policy"] == HAZARD) & runs["alarm"].isna()]["condition"].unique()
-        parts = {where: source.conditions} | {f"{where}, {label}": [label] for label in source.conditions}
+        parts = {where: [*source.conditions]} | {f"{where}, {label}": [label] for label in source.conditions}
         parts |= {f"{where}, where it chooses": free} if 0 < len(free) < len(source.conditions) else {}
         for place, labels in parts.items():
             of_part = curve[curve["condition"].isin(labels)]
             rows += of_policies(place, runs[runs["condition"].isin(labels)], of_part, names)
             rows += of_ratios(place, of_part) if len(labels) == 1 else []
-        rows += of_losses(where, runs, source.failing)
+        rows += of_losses(where, runs, source)
         rows += of_time(where, checks[checks["experiment"] == where], names)
     for row in rows:
         if (keeps := CONTRACT.get(row["metric"])) is not None:
@@ -227,7 +247,7 @@ def estimates(study: LiveStudy) -> pd.DataFrame:
 
 
 # 6. The figure
-def frontier(study: LiveStudy, long: pd.DataFrame) -> plt.Figure:
+def frontier(study: Study, long: pd.DataFrame) -> plt.Figure:
     """Accuracy against entries × steps relative to the full cache, a panel a condition; grey: the press's own
     ratios, and the best mixtures of these that hold no more.
     """
@@ -266,44 +286,32 @@ def frontier(study: LiveStudy, long: pd.DataFrame) -> plt.Figure:
 
 
 # 7. The log's tables
+LEFT_OUT = ("stop", "prune", "force_answer")  # of the log's table, which has a dozen rows
 GAINS = {"Acted on": ("acted on", lambda one: percent(one.value)), "Right": ("accuracy", share)}
 GAINS |= {"Saved": ("saved", share), "Above mixture": ("above mixture", points_of)}
-GAINS |= {"Above press": ("above press", points_of), "Rescued": ("rescued", "{:.4g}")}
-GAINS |= {"Harmed": ("harmed", "{:.4g}"), "p": ("p", lambda one: p_value(one.value))}
-GAINS |= {"n": ("accuracy", lambda one: one.n)}
-CLAUSES = {"Loss, points": ("loss", lambda one: f"{points_of(one)}: {one.verdict}")}
-CLAUSES |= {"Saved": ("saved", lambda one: one.verdict)}
-CLAUSES |= {"Slow-down": ("slow-down", lambda one: f"{more(one.value)}: {one.verdict}")}
-CLAUSES |= {"Contract": ("contract", lambda one: one.verdict)}
-COSTS = {"Peak, MiB": ("peak, bytes", lambda one: f"{one.value / 2**20:.1f}")}
-COSTS |= {"Tokens fed": ("fed", lambda one: percent(one.value)), "Taken back": ("taken back", "{:.1f}")}
-COSTS |= {"Live": ("live, the same", lambda one: f"{one.value:.0f} of {one.n} the same" if one.n else GAP)}
+GAINS |= {"Rescued": ("rescued", "{:.4g}"), "Harmed": ("harmed", "{:.4g}")}
 CHOICE = {"n": ("right", lambda one: one.n), "Alarms": ("alarms", "{:.0f}")}
 CHOICE |= {"No token stays": ("no token stays", "{:.0f}"), "Right": ("right", "{:.0f}")}
 CHOICE |= {"Right, dealt anew": ("right, dealt anew", "{:.1f}"), "Points": ("above permuted", points_of)}
 
 
-def more(value: float | None) -> str:
-    return GAP if value is None else f"{100 * value:+.1f} %".replace("-", "−")
-
-
-def tables(study: LiveStudy, long: pd.DataFrame) -> list[pd.DataFrame]:
-    """What policies gain, the contract, what else they cost, the choice by condition; source by source."""
+def tables(study: Study, long: pd.DataFrame) -> list[pd.DataFrame]:
+    """What policies gain, and the hazard's choice by condition; source by source."""
     made, names = [], study.definition.policies
     for source in study.sources:
-        policies = {name: (source.experiment, name) for name in names}
-        made += [log.table(long, "Policy", policies, columns) for columns in (GAINS, CLAUSES, COSTS)]
+        where = source.experiment
+        shown = {name: (where, name) for name in names if name not in LEFT_OUT}
+        made.append(log.table(long, "Policy", shown, GAINS))
         if {HAZARD, PERMUTED} <= set(names):
-            places = {label: (f"{source.experiment}, {label}", HAZARD) for label in source.conditions}
+            places = {label: (f"{where}, {label}", HAZARD) for label in source.conditions}
             made.append(log.table(long, "Condition", places, CHOICE))
     return made
 
 
-def write(study: LiveStudy) -> Path:
+def write(study: Study) -> Path:
     """Write the study's numbers, figure and tables; return the log's path."""
     name, long = study.definition.name, estimates(study)
-    raw = {"runs": study.runs, "live": study.checks}
-    raw = {part: pd.DataFrame(row.model_dump() for row in rows) for part, rows in raw.items()}
+    raw = {"runs": pd.DataFrame(study.runs), "live": pd.DataFrame(study.checks)}
     save_frames({"estimates": long, **raw}, figures_dir(name))
     save(frontier(study, long), figures_dir(name), "frontier")
     picture = f"![Accuracy against entries × steps](../{relative(figures_dir(name))}/frontier.png)"
@@ -313,8 +321,6 @@ def write(study: LiveStudy) -> Path:
 
 
 if __name__ == "__main__":
-    file = sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).with_suffix(".yaml"))
-    try:
-        print("log:", relative(write(guarded_runs(load_definition(Path(file)), file))))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    from kvhelpers.__main__ import main
+
+    sys.exit(main(["guard", *(sys.argv[1:] or [str(Path(__file__).with_suffix(".yaml"))])]))

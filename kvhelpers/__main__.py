@@ -7,16 +7,17 @@ What a command needs is imported when it runs, after its input is checked: torch
 from __future__ import annotations
 
 import argparse
+import runpy
 import shlex
 import sys
 from collections.abc import Sequence
 
 from kvhelpers.errors import InputError, shown
 from kvhelpers.paths import (
+    experiment_script,
     figures_dir,
     find_results,
     guard_path,
-    inner_study_path,
     log_path,
     relative,
     results_dir,
@@ -92,11 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--conditions", nargs="+", default=[], metavar="LABEL", help='such as "knorm 0.875"; default: all'
     )
-    inner = commands.add_parser("inner", help="study what replayed runs tell of failures, and write its log")
-    inner.set_defaults(function=_inner)
-    inner.add_argument("experiment", help="the study's own name")
-    inner.add_argument("--learn-from", nargs="+", required=True, metavar="NAME", help="replayed experiments")
-    inner.add_argument("--horizon", type=int, default=10, help="tokens; default: 10")
     return parser
 
 
@@ -203,10 +199,11 @@ def _log(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if study_path(name, root).is_file():
         from kvhelpers.report.hazard_log import write_stored_log as write
-    elif inner_study_path(name, root).is_file():
-        from kvhelpers.report.inner_log import write_inner_log as write
     elif guard_path(name, root).is_file():
-        from kvhelpers.report.guard_log import write_stored_log as write
+        from kvhelpers.commands.guard import write_stored_log as write
+    elif experiment_script(name).is_file():
+        runpy.run_path(str(experiment_script(name)))["write_log"](name)
+        return _where(name)
     else:
         from kvhelpers.report.log import write_log as write
     write(name, root)
@@ -223,10 +220,12 @@ def _verify(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if guard_path(name, root).is_file():
         return _verify_study(name)
-    if study_path(name, root).is_file() or inner_study_path(name, root).is_file():
+    if study_path(name, root).is_file():
         from kvhelpers.commands.verify_study import sealed_command
 
         return f"the study is as it was saved; what made it: {sealed_command(name, root)}"
+    if (script := experiment_script(name)).is_file():
+        return f"{name} has no runs of its own; python {relative(script)} makes its numbers again"
     from kvhelpers.commands.verify import verify
 
     done = verify(name, root)
@@ -247,15 +246,8 @@ def _replay(options: argparse.Namespace) -> str:
     return f"{replay(options.experiment, options.conditions)} runs replayed"
 
 
-def _inner(options: argparse.Namespace) -> str:
-    from kvhelpers.commands.inner import study_inner
-
-    study_inner(options.experiment, options.learn_from, options.horizon)
-    return _log(options)
-
-
 def _verify_study(name: str) -> str:
-    from kvhelpers.commands.verify_study import study_faults
+    from kvhelpers.commands.guard import study_faults
 
     runs, faults = study_faults(name, find_results(name))
     if faults:

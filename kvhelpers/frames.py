@@ -39,7 +39,7 @@ import pandas as pd
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.experiment.tables import CONDITION_SCHEMA
-from kvhelpers.paths import relative
+from kvhelpers.paths import REPOSITORY, figures_dir, relative
 from kvhelpers.records import Record, StopReason
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.flags import baseline_is_weak
@@ -200,6 +200,21 @@ def row(question: str, subject: str, metric: str, value: float, **others: object
 def long_frame(rows: Sequence[dict]) -> pd.DataFrame:
     """The long frame of rows, with its columns in order and counts as whole numbers."""
     return pd.DataFrame(rows, columns=LONG).astype({"n": "Int64", "prompts": "Int64"})
+
+
+def read_long(name: str) -> pd.DataFrame:
+    """The long frame of an experiment that was written last, else the repository's.
+
+    Raises
+    ------
+    InputError : there is none, or the file is no such frame.
+    """
+    path = figures_dir(name) / "estimates.csv"
+    path = path if path.is_file() else REPOSITORY / "figures" / name / path.name
+    try:
+        return long_frame(pd.read_csv(path, keep_default_na=False, na_values="").to_dict("records"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{relative(path)} cannot be read as numbers of {name!r} ({error!r})") from error
 
 
 def rate_row(question: str, subject: str, metric: str, count: int, n: int) -> dict:

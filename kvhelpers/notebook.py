@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import finished_results
@@ -103,12 +101,6 @@ def checked_parameters(namespace: Mapping[str, Any], known: Sequence[str]) -> di
             f"parameter {missing[0]!r} is missing; run the parameters cell first, with all of its names"
         )
     return {name: namespace[name] for name in known}
-
-
-def study_command(notebook: str, values: Mapping[str, Any]) -> str:
-    """The papermill command that runs a notebook with these parameters."""
-    text = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
-    return f'papermill notebooks/{notebook}.ipynb out.ipynb -y "{text}"'
 
 
 def read_results(experiment: str, root: Path) -> list[ConditionResult]:

@@ -47,11 +47,6 @@ def study_path(name: str, root: Path | None = None) -> Path:
     return results_dir(name, root) / "study.json"
 
 
-def inner_study_path(name: str, root: Path | None = None) -> Path:
-    """A study of inner signals as data, below ``root`` or where this project's runs write."""
-    return results_dir(name, root) / "inner.json"
-
-
 def guard_path(name: str, root: Path | None = None) -> Path:
     """A study of actions or of a guard as data, below ``root`` or where this project's runs write."""
     return results_dir(name, root) / "guard.json.gz"

@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
+from distributed import Client, LocalCluster
 from filelock import FileLock
 
 from kvhelpers.__main__ import main
@@ -124,7 +126,20 @@ def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
     assert find_experiment("small").objective == "See that it runs."
 
 
-def test_one_failing_condition_is_named_and_the_others_go_on(write, output, capsys):
+@pytest.fixture
+def one_process(monkeypatch):
+    """Conditions run in this process, where no worker has to load its libraries first."""
+
+    @contextmanager
+    def connected(*_):
+        options = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(**options) as cluster, Client(cluster) as client:
+            yield client
+
+    monkeypatch.setattr(runner, "connected", connected)
+
+
+def test_one_failing_condition_is_named_and_the_others_go_on(write, output, capsys, one_process):
     results_dir("small").mkdir(parents=True)
     (results_dir("small") / "none").write_text("a file where the condition's folder should be")
     assert main(["run", str(write())]) == 2

@@ -1,61 +1,50 @@
-"""Notebook 03 on a few prompts, as papermill runs it; the committed one is the study of log 005."""
+"""Notebook 03 on a few prompts, as papermill runs it, and as it is committed."""
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
+from notebook_shell import error_with
 
-from kvhelpers.hazard.study import read_study
-from kvhelpers.notebook import study_command
-from kvhelpers.paths import REPOSITORY, notebook_path, samples_dir
-from kvhelpers.report.format import estimate
+from kvhelpers import frames
+from kvhelpers.errors import InputError
+from kvhelpers.hazard import read_model, read_risk_set
+from kvhelpers.paths import REPOSITORY, log_path, model_path, notebook_path
 
-FEW = {"experiment": "few", "learn_from": ["002-compression-sweep"], "n_prompts": 6, "folds": 2}
-
-
-def outputs(notebook, kind):
-    """What the code cells show of a kind, in order."""
-    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
-    return [output.data[kind] for cell in cells for output in cell.outputs if kind in output.get("data", {})]
+FEW = {"experiment": "few", "n_prompts": 6, "folds": 2, "features": ["signals"], "false_alarms": [0.1]}
 
 
-@pytest.fixture
-def executed(output):
+def test_other_parameters_give_numbers_a_model_and_a_log(output):
     target = output / "out.ipynb"
     papermill.execute_notebook(
         notebook_path("03_hazard"), target, FEW, cwd=str(REPOSITORY), progress_bar=False
     )
-    return nbformat.read(target, as_version=4)
+    long = frames.read_long("few").set_index(["subject", "metric"])["estimate"]
+    assert long["condition's failure rate", "within"] == 0.5 < long["hazard", "all pairs"]
+    risk, _ = read_risk_set(["002-compression-sweep"], n_prompts=6)
+    model = read_model(model_path("few"))
+    assert model.data_hash == risk.part(~np.isnan(risk.label(10))).hash() and model.horizon == 10
+    assert f"| hazard | {long['hazard', 'within']:.2f} [" in log_path("few").read_text()
 
 
-def test_a_few_prompts_give_tables_figures_and_a_log(executed, output):
-    study = read_study(output / "data/results/few/study.json")
-    table, *_ = (html for html in outputs(executed, "text/html") if "AUPRC" in html)
-    for name, metrics in study.methods.items():
-        assert f"<td>{name}</td>" in table and f"<td>{estimate(metrics.auroc)}</td>" in table
-    assert len(outputs(executed, "image/png")) == 7
-    log = (output / "experiments/few.md").read_text()
-    abstract = log.split("\n\n")[2].removeprefix("- ").replace("\n- ", "\n")
-    assert abstract in outputs(executed, "text/markdown")
-    assert study.data.prompts == 6 and "n_prompts: 6" in study.provenance.command
-    assert (output / "data/results/few/model.json").exists()
-    assert (output / "figures/few/predictors.csv").exists()
-
-
-def test_the_committed_notebook_is_the_study_of_the_log():
-    notebook = nbformat.read(notebook_path("03_hazard"), as_version=4)
-    study = read_study(samples_dir() / "005-hazard-predictor" / "study.json")
-    parameters = {}
-    exec(notebook.cells[1].source, parameters)
-    names = ("experiment", "learn_from", "results_dir", "n_prompts", "horizon", "folds", "features")
-    values = {name: parameters[name] for name in (*names, "false_alarms")}
-    assert study_command("03_hazard", values) == study.provenance.command
-    table, *_ = (html for html in outputs(notebook, "text/html") if "AUPRC" in html)
-    for metrics in study.methods.values():
-        assert f"<td>{estimate(metrics.auroc)}</td>" in table
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"learn_from": "x"}, "learn_from 'x' is not allowed; it is a list"),
+        ({"n_prompts": 1}, "n_prompts 1 is not allowed"),
+        ({"horizon": 0}, "horizon 0 is not allowed"),
+        ({"folds": 7}, "folds 7 is not allowed"),
+        ({"features": ["signal"]}, "feature family 'signal' is unknown; did you mean 'signals'?"),
+        ({"false_alarms": 0.1}, "false_alarms 0.1 are not allowed"),
+        ({"horizn": 5}, "parameter 'horizn' is unknown; did you mean 'horizon'?"),
+    ],
+)
+def test_a_bad_parameter_is_one_sentence(output, parameters, sentence):
+    error = error_with("03_hazard", FEW | parameters)
+    assert isinstance(error, InputError) and str(error).startswith(sentence)
 
 
 def test_the_committed_notebook_shows_no_warning_and_no_path_of_a_machine():
-    notebook = nbformat.read(notebook_path("03_hazard"), as_version=4)
-    shown = nbformat.writes(notebook)
+    shown = nbformat.writes(nbformat.read(notebook_path("03_hazard"), as_version=4))
     assert "Warning" not in shown
     assert not [part for part in ("/tmp/", "/home/", "/root/", "/Users/", "/work/") if part in shown]

@@ -32,6 +32,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from kvhelpers.records import SCALARS
+
 TOP = 20
 CERTAIN = 1e4  # nats between the first and the second token, beyond which e to their minus is 0
 
@@ -48,7 +50,7 @@ def token_signals(
 
     Returns
     -------
-    scalars : float32 ``[B, 7]`` in the order of `records.SCALARS`
+    scalars : float32 ``[B, S]`` in the order of `records.SCALARS`
     top_logprob : float32 ``[B, min(20, V)]``
     top_id : int64 ``[B, min(20, V)]``
 
@@ -73,19 +75,16 @@ def token_signals(
     second = scale * (s2 - 2 * near * s1 + near.square() * s0) / total
     log_total = torch.log1p(scale * s0)
     top_logprob = top - top[:, :1] - log_total[:, None]
-    scalars = torch.stack(
-        [
-            log_total - first,
-            (second - first.square()).clamp_min(0),
-            1 / total,
-            margin,
-            top_logprob[:, :5].exp().sum(-1),
-            s0.log() - s1 / s0,
-            logits.gather(1, chosen[:, None])[:, 0] - top[:, 0] - log_total,
-        ],
-        dim=-1,
-    )
-    return scalars, top_logprob, ids
+    signals = {
+        "entropy": log_total - first,
+        "varentropy": (second - first.square()).clamp_min(0),
+        "top1_prob": 1 / total,
+        "margin": margin,
+        "top5_mass": top_logprob[:, :5].exp().sum(-1),
+        "alt_entropy": s0.log() - s1 / s0,
+        "chosen_logprob": logits.gather(1, chosen[:, None])[:, 0] - top[:, 0] - log_total,
+    }
+    return torch.stack([signals[name] for name in SCALARS], dim=-1), top_logprob, ids
 
 
 def canary_signals(full: torch.Tensor, logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import kvpress
+from typing import TYPE_CHECKING, Protocol
 
 from kvhelpers.records import CacheReport
+
+if TYPE_CHECKING:
+    import kvpress
 
 MOST_ACTIONS = 16  # of one run; a watcher that acts again and again would never let it end
 

@@ -9,9 +9,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "definition": ["POLICIES", "load_definition"],
-        "live_study": ["read_live_study"],
-        "one_run": ["risk_of", "risk_over_time", "run_policy", "run_side_by_side"],
-        "actions_study": ["contrasts", "outcomes", "read_actions_study"],
+        "definition": ["load_definition"],
+        "policies": ["POLICIES", "run_policy"],
+        "study": ["read_study"],
+        "one_run": ["risk_of", "risk_over_time", "run_side_by_side"],
     },
 )

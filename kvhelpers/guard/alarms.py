@@ -113,7 +113,7 @@ def first_alarm(alarm: Alarm, token_ids: Sequence[int], signals: Sequence[Mappin
 
     A run is the same with and without a guard up to there, so this is when a guard acts on it.
     """
-    for n_tokens in range(len(token_ids)):  # the last token ended the run
+    for n_tokens in range(max(len(token_ids), 1)):  # the last token ended the run
         if alarm.due(token_ids[:n_tokens], signals[n_tokens - 1] if n_tokens else None):
             return n_tokens
     return None

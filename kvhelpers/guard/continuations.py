@@ -35,7 +35,7 @@ from kvhelpers.experiment.run import (
 from kvhelpers.experiment.seal import sealed_text, unsealed
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.generation.watch import Action
-from kvhelpers.guard.definition import Source
+from kvhelpers.guard.source import Source
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import relative, write_atomic
 from kvhelpers.presses.registry import NONE

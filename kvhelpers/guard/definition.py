@@ -10,37 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kvhelpers.errors import InputError, shown, unknown_name
 from kvhelpers.experiment.condition import check_name
-from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.plain import read_yaml
-from kvhelpers.experiment.results import ConditionResult, find_baseline
-from kvhelpers.hazard.features import READS
-from kvhelpers.paths import find_results, user_path
-from kvhelpers.presses.registry import DECODING, PREFILL_DECODING
+from kvhelpers.guard.policies import FULL, POLICIES, PRESS
+from kvhelpers.paths import user_path
 
-POLICIES = {
-    "none": "the full cache",
-    "press": "the press alone",
-    "stop": "the press; a run that repeats itself is stopped",
-    "repetition_restart": "the press; a run that repeats itself begins again with the full cache",
-    "prune": "the press; a run that repeats itself loses the repeated tail, and goes on under the press anew",
-    "force_answer": "the press; a run that repeats itself is made to answer, under the press anew",
-    "hazard_restore": "the press; when the hazard exceeds its threshold, the full cache is restored",
-    "hazard_roll_back": "the same, after some tokens are taken back",
-    "hazard_of_other_model": "as hazard_roll_back, with a hazard model of the other sources' runs",
-    "permuted": "as hazard_roll_back, with the alarms dealt out anew among the condition's runs",
-    "canary_commit": "both caches for the first tokens; then once: go on with the full one or the press's",
-    "fixed_relax": "the press; at a fixed token a milder ratio",
-    "router": "the press, or the full cache where the press loses too much on other prompts",
-    "oracle": "the press; runs that end right only with the full cache begin with it",
-    "oracle_alarm": "as hazard_roll_back, at the true onset of each failure",
-}
-FULL, PRESS, PERMUTED = "none", "press", "permuted"
-UNTIMED = (PERMUTED, "oracle", "oracle_alarm")  # what nobody could follow
 # the contract that a guard has to keep, set before any guard ran
 QUALITY_LOSS = 0.02  # of accuracy against the full cache, at most, by the upper end of the interval
 SAVED = 0.20  # of the full cache's entries × steps, more than, by the lower end
 SLOW_DOWN = 0.10  # of the full cache's time, at most
-DECODES = (DECODING, PREFILL_DECODING)
 
 
 class Part(BaseModel):
@@ -64,10 +41,10 @@ class RowsBack(Part):
 
 
 class ActionsDefinition(Part):
-    """What an action can do at all (`what_an_action_can_do`).
+    """What an action can do at all (`experiments/011-what-an-action-can-do.py`).
 
     ``runs`` is how many failing runs of a condition are acted on, ``others`` how many of those that end wrong
-    and of those that end right (`acted_runs.places`); ``before_onset`` are tokens before a
+    and of those that end right; ``before_onset`` are tokens before a
     failure's onset, ``shares`` those of a run's tokens; *relax* multiplies the ratio by ``relax``; ``rows``
     are brought back where it is given. ``seed`` draws the tokens at which right runs are acted on.
     """
@@ -106,13 +83,13 @@ def before_name(before: int) -> str:
 class LiveDefinition(Part):
     """What a guard is worth (`live`).
 
-    ``policies`` are those of `POLICIES`. Of each condition the first ``n_prompts`` are guarded. The hazard
-    model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the right runs
-    of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those before the
-    canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy acts,
-    ``relax`` multiplies its ratio. ``permutations`` is how often the hazard's alarms are dealt out anew.
-    ``live`` prompts of each condition are guarded while they run, to time that and to compare tokens; not
-    under the policies of `UNTIMED`.
+    ``policies`` are those of `policies.POLICIES`. Of each condition the first ``n_prompts`` are guarded. The
+    hazard model sees ``horizon`` tokens ahead; thresholds are those that a share ``false_alarms`` of the
+    right runs of other prompts and presses exceeds, by ``folds`` of the prompts. ``canary_tokens`` are those
+    before the canary's decision, ``roll_back`` those taken back, ``fixed_token`` is when a fixed-time policy
+    acts, ``relax`` multiplies its ratio. ``permutations`` is how often the hazard's alarms are dealt out
+    anew. ``live`` prompts of each condition are guarded while they run, to time that and to compare tokens;
+    not under policies that nobody could follow.
     """
 
     kind: Literal["live"]
@@ -187,66 +164,3 @@ def asked_sources(definition: Definition, only: Sequence[str]) -> list[SourceRun
         names = ", ".join(part.experiment for part in definition.sources)
         raise InputError(f"only {list(only)} names no source of this study; it has {names}")
     return asked
-
-
-class Source:
-    """The finished runs of an experiment that a study acts on.
-
-    Raises
-    ------
-    InputError : a condition that is not there or that compresses while decoding; no uncompressed condition;
-        conditions whose prompts are made otherwise.
-    """
-
-    def __init__(self, asked: SourceRuns):
-        every = finished_results(asked.experiment, find_results(asked.experiment))
-        self.experiment = asked.experiment
-        self.every = {result.label: result for result in every}
-        for label in asked.conditions:
-            if label not in self.every:
-                raise unknown_name(f"conditions of {asked.experiment}: condition", label, self.every)
-            refuse_decoding(self.every[label])
-        self.conditions = {label: self.every[label] for label in asked.conditions}
-        first = self.every[asked.conditions[0]]
-        for label, result in self.conditions.items():
-            if result.condition.setting != first.condition.setting:
-                raise InputError(
-                    f"conditions {first.label!r} and {label!r} of {asked.experiment} make their prompts "
-                    "otherwise; name them in different studies"
-                )
-        baseline = find_baseline(every, first)
-        if baseline is None:
-            raise InputError(
-                f"experiment {asked.experiment!r} has no uncompressed condition to set actions beside"
-            )
-        self.baseline = baseline
-        self._tokens: dict[str, dict[int, list[int]]] = {}
-
-    def signals(self, label: str) -> dict[int, list[dict[str, float]]]:
-        """Each token's signals by name, of a condition's runs, by prompt index."""
-        result = self.every[label]
-        table = result.signals(["prompt_index", "step", *READS]).sort_values(["prompt_index", "step"])
-        return {index: part[list(READS)].to_dict("records") for index, part in table.groupby("prompt_index")}
-
-    def tokens(self, label: str) -> dict[int, list[int]]:
-        """The token ids of a condition's runs, by prompt index."""
-        if label not in self._tokens:
-            result = self.every[label]
-            table = result.signals(["prompt_index", "step", "token_id"])
-            by_prompt = table.sort_values(["prompt_index", "step"]).groupby("prompt_index")
-            ids = {index: part["token_id"].tolist() for index, part in by_prompt}
-            self._tokens[label] = {
-                record.prompt_index: ids.get(record.prompt_index, []) for record in result.records
-            }
-        return self._tokens[label]
-
-
-def refuse_decoding(result: ConditionResult) -> None:
-    """Raise InputError if a condition's press compresses while decoding: its caches follow from all cuts so
-    far, and no new prefill gives them.
-    """
-    if result.condition.press in DECODES:
-        raise InputError(
-            f"condition {result.label!r} compresses while decoding; no action can be taken on its runs, "
-            "since their caches follow from all cuts so far and not from a new prefill"
-        )

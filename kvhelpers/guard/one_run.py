@@ -2,93 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded, tags_of
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
-from kvhelpers.guard.alarms import REPEATED, Alarm, AtToken, CanaryAlarm, Guard, HazardAlarm, RepetitionAlarm
-from kvhelpers.guard.definition import UNTIMED
 from kvhelpers.guard.ledger import Stretch, over_time
-from kvhelpers.guard.responses import RESTART, RESTORE, STOP, Response, force, prune, relax, roll_back
+from kvhelpers.guard.policies import RunPolicy
 from kvhelpers.hazard.features import READS
 from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
 from kvhelpers.tasks.thinking import is_thinking
-
-NEEDS_RUNS = (*UNTIMED, "router", "hazard_of_other_model")
-
-
-@dataclass(frozen=True)
-class RunPolicy:
-    """A policy for runs that have not been made yet: what makes its alarm, its response, and for how many
-    tokens the full cache stands beside.
-    """
-
-    make: Callable[[], Alarm]
-    response: Response
-    beside: int = 0
-
-
-def run_policy(
-    name: str,
-    threshold: float,
-    spec: PressSpec,
-    model: HazardModel | None = None,
-    canary_tokens: int = 8,
-    back: int = 16,
-    fixed_token: int = 32,
-    factor: float = 0.5,
-    mark: Sequence[int] = (),
-) -> RunPolicy:
-    """A policy by name (`definition.POLICIES`).
-
-    ``threshold`` is a probability for the hazard, of which ``model`` is the model, and a divergence in nats
-    for the canary; ``back`` tokens are taken back; at ``fixed_token`` the ratio is multiplied by ``factor``;
-    ``mark`` are the tokens that force an answer.
-
-    Raises
-    ------
-    InputError : a policy that does not exist or that needs finished runs, a threshold that cannot be one, a
-        model trained on features that are not known token by token.
-    """
-    if threshold < 0:
-        raise InputError(f"threshold {threshold} is below 0")
-    if name in NEEDS_RUNS:
-        raise InputError(f"policy {name!r} needs finished runs of the condition; see experiment 012")
-
-    def hazard() -> HazardAlarm:
-        if model is None:
-            raise InputError(f"policy {name!r} needs a hazard model")
-        return HazardAlarm(model, threshold)
-
-    policies: dict[str, Callable[[], RunPolicy]] = {
-        "none": lambda: RunPolicy(lambda: AtToken(0), RESTORE),
-        "press": lambda: RunPolicy(lambda: AtToken(-1), RESTORE),
-        "stop": lambda: RunPolicy(RepetitionAlarm, STOP),
-        "repetition_restart": lambda: RunPolicy(RepetitionAlarm, RESTART),
-        "prune": lambda: RunPolicy(RepetitionAlarm, prune(REPEATED, spec)),
-        "force_answer": lambda: RunPolicy(RepetitionAlarm, force(mark, spec)),
-        "hazard_restore": lambda: RunPolicy(hazard, RESTORE),
-        "hazard_roll_back": lambda: RunPolicy(hazard, roll_back(back)),
-        "canary_commit": lambda: RunPolicy(
-            lambda: CanaryAlarm(threshold, canary_tokens), RESTORE, canary_tokens
-        ),
-        "fixed_relax": lambda: RunPolicy(lambda: AtToken(fixed_token), relax(spec, factor)),
-    }
-    if name not in policies:
-        raise unknown_name("policy", name, policies)
-    policy = policies[name]()
-    policy.make()  # so that what is wrong with it is found before a model is loaded
-    return policy
 
 
 @dataclass(frozen=True)
@@ -145,7 +75,7 @@ def _run(
             prompt.token_ids,
             condition.press_spec.for_prompt(len(prompt.token_ids)),
             press_seed(condition.seed, prompt.id),
-            policy and _Watch(policy, len(prompt.token_ids)),
+            policy and partial(policy.guard, len(prompt.token_ids)),
             is_thinking(prompt.opening, tags),
         )
         for prompt in prompts
@@ -168,17 +98,6 @@ def _run(
         )
         for run, prompt in zip(runs, prompts, strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Makes the guard of one prompt."""
-
-    policy: RunPolicy
-    prompt_tokens: int
-
-    def __call__(self) -> Guard:
-        return Guard(self.policy.make(), self.policy.response, self.prompt_tokens)
 
 
 def stretches_of(run: Generation, prompt_tokens: int, beside: int = 0) -> list[Stretch]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvhelpers.hazard.baselines import family_names
+from kvhelpers.hazard.features import family_names
 from kvhelpers.hazard.model import HazardModel, fit
 from kvhelpers.hazard.predictors import LogisticHazard
 from kvhelpers.hazard.risk_set import RiskSet

@@ -7,12 +7,11 @@ from typing import Self
 
 import numpy as np
 
-from kvhelpers.hazard.features import FAMILIES
+from kvhelpers.hazard.features import MAIN, family_names
 from kvhelpers.hazard.predictors import BaseRate, BoostedTrees, LogisticHazard, Predictor
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.presses.registry import NONE
 
-MAIN = ("signals", "rolling", "repetition", "canary")
 PROPOSED, TREES, RECURRENT = "logistic hazard", "boosted trees", "recurrent network"
 AVERAGE = f"average of {PROPOSED} and {TREES}"
 BASE_RATE, CONDITION = "base rate", "share removed × press"
@@ -37,11 +36,6 @@ class CusumOfEntropy(Predictor):
 
     def score(self, risk: RiskSet) -> np.ndarray:
         return self.hazard.score(with_cusum(risk, self.mean, self.spread))
-
-
-def family_names(*families: str) -> tuple[str, ...]:
-    """The features of some families."""
-    return tuple(name for family in families for name in FAMILIES[family])
 
 
 def press_names(risk: RiskSet) -> tuple[str, ...]:

@@ -23,54 +23,57 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from kvhelpers.errors import InputError
-from kvhelpers.records import CANARY, SCALARS
+from kvhelpers.errors import InputError, unknown_name
 
 WINDOWS = (4, 8, 16, 32)
 HALF_LIVES = (3, 12)
+OWN = ("entropy", "varentropy", "top1_prob", "margin", "top5_mass", "alt_entropy", "chosen_logprob")
 ROLLED = ("entropy", "margin", "chosen_logprob", "top1_prob")
 GRAMS = (1, 2, 3, 4, 8)
 LONGEST = 64  # tokens of a repeated suffix that are told apart
 CONFIDENT = 0.99  # top-1 probability
 
-ROLLING = (
-    *(
-        f"{name}_{what}{window}"
+# by family: each feature with the signals that it reads
+FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
+    "signals": {name: (name,) for name in OWN},
+    "rolling": {
+        f"{name}_{what}{window}": (name,)
         for window in WINDOWS
         for what in ("mean", "max", "min", "std")
         for name in ROLLED
+    }
+    | {f"{name}_ew{half_life}": (name,) for half_life in HALF_LIVES for name in ROLLED}
+    | {f"{name}_mean": (name,) for name in ROLLED}
+    | dict.fromkeys(("entropy_max", "entropy_above_mean", "entropy_change"), ("entropy",))
+    | {"confident_share16": ("top1_prob",), "tokens_since_spike": ("entropy",)},
+    "repetition": dict.fromkeys(
+        (
+            *("repeated_suffix", "repeated_suffix_period", "repeated_suffix_max16"),
+            *(f"gram{n}_seen" for n in GRAMS),
+            *("distinct_share16", "distinct_share32", "repeated_bigrams16", "tokens_since_new"),
+        ),
+        (),
     ),
-    *(f"{name}_ew{half_life}" for half_life in HALF_LIVES for name in ROLLED),
-    *(f"{name}_mean" for name in ROLLED),
-    "entropy_max",
-    "entropy_above_mean",
-    "entropy_change",
-    "confident_share16",
-    "tokens_since_spike",
-)
-REPETITION = (
-    "repeated_suffix",
-    "repeated_suffix_period",
-    "repeated_suffix_max16",
-    *(f"gram{n}_seen" for n in GRAMS),
-    "distinct_share16",
-    "distinct_share32",
-    "repeated_bigrams16",
-    "tokens_since_new",
-)
-CANARY_FEATURES = ("kl_now", "kl_mean", "kl_max", "kl_last", "full_entropy_gap", "full_logprob_gap")
-FAMILIES = {
-    "signals": SCALARS,
-    "rolling": ROLLING,
-    "repetition": REPETITION,
-    "canary": CANARY_FEATURES,
-    "position": ("position",),
+    "canary": dict.fromkeys(("kl_now", "kl_mean", "kl_max", "kl_last"), ("canary_kl",))
+    | {"full_entropy_gap": ("canary_kl", "canary_entropy", "entropy")}
+    | {"full_logprob_gap": ("canary_kl", "canary_chosen", "chosen_logprob")},
+    "position": {"position": ()},
 }
+MAIN = ("signals", "rolling", "repetition", "canary")  # of the hazard
 NAMES = tuple(itertools.chain(*FAMILIES.values()))
-READS = (*SCALARS, *CANARY)  # the signals that a stream is fed
+# the signals that a stream is fed, which need not be all that a run has
+READS = tuple(dict.fromkeys(itertools.chain(*(s for family in FAMILIES.values() for s in family.values()))))
 
 # token ids and signals of a run to ``[T]``
 Feature = Callable[[Sequence[int], Mapping[str, np.ndarray]], np.ndarray]
+
+
+def family_names(*families: str) -> tuple[str, ...]:
+    """The features of some families. Raises InputError for a family that is none."""
+    for family in families:
+        if family not in FAMILIES:
+            raise unknown_name("feature family", family, FAMILIES)
+    return tuple(name for family in families for name in FAMILIES[family])
 
 
 class FeatureStream:
@@ -91,11 +94,11 @@ class FeatureStream:
     def push(self, token_id: int, signals: Mapping[str, float]) -> np.ndarray:
         """Take the next token and its signals; return the features ``[len(NAMES)]`` known now, float32.
 
-        ``signals`` has the names of `READS`, of which the canary's may be NaN.
+        ``signals`` has the names of `READS`; one that is missing or NaN leaves features missing that read it.
         """
-        step = len(self.tokens)
+        step, signals = len(self.tokens), {name: signals.get(name, np.nan) for name in READS}
         parts = (
-            [signals[name] for name in SCALARS],
+            [signals[name] for name in OWN],
             self._rolling(step, signals),
             self._repetition(step, token_id),
             self._canary(signals),
@@ -151,16 +154,18 @@ class FeatureStream:
             )
             self.canary.append((now, *gaps))
         if not self.canary:
-            return [np.nan] * len(CANARY_FEATURES)
+            return [np.nan] * len(FAMILIES["canary"])
         kl, entropy, logprob = np.array(self.canary).T
         return [now, kl.mean(), kl.max(), kl[-1], entropy.mean(), logprob.mean()]
 
 
 def run_features(token_ids: Sequence[int], signals: Mapping[str, np.ndarray]) -> np.ndarray:
     """Features of a whole run, ``[T, len(NAMES)]``: row t is what was known once token t had been chosen."""
-    stream, columns = FeatureStream(), {name: signals[name].tolist() for name in READS}
+    stream = FeatureStream()
+    columns = {name: values.tolist() for name, values in signals.items() if name in READS}
     rows = [
-        stream.push(token, {name: columns[name][t] for name in READS}) for t, token in enumerate(token_ids)
+        stream.push(token, {name: values[t] for name, values in columns.items()})
+        for t, token in enumerate(token_ids)
     ]
     return np.stack(rows) if rows else np.zeros((0, len(NAMES)), dtype=np.float32)
 

@@ -8,18 +8,20 @@ the run's event (`events`). A failure whose onset is at token 0 or 1 has none: n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kvhelpers.analysis.runs import run_signals
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.hazard.events import Event, event_of
-from kvhelpers.hazard.features import NAMES, READS, Feature, check_causal, run_features
+from kvhelpers.hazard.features import FAMILIES, NAMES, READS, Feature, check_causal, run_features
 from kvhelpers.paths import find_results
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN, Record, StopReason
 
@@ -50,8 +52,10 @@ class RiskSet:
     def label(self, horizon: int | None) -> np.ndarray:
         """Whether a failure begins within the next ``horizon`` tokens, ``[N]``: 1, 0, or NaN where censoring
         hides it. Without a horizon, whether the run does anything but end by itself with the right answer;
-        NaN for runs that an error or the clock stopped.
+        NaN for runs that an error or the clock stopped. Raises InputError for a horizon that is none.
         """
+        if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
+            raise InputError(f"horizon {horizon!r} is not allowed; it is a number of tokens, at least 1")
         if horizon is None:
             stopped = self.runs["stopped"].to_numpy(bool)
             return np.where(stopped, np.nan, ~self.ended(right=True))[self.run]
@@ -134,23 +138,26 @@ def build(
     Conditions whose flags take away their meaning are left out, and prompts after the first ``n_prompts`` if
     given. ``removed`` (measured share of the prompt's cache) and one column ``press_<name>`` for each press
     are there as features for ablations. ``own_features`` adds features by name; each is checked to be causal.
-    ``whole`` keeps the tokens from the event on, too, which are not at risk.
+    ``whole`` keeps the tokens from the event on, too, which are not at risk. Features of a signal that a
+    signals file lacks are left out.
 
     Raises
     ------
-    InputError : no run fails, or fewer than two prompts; a signals file that lacks a column; a feature that
+    InputError : no run fails, or fewer than two prompts; a signals file that cannot be read; a feature that
         looks ahead.
     """
     own_features = own_features or {}
     results = [result for result in results if not result.is_invalid]
     presses = list(dict.fromkeys(result.condition.press for result in results))
+    there = [_columns(result) for result in results]
+    read = [name for name in READS if all(name in names for names in there)]
     rows, parts = [], []
     for result in results:
-        for record, tokens in run_signals(result, ["token_id", "char_end", *READS], n_prompts):
+        for record, tokens in run_signals(result, ["token_id", "char_end", *read], n_prompts):
             row = _run(result, record, tokens["char_end"].to_numpy())
             rows.append(row)
             end = record.n_tokens if whole else max(int(row["time"]), 0)
-            parts.append(_features(tokens, end, row, presses, own_features))
+            parts.append(_features(tokens, read, end, row, presses, own_features))
     runs = pd.DataFrame(rows)
     if not len(runs) or not runs["failed"].any():
         raise InputError(
@@ -160,13 +167,24 @@ def build(
         raise InputError("there is one prompt only; folds that share no prompt need at least two")
     counts = [len(part) for part in parts]
     first = FIRST_COMPRESSED_TOKEN
+    names = (*NAMES, *own_features, "removed", *(f"press_{press}" for press in presses))
+    reads = {name: signals for family in FAMILIES.values() for name, signals in family.items()}
+    known = [place for place, name in enumerate(names) if set(reads.get(name, ())) <= set(read)]
     return RiskSet(
         runs,
         np.repeat(np.arange(len(runs)), counts),
         np.concatenate([np.arange(first, first + count) for count in counts]),
-        np.concatenate(parts),
-        (*NAMES, *own_features, "removed", *(f"press_{press}" for press in presses)),
+        np.concatenate([part[:, known] for part in parts]),
+        tuple(names[place] for place in known),
     )
+
+
+def _columns(result: ConditionResult) -> Collection[str]:
+    """What a condition's signals file has; one that cannot be read is named when its runs are read."""
+    try:
+        return pq.read_schema(result.signals_path).names
+    except (OSError, pa.ArrowException):
+        return READS
 
 
 def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict:
@@ -190,6 +208,7 @@ def _run(result: ConditionResult, record: Record, char_ends: np.ndarray) -> dict
 
 def _features(
     tokens: pd.DataFrame,
+    read: Sequence[str],
     end: int,
     row: Mapping,
     presses: Sequence[str],
@@ -198,7 +217,7 @@ def _features(
     """Features of a run's tokens from the first compressed one up to ``end``; only what was there by then is
     looked at.
     """
-    ids, signals = tokens["token_id"].tolist(), {name: tokens[name].to_numpy() for name in READS}
+    ids, signals = tokens["token_id"].tolist(), {name: tokens[name].to_numpy() for name in read}
     seen_ids, seen_signals = ids[:end], {name: values[:end] for name, values in signals.items()}
     parts = [run_features(seen_ids, seen_signals)[FIRST_COMPRESSED_TOKEN:]]
     for name, compute in own_features.items():

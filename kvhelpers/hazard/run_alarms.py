@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kvhelpers.errors import InputError
 from kvhelpers.hazard.predictors import Predictor
 from kvhelpers.hazard.risk_set import RiskSet
 from kvhelpers.hazard.splits import FOLDS, prompt_splits, scores_of
@@ -45,7 +46,16 @@ def alarm_tokens(
 ) -> np.ndarray:
     """The token at which each run is warned of, ``[rates, runs]``, infinite where it is not: thresholds from
     inner folds, alarms in outer folds.
+
+    Raises
+    ------
+    InputError : rates that are none.
     """
+    if not isinstance(rates, list | tuple) or not rates or not all(0 < rate < 1 for rate in rates):
+        raise InputError(
+            f"false_alarms {rates!r} are not allowed; they are shares of runs that end right, above 0 and "
+            "below 1"
+        )
     runs, n, task = risk.runs, len(risk.runs), risk.runs["task"].to_numpy()
     alarm_at = np.full((len(rates), n), np.inf)  # token of the alarm
     for split in prompt_splits(runs, folds):

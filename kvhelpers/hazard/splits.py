@@ -37,9 +37,10 @@ def prompt_splits(runs: pd.DataFrame, folds: int = FOLDS, among: np.ndarray | No
     """
     places = np.arange(len(runs)) if among is None else np.flatnonzero(among)
     prompts = runs["prompt"].to_numpy()[places]
-    if not 2 <= folds <= len(set(prompts)):
+    whole = isinstance(folds, int) and not isinstance(folds, bool)
+    if not whole or not 2 <= folds <= len(set(prompts)):
         raise InputError(
-            f"folds {folds} is not allowed; it is at least 2 and at most the number of prompts, "
+            f"folds {folds!r} is not allowed; it is at least 2 and at most the number of prompts, "
             f"{len(set(prompts))}"
         )
     return [

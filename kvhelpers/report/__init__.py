@@ -17,11 +17,9 @@ from kvhelpers.report.figures import (
     token_trace,
     trace,
 )
-from kvhelpers.report.figures.actions import actions_figure
 from kvhelpers.report.figures.guarded_run import guarded_run
 from kvhelpers.report.figures.hazard import cumulative_incidence, hazard_figures
 from kvhelpers.report.format import markdown_table
-from kvhelpers.report.guard_log import write_stored_log
 from kvhelpers.report.hazard_log import (
     abstract,
     conclusions,
@@ -56,7 +54,6 @@ __all__ = [
     "RunChooser",
     "ShownAnswer",
     "abstract",
-    "actions_figure",
     "alarm_sentences",
     "alarms_table",
     "aligned",
@@ -89,5 +86,4 @@ __all__ = [
     "trace",
     "write_hazard_log",
     "write_log",
-    "write_stored_log",
 ]

@@ -8,8 +8,8 @@ from kvhelpers.commands.replay import replay
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.run import run_condition
-from kvhelpers.hazard.inner import SIGNALS, read_inner_set
 from kvhelpers.paths import replay_path
+from kvhelpers.records import ATTENTION, COURSE, FULL, INSIDE
 
 VALUES = {"ratio": 0.625, "n_prompts": 4, "n_fewshot": 4, "max_new_tokens": 80, "device": "cpu"}
 
@@ -27,13 +27,21 @@ def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys)
     assert main(["replay", "scratch", "--conditions", "knorm 0.625", "observed_attention 0.625"]) == 0
     made = int(capsys.readouterr().out.split()[0])
     assert made > 0 and replay("scratch", ["knorm 0.625", "observed_attention 0.625"]) == 0
-    inner = read_inner_set(results)  # refuses entropies that are not those stored
-    assert inner.off < 1e-4 and set(inner.conditions) == {"knorm 0.625", "observed_attention 0.625"}
-    path = next(
-        path for index in range(4) if (path := replay_path("scratch", "knorm 0.625", index)).is_file()
-    )
+    paths = [
+        (result, index, path)
+        for result in results[:2]
+        for index in range(4)
+        if (path := replay_path("scratch", result.label, index)).is_file()
+    ]
+    assert len(paths) == made and {result.label for result, *_ in paths} == {r.label for r in results[:2]}
+    for result, index, path in paths:
+        with np.load(path) as stored:
+            tokens = result.signals()
+            entropy = tokens[tokens["prompt_index"] == index]["entropy"].to_numpy()[1:]
+            np.testing.assert_allclose(stored["entropy"], entropy[: len(stored["entropy"])], atol=1e-4)
+            assert stored["signals"].shape[1] == len((*COURSE, *INSIDE, *ATTENTION, *FULL))
+    path = paths[0][2]
     with np.load(path) as stored:
-        assert stored["signals"].shape[1] == len(SIGNALS)
         first = dict(stored)
     path.unlink()
     assert replay("scratch", ["knorm 0.625"]) == 1
@@ -43,24 +51,27 @@ def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys)
     assert replay("scratch") > 0  # the condition that was not asked for before
 
 
-def test_bad_input_is_one_sentence(results, capsys):
+@pytest.fixture
+def short(output, embedded):
+    """A function that runs a condition with one prompt and few tokens."""
+    few = VALUES | {"n_prompts": 1, "max_new_tokens": 4, "press": "knorm"}
+    return lambda **values: run_condition(make_condition(few | values), embedded)
+
+
+def test_a_condition_that_is_not_there_is_one_sentence(short):
+    short()
     with pytest.raises(InputError, match="knorm 0.75"):
         replay("scratch", ["knorm 0.75"])
-    assert main(["inner", "mine", "--learn-from", "scratch"]) == 2
-    assert "run the command replay on it" in capsys.readouterr().err
-    assert main(["inner", "mine", "--learn-from", "scratch", "scratch"]) == 2
-    assert "twice" in capsys.readouterr().err
-    assert main(["inner", "mine", "--learn-from", "scratch", "--horizon", "0"]) == 2
-    assert "below 1" in capsys.readouterr().err
 
 
-def test_a_repetition_penalty_is_refused(output, embedded):
-    run_condition(make_condition(VALUES | {"press": "knorm", "repetition_penalty": 1.3}), embedded)
+def test_a_repetition_penalty_is_refused(short):
+    short(repetition_penalty=1.3)
     with pytest.raises(InputError, match="repetition penalty"):
         replay("scratch")
 
 
-def test_prompts_that_are_not_what_they_were_are_refused(results, embedded, monkeypatch):
+def test_prompts_that_are_not_what_they_were_are_refused(short, embedded, monkeypatch):
+    short(max_new_tokens=40)
     monkeypatch.setattr("kvhelpers.commands.replay.load_for", lambda condition: embedded)
     changed = embedded.tokenizer.chat_template.replace("helpful AI", "helpful  AI")
     assert changed != embedded.tokenizer.chat_template

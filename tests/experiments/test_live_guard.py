@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from kvhelpers.commands.guard import run_study
+from kvhelpers.commands.guard import command_of, run_study, write_stored_log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.guard.definition import load_definition
-from kvhelpers.guard.live_study import read_live_study
+from kvhelpers.guard.source import Source
+from kvhelpers.guard.study import read_study
 from kvhelpers.hazard.risk_set import build
 from kvhelpers.log import with_tables
 from kvhelpers.paths import (
@@ -30,7 +31,6 @@ from kvhelpers.paths import (
     log_path,
     samples_dir,
 )
-from kvhelpers.report.guard_log import write_stored_log
 
 NAMES = ("012-live-guard", "015-live-guard-on-a-capable-model")
 SCRIPT = runpy.run_path(str(experiment_script(NAMES[0])))
@@ -60,7 +60,7 @@ VERDICTS = {"quality": "loss", "budget": "saved", "speed": "slow-down", "contrac
 
 @pytest.fixture(scope="module", params=NAMES)
 def study(request):
-    return read_live_study(guard_path(request.param, samples_dir()))
+    return read_study(guard_path(request.param, samples_dir()))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def source(study):
 @pytest.fixture(scope="module")
 def runs(study):
     """A row a guarded run of a policy that draws no lots; of each value, a column a policy."""
-    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    table = pd.DataFrame(study.runs)
     return table[table["policy"] != "permuted"].pivot(index=["condition", "prompt_id"], columns="policy")
 
 
@@ -132,7 +132,7 @@ def test_a_log_that_is_not_there_yet_begins_with_what_was_asked(study, write):
     other = study.model_copy(update={"definition": study.definition.model_copy(update={"name": "made"})})
     text = write(other).read_text()
     assert text.startswith("# Experiment made: a guard that acts\n") and study.definition.objective in text
-    assert text.count("| hazard_roll_back |") == 3 and "## Conclusions" in text
+    assert text.count("| hazard_roll_back |") == 1 and "## Conclusions" in text
 
 
 def by_search(budgets, rates, budget):
@@ -200,9 +200,9 @@ def test_the_lost_runs_are_those_that_fail_in_the_risk_set(source, runs, at):
 
 
 def test_what_is_above_the_mixture_is_pooled_over_draws(study, source, at):
-    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    table = pd.DataFrame(study.runs)
     own = table.groupby(["policy", "condition"])[["correct", "entry_steps"]].mean()
-    points = pd.DataFrame(point.model_dump() for point in study.curves)
+    points = SCRIPT["curve_of"](Source(study.sources[0]), study.definition.n_prompts)
     curve = points.groupby(["condition", "ratio"])[["correct", "entry_steps"]].mean()
     for name in study.definition.policies:
         above = [
@@ -229,7 +229,7 @@ def test_the_choice_over_all_conditions_is_the_mean_of_theirs(source, at):
 def test_a_policy_is_drawn_where_its_runs_are(study, source, long, at):
     panels = SCRIPT["frontier"](study, long).axes
     assert [axes.get_title() for axes in panels] == list(source.conditions)
-    table = pd.DataFrame(run.model_dump() for run in study.runs)
+    table = pd.DataFrame(study.runs)
     own = table.groupby(["condition", "policy"])[["entry_steps", "correct"]].mean()
     for axes in panels:
         its = own.loc[axes.get_title()].loc[list(study.definition.policies)]
@@ -245,31 +245,35 @@ def test_a_policy_is_drawn_where_its_runs_are(study, source, long, at):
 def test_without_time_and_without_a_hazard_there_is_no_such_row(study, source):
     policies = ("none", "press", "oracle")
     definition = study.definition.model_copy(update={"policies": policies, "permutations": 1})
-    few = tuple(run for run in study.runs if run.policy in policies)
+    few = tuple(run for run in study.runs if run["policy"] in policies)
     small = study.model_copy(update={"definition": definition, "runs": few, "checks": ()})
     long = SCRIPT["estimates"](small)
     assert set(long[long["metric"] == "slow-down"]["verdict"]) == {"not measured"}
     assert not long["metric"].isin(["above permuted", "right, dealt anew"]).any()
-    gains, clauses, costs = SCRIPT["tables"](small, long)
-    assert gains["Policy"].tolist() == list(policies) and set(costs["Live"]) == {"–"}
-    assert clauses["Contract"].iloc[0] == "fail"
+    (gains,) = SCRIPT["tables"](small, long)
+    assert gains["Policy"].tolist() == list(policies)
+    assert long[(long["subject"] == "none") & (long["metric"] == "contract")]["verdict"].tolist() == ["fail"]
 
 
 def test_runs_that_are_not_the_source_s_are_refused(study):
-    first = next(run for run in study.runs if run.policy == "press")
-    turned = [
-        run.model_copy(update={"correct": not run.correct}) if run is first else run for run in study.runs
-    ]
+    first = next(run for run in study.runs if run["policy"] == "press")
+    turned = [run | {"correct": not run["correct"]} if run is first else run for run in study.runs]
     with pytest.raises(InputError, match=r"is not of the runs of '\d{3}-"):
         SCRIPT["estimates"](study.model_copy(update={"runs": tuple(turned)}))
 
 
-def test_a_study_of_another_definition_is_refused(study):
+def test_a_stored_study_is_read_and_one_of_another_definition_is_made(study, output, monkeypatch):
     file = experiment_file(study.definition.name)
-    assert SCRIPT["guarded_runs"](load_definition(file), str(file)) == study
-    other = load_definition(file, overrides={"horizon": 5})
-    with pytest.raises(InputError, match=r"is of another definition than .*\.yaml; move it away"):
-        SCRIPT["guarded_runs"](other, str(file))
+    script = {"write": lambda study: study, "make": lambda *asked: SimpleNamespace(save=made.append)}
+    monkeypatch.setattr("kvhelpers.commands.guard.script_of", lambda kind: script)
+    made, (source,) = [], study.sources
+    words = load_definition(file, overrides={"next_steps": "Others."})
+    for definition, only in ((study.definition, ()), (words, (source.experiment,))):
+        assert run_study(definition, str(file), (), only) == study and not made
+    run_study(load_definition(file, overrides={"horizon": 5}), str(file))
+    (other,) = {part.experiment for part in study.definition.sources} - {source.experiment}
+    run_study(study.definition, str(file), (), (other,))
+    assert made == [guard_path(study.definition.name)] * 2
 
 
 def test_the_log_s_tables_are_the_long_frame_s(study, long):
@@ -280,10 +284,9 @@ def test_the_log_s_tables_are_the_long_frame_s(study, long):
     assert with_tables(text, tables) != text
 
 
-def test_without_the_repository_s_script_the_log_is_refused_in_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr("kvhelpers.report.guard_log.experiment_script", lambda name: tmp_path / f"{name}.py")
+def test_without_the_repository_s_script_a_study_is_refused_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("kvhelpers.commands.guard.experiment_script", lambda name: tmp_path / f"{name}.py")
     file = experiment_file(NAMES[0])
-    monkeypatch.setattr("kvhelpers.commands.guard.make_live_study", None)  # nothing is generated before
     refused = r"made by 012-live-guard\.py, which is in the repository only"
     with pytest.raises(InputError, match=refused):
         write_stored_log(NAMES[0], samples_dir())
@@ -291,23 +294,15 @@ def test_without_the_repository_s_script_the_log_is_refused_in_a_sentence(monkey
         run_study(load_definition(file), str(file))
 
 
-def test_a_generated_study_s_command_names_no_folder_of_the_machine(output, monkeypatch):
-    made, file = [], experiment_file(NAMES[1])
-
-    def make(definition, folder, command):
-        made.append(command)
-        return SimpleNamespace(save=made.append)
-
-    monkeypatch.setattr("kvhelpers.guard.live.make_live_study", make)
-    monkeypatch.setitem(SCRIPT["guarded_runs"].__globals__, "find_results", lambda name: output)
-    SCRIPT["guarded_runs"](load_definition(file), str(file))
-    assert made[0] == f"python experiments/{NAMES[0]}.py experiments/{NAMES[1]}.yaml"
-    assert made[1] == guard_path(NAMES[1])
+def test_a_study_s_command_names_no_folder_of_the_machine():
+    file = experiment_file(NAMES[1])
+    command = command_of(load_definition(file), str(file), (), ("006-capable-model",))
+    assert command == f"python -m kvhelpers guard experiments/{NAMES[1]}.yaml --only 006-capable-model"
 
 
 def test_a_file_that_is_none_is_one_sentence():
     command = [sys.executable, str(experiment_script(NAMES[0])), "missing.yaml"]
     run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stdout == ""
-    assert run.stderr.startswith("error: experiment file 'missing.yaml' cannot be read")
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("kvhelpers: error: experiment file 'missing.yaml' cannot be read")
     assert run.stderr.count("\n") == 1

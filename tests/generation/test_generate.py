@@ -58,13 +58,13 @@ def test_embedded_model_is_exact_on_16_prompts(embedded, name, ratio):
     assert_exact(embedded, prompts, PressSpec(name, ratio), max_new_tokens=64, batch_size=16)
 
 
-@pytest.mark.parametrize("name", ("none", "snapkv", "random"))
+@pytest.mark.parametrize("name", ("none", "snapkv"))
 def test_embedded_model_is_exact(embedded, name):
     prompts = [
-        p.token_ids for p in build_prompts(*load_problems("onestep", 3, 1, seed=42), embedded.tokenizer)
+        p.token_ids for p in build_prompts(*load_problems("onestep", 2, 1, seed=42), embedded.tokenizer)
     ]
     assert_exact(
-        embedded, prompts, PressSpec(name, 0.0 if name == "none" else 0.3), max_new_tokens=24, batch_size=3
+        embedded, prompts, PressSpec(name, 0.0 if name == "none" else 0.3), max_new_tokens=16, batch_size=2
     )
 
 

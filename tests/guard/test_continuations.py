@@ -8,7 +8,8 @@ from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.run import prompts_of, run_condition
 from kvhelpers.guard import continuations
 from kvhelpers.guard.continuations import Point, Store, continue_runs, key_of
-from kvhelpers.guard.definition import Source, SourceRuns
+from kvhelpers.guard.definition import SourceRuns
+from kvhelpers.guard.source import Source
 from kvhelpers.models.load import load_model
 
 LABEL = "tova 0.875"

@@ -5,7 +5,8 @@ import yaml
 
 from kvhelpers.__main__ import main
 from kvhelpers.errors import InputError
-from kvhelpers.guard.definition import Source, SourceRuns, load_definition
+from kvhelpers.guard.definition import SourceRuns, load_definition
+from kvhelpers.guard.source import Source
 from kvhelpers.paths import REPOSITORY
 
 ACTIONS = {

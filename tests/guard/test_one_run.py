@@ -4,7 +4,8 @@ from reference import alone
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.guard.ledger import Stretch, cost, over_time
-from kvhelpers.guard.one_run import risk_over_time, run_policy, run_side_by_side, stretches_of
+from kvhelpers.guard.one_run import risk_over_time, run_side_by_side, stretches_of
+from kvhelpers.guard.policies import run_policy
 from kvhelpers.hazard.study import read_study
 from kvhelpers.paths import samples_dir, study_path
 from kvhelpers.presses.spec import PressSpec

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from kvhelpers.guard.definition import QUALITY_LOSS, LiveDefinition, Source, SourceRuns
-from kvhelpers.guard.policies import Evidence, Policies
-from kvhelpers.guard.responses import RESTORE
+from kvhelpers.guard.decisions import Decision, Decisions, Evidence
+from kvhelpers.guard.definition import QUALITY_LOSS, LiveDefinition, SourceRuns
+from kvhelpers.guard.source import Source
 from kvhelpers.guard.thresholds import folds_of
 from kvhelpers.hazard.risk_set import build
 
@@ -33,7 +33,7 @@ def records(source, label):
 
 def test_the_oracle_acts_where_only_the_full_cache_is_right(source, evidence):
     for label in CONDITIONS:
-        acted = [one.step for one in Policies(source, label, DEFINITION, evidence).decisions("oracle")]
+        acted = [one.step for one in Decisions(source, label, DEFINITION, evidence).decisions("oracle")]
         wanted = [
             0 if full.correct and not alone.correct else None
             for full, alone in zip(records(source, "none"), records(source, label), strict=True)
@@ -46,7 +46,7 @@ def test_the_oracle_s_alarm_goes_off_when_the_failure_begins(source, evidence):
     for label in CONDITIONS:
         runs = build([source.every[label]], n_prompts=DEFINITION.n_prompts).runs.set_index("prompt_index")
         failed = runs[runs["failed"] & ~runs["correct"].astype(bool)]
-        decisions = Policies(source, label, DEFINITION, evidence).decisions("oracle_alarm")
+        decisions = Decisions(source, label, DEFINITION, evidence).decisions("oracle_alarm")
         steps = {index: one.step for index, one in enumerate(decisions) if one.step is not None}
         assert steps == failed["time"].astype(int).to_dict() and steps
 
@@ -54,11 +54,10 @@ def test_the_oracle_s_alarm_goes_off_when_the_failure_begins(source, evidence):
 def test_alarms_are_dealt_out_within_a_condition_and_anew_in_each_and_each_time(source, evidence):
     dealt = {}
     for label in CONDITIONS:
-        policies = Policies(source, label, DEFINITION, evidence)
-        policies.decided["hazard_roll_back"] = [
-            policies._at(step, RESTORE) for step in range(1, DEFINITION.n_prompts + 1)
-        ]
-        draws = [[one.step for one in decisions] for decisions in policies.draws("permuted")]
+        decisions = Decisions(source, label, DEFINITION, evidence)
+        steps = range(1, DEFINITION.n_prompts + 1)
+        decisions.decided["hazard_roll_back", 0] = [Decision(step, step, None) for step in steps]
+        draws = [[one.step for one in part] for part in decisions.draws("permuted")]
         assert len({tuple(steps) for steps in draws}) == DEFINITION.permutations
         dealt[label] = draws[0]
         length = [record.n_tokens for record in records(source, label)]
@@ -80,11 +79,11 @@ def test_the_canary_s_threshold_has_seen_neither_the_prompt_nor_the_press(source
             for index, prompt in enumerate(prompts)
         }
     evidence.canary["streaming_llm 0.875"] = dict.fromkeys(range(len(prompts)), (100.0,) * 8)
-    policies = Policies(source, "streaming_llm 0.875", DEFINITION, evidence)
-    assert policies._canary_threshold(asked) == 1
+    decisions = Decisions(source, "streaming_llm 0.875", DEFINITION, evidence)
+    assert decisions.canary_threshold(asked) == 1
     for label in ("tova 0.75", "tova 0.875"):
         evidence.canary[label] = dict.fromkeys(range(len(prompts)), (2.0,) * 8)
-    assert policies._canary_threshold(asked) == 2  # runs of other prompts and presses count
+    assert decisions.canary_threshold(asked) == 2  # runs of other prompts and presses count
 
 
 def test_the_router_knows_only_the_other_folds(source, evidence):
@@ -100,5 +99,5 @@ def test_the_router_knows_only_the_other_folds(source, evidence):
         )
         total, own = table["loss"].agg(["sum", "count"]), table.groupby("fold")["loss"].agg(["sum", "count"])
         lost = (total["sum"] - own["sum"]) / (total["count"] - own["count"])
-        routed = [one.step for one in Policies(source, label, DEFINITION, evidence).decisions("router")]
+        routed = [one.step for one in Decisions(source, label, DEFINITION, evidence).decisions("router")]
         assert routed == [0 if lost[fold] > QUALITY_LOSS else None for fold in table["fold"]]

@@ -6,7 +6,6 @@ import pytest
 
 from kvhelpers.errors import InputError
 from kvhelpers.hazard.features import (
-    CANARY_FEATURES,
     FAMILIES,
     NAMES,
     READS,
@@ -17,6 +16,12 @@ from kvhelpers.hazard.features import (
 from kvhelpers.records import CANARY
 
 T = 60
+BOOKKEEPING = (
+    "entropy_max",
+    "tokens_since_spike",
+    "confident_share16",
+    "entropy_change",
+)  # no signal is no spike
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_repetition_by_example():
 def test_canary_is_carried_on_after_it_was_measured(run):
     ids, signals = run
     features, kl = run_features(ids, signals), signals["canary_kl"]
-    assert np.isnan(features[0, [NAMES.index(name) for name in CANARY_FEATURES]]).all()
+    assert np.isnan(features[0, [NAMES.index(name) for name in FAMILIES["canary"]]]).all()
     assert column(features, "kl_mean")[1:9] == pytest.approx(
         pd.Series(kl[1:9]).expanding().mean().to_numpy(), abs=1e-6
     )
@@ -93,6 +98,20 @@ def test_a_feature_that_looks_ahead_is_refused(run):
         )
     with pytest.raises(InputError, match="feature 'length'"):
         check_causal("length", lambda ids, signals: np.full(len(ids), len(ids)), ids, signals)
+
+
+def test_features_read_what_they_say(run):
+    """Without a signal those features are missing that name it, and no other changes."""
+    ids, signals = run
+    whole = run_features(ids, signals)
+    reads = {name: read for family in FAMILIES.values() for name, read in family.items()}
+    for left_out in READS:
+        part = run_features(ids, {name: values for name, values in signals.items() if name != left_out})
+        for place, name in enumerate(NAMES):
+            if left_out in reads[name]:
+                assert np.isnan(part[:, place]).all() or name in BOOKKEEPING, name
+            else:
+                np.testing.assert_array_equal(part[:, place], whole[:, place], err_msg=name)
 
 
 def test_a_stream_and_a_table_are_the_same(run):

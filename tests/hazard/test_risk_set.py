@@ -1,5 +1,8 @@
 """Tokens at risk end before the failure; labels by example."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +10,7 @@ from factories import LENGTH, make_result, reseal
 
 from kvhelpers.errors import InputError
 from kvhelpers.hazard.events import UNSURE, Event
+from kvhelpers.hazard.features import FAMILIES, NAMES
 from kvhelpers.hazard.risk_set import build, read_risk_set
 from kvhelpers.paths import samples_dir
 
@@ -74,16 +78,52 @@ def test_bad_input_gets_one_sentence():
         read_risk_set(["nothing"])
 
 
-def test_results_without_a_column_are_named(tmp_path):
-    (sample,) = (samples_dir() / SAMPLE / "none").glob("*.json")
-    path = tmp_path / SAMPLE / "none" / sample.name
+def test_results_without_a_signal_have_no_features_of_it(tmp_path):
+    sample = samples_dir() / SAMPLE / "knorm" / "smollm2-135m_0.875_50p.json"
+    path = tmp_path / SAMPLE / "knorm" / sample.name
     path.parent.mkdir(parents=True)
     path.write_text(sample.read_text())
     signals = pq.read_table(sample.with_suffix(".parquet"))
     pq.write_table(signals.drop_columns(["canary_kl"]), path.with_suffix(".parquet"))
     reseal(path)
-    with pytest.raises(InputError, match="signals file .* has no column 'canary_kl'"):
+    risk, _ = read_risk_set([SAMPLE], str(tmp_path), 3)
+    assert set(NAMES) - set(risk.names) == set(FAMILIES["canary"])
+    with pytest.raises(InputError, match="feature 'kl_now' is not in the risk set"):
+        risk.columns(["kl_now"])
+    path.with_suffix(".parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="signals file .* was changed|cannot be read"):
         read_risk_set([SAMPLE], str(tmp_path))
+
+
+NEW_SIGNAL = """
+import kvhelpers.records as records
+records.SCALARS = {"top1_prob": "probability", "surprise": "nats"} | records.SCALARS  # another order too
+from kvhelpers import frames
+from kvhelpers.experiment.grid import finished_results
+from kvhelpers.hazard import features
+features.FAMILIES["signals"]["surprise"] = ("surprise",)
+features.OWN = (*features.OWN, "surprise")
+features.NAMES = (*features.OWN, *features.NAMES[len(features.OWN) - 1:])
+features.READS = (*features.READS, "surprise")
+from kvhelpers.hazard import family_names, read_risk_set
+from kvhelpers.paths import samples_dir
+risk, results = read_risk_set(["001-reproduce-failures"], None, 3)
+assert "surprise" not in risk.names
+assert set(family_names("rolling", "repetition", "canary")) <= set(risk.names)
+assert "surprise" not in frames.tokens(results[:1])
+from kvhelpers.generation.token_signals import token_signals
+import torch
+try:
+    token_signals(torch.zeros(1, 50), torch.tensor([3]))
+except KeyError as error:
+    print(error, risk.features.shape)  # what is computed is found by its name
+"""
+
+
+def test_a_new_signal_leaves_old_samples_readable():
+    run = subprocess.run([sys.executable, "-c", NEW_SIGNAL], capture_output=True, text=True, check=True)
+    risk, _ = read_risk_set(["001-reproduce-failures"], None, 3)
+    assert run.stdout == f"'surprise' {risk.features.shape}\n"
 
 
 def test_no_run_counts_twice():
