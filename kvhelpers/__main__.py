@@ -133,7 +133,7 @@ def _add_lm_eval(commands: argparse._SubParsersAction) -> None:
 
 def _lm_eval(options: argparse.Namespace) -> str:
     from kvhelpers.lm_eval import Prompting, evaluate
-    from kvhelpers.report.log import write_log
+    from kvhelpers.log import write_log
 
     keys = ("model", "press", "ratio", "budget", "press_kwargs", "device", "dtype", "batch_size")
     keys += ("chat_template_kwargs", "template_date", "think_tags")
@@ -173,7 +173,7 @@ def _run(options: argparse.Namespace) -> str:
 
     run_experiment(experiment, options.scheduler, options.workers)
     from kvhelpers.experiment.grid import finished_results
-    from kvhelpers.report.tables import screen_text
+    from kvhelpers.log import screen_text
 
     return f"{screen_text(finished_results(experiment.name))}\n\n{_where(experiment.name)}"
 
@@ -205,7 +205,7 @@ def _log(options: argparse.Namespace) -> str:
         runpy.run_path(str(experiment_script(name)))["write_log"](name)
         return _where(name)
     else:
-        from kvhelpers.report.log import write_log as write
+        from kvhelpers.log import write_log as write
     write(name, root)
     return _where(name)
 

@@ -5,6 +5,7 @@
 ================  ========================================================================================
 run, baseline     key of the run, and of the same prompt's run without compression (its own, if it is one)
 condition         the condition's label; its parts are columns too, mappings and lists as JSON text
+setting, fields   how its prompts differ from usual ones, and that beside the press's own fields, for people
 dtype, attn       as they were resolved, not as they were asked for
 valid             False where a flag takes away the meaning of half of the condition's runs
 weak_baseline     True where the uncompressed runs are right too rarely for a drop in accuracy to be seen
@@ -13,12 +14,14 @@ correct, looping, non_termination, wrong_answer, catastrophic    outcomes, see `
 answer            the answer that counts; ``strict_answer`` is what strict-match finds
 strict, flexible  whether it ended by itself and is right by what strict-match, or flexible-extract, finds,
                   compared as a number (18.00 is 18); a mark decides where there is one (`scoring.summary`)
+format_lost, right_unended, loop_ended, loop_left    other endings, see `scoring.summary`
 mode              the failure mode, see `scoring.failure_modes`
-onset, detected   new tokens at which the loop starts and is certain, of looping runs; else missing
+onset, detected   new tokens at which the loop starts and is certain, of looping runs; else missing;
+onset_char        characters of the text before the loop's onset
 ended, errored    it ended by itself; it stopped by an error that is not the model's doing
 tokens            new tokens
-thinking_tokens, answering_tokens    new tokens up to the end of a thinking model's thoughts, and behind it;
-                  only where there are runs of a model that thinks
+thinking_tokens, answering_tokens, never_left_thinking    new tokens up to the end of a thinking model's
+                  thoughts, and behind it; whether there are none; only where there are runs of such a model
 kept_tokens, removed    prompt tokens kept (a mean over heads), share removed; missing if the prefill failed
 sink_kept, question_kept    share of heads that hold the first token; of the question's tokens, share held
 batch_size        rows that could decode together
@@ -49,13 +52,14 @@ from kvhelpers.stats.bootstrap import Statistic
 
 OUTCOMES = ("looping", "non_termination", "wrong_answer", "catastrophic")
 RESOLVED = ("dtype", "attn")  # parts of a condition that its identity knows better
-THINKING = ["thinking_tokens", "answering_tokens"]
+THINKING = ["thinking_tokens", "answering_tokens", "never_left_thinking"]
 TYPES = dict.fromkeys(
     (
-        *THINKING,
+        *THINKING[:2],
         "budget",
         "examples_seed",
         "onset",
+        "onset_char",
         "detected",
         "batch_size",
         "passes",
@@ -93,7 +97,7 @@ def runs(results: Sequence[ConditionResult]) -> pd.DataFrame:
             rows.append(whole | _of_run(result, record) | beside)
     table = pd.DataFrame(rows)
     table = table.astype({name: kind for name, kind in TYPES.items() if name in table})
-    return table.drop(columns=THINKING) if table[THINKING].isna().all(axis=None) else table
+    return table.drop(columns=THINKING) if table["thinking_tokens"].isna().all() else table
 
 
 def _key(result: ConditionResult, record: Record) -> str:
@@ -112,6 +116,7 @@ def _of_condition(result: ConditionResult) -> dict:
     about = {
         "condition": result.label,
         "setting": result.condition.setting,
+        "fields": result.condition.fields,
         "valid": not result.is_invalid,
         "signals_file": f"{result.path.parent.name}/{result.signals_path.name}",
     }
@@ -131,10 +136,11 @@ def _of_run(result: ConditionResult, record: Record) -> dict:
         "answer": record.answer.value,
         "strict_answer": record.answer.strict,
         "correct": record.correct,
-        **{name: ENDINGS[name](record) for name in ("strict", "flexible")},
+        **{name: rule(record) for name, rule in ENDINGS.items()},
         **{name: getattr(record.failures, name) for name in OUTCOMES},
         "mode": str(failure_mode(record, result.examples)),
         "onset": record.onset,
+        "onset_char": record.loop_onset_char if looping else None,
         "detected": record.failures.loop_detected if looping else None,
         "stop_reason": str(record.stop_reason),
         "ended": record.stop_reason.ended,
@@ -250,6 +256,12 @@ def estimate_row(question: str, subject: str, metric: str, made: Estimate | None
     ends = {"low": made.low, "high": made.high}
     known = {name: end for name, end in ends.items() if end is not None}
     return row(question, subject, metric, made.value, **known, n=made.n, prompts=made.prompts)
+
+
+def as_estimate(one: object) -> Estimate:
+    """A row of the long frame, as ``itertuples`` has it, as an estimate."""
+    ends = (None if pd.isna(end) else end for end in (one.low, one.high))
+    return Estimate(one.estimate, *ends, one.n, one.prompts)
 
 
 def verdict(low: float, high: float, margin: float = 0.0, q: float | None = None) -> str:

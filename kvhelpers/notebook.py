@@ -1,6 +1,4 @@
-"""What the notebooks share: the check of the parameters that papermill injected, reading results, intervals
-for plots.
-"""
+"""What the notebooks share: the check of the parameters that papermill injected, reading results."""
 
 from __future__ import annotations
 
@@ -16,7 +14,6 @@ from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.paths import relative
-from kvhelpers.stats import wilson
 
 MARK = "# Parameters"
 WRITE_LOG = "write_log"  # a parameter of the notebook, not of the condition
@@ -114,12 +111,6 @@ def read_results(experiment: str, root: Path) -> list[ConditionResult]:
     conditions = "condition" if len(results) == 1 else "conditions"
     print(f"read {len(results)} {conditions} of {experiment} from {relative(root)}")
     return results
-
-
-def wilson_ends(outcomes: Sequence[bool]) -> tuple[float, float]:
-    """Both ends of the Wilson 95 % interval of a share, as seaborn's ``errorbar`` takes them."""
-    rate = wilson(int(sum(outcomes)), len(outcomes))
-    return rate.low, rate.high
 
 
 def _latest_parameters(executed: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -52,8 +52,8 @@ MOMENTS = (
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook"),
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook", "during"),
     Moment("render", "kvhelpers.commands.run:papermill.execute_notebook", "after"),
-    Moment("render", "kvhelpers.report.figures:save", "after", 2),
-    Moment("render", "kvhelpers.report.log:write_atomic"),
+    Moment("render", "kvhelpers.plots:save", "after"),
+    Moment("render", "kvhelpers.log:write_atomic"),
 )
 
 

@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 from kvhelpers import frames
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
-from kvhelpers.paths import REPOSITORY, samples_dir
-from kvhelpers.stats import adjusted, mean
+from kvhelpers.paths import samples_dir
+from kvhelpers.stats import mean
 
 SAMPLE = "007-question-position"
 
@@ -128,61 +128,28 @@ def test_frames_of_several_experiments_stand_under_each_other(results):
     assert both["run"].is_unique
 
 
-def committed(part):
-    return pd.read_csv(REPOSITORY / "figures" / SAMPLE / f"{part}.csv", keep_default_na=False, na_values="")
+def test_the_tokens_of_a_sample_are_as_many_as_its_runs_say():
+    results = finished_results("002-compression-sweep", samples_dir())
+    runs = frames.runs(results)
+    counted = frames.tokens(results, ["entropy"]).groupby("run")["entropy"].count()
+    assert counted.reindex(runs["run"]).tolist() == runs["tokens"].tolist()
+    looping = runs.groupby("condition", sort=False)["looping"].sum().tolist()
+    assert looping == [result.summary.looping.count for result in results]
+    assert (runs["onset"].notna() == runs["looping"]).all()
 
 
-def agree(made, table, columns):
-    for ours, theirs in columns.items():
-        assert made[ours].astype(float).tolist() == pytest.approx(
-            table[theirs].tolist(), abs=5.1e-7, nan_ok=True
-        )
+def test_a_row_says_what_became_of_the_run():
+    stops = {1: "error", 2: "stop_string", 3: "max_new_tokens"}
+    result = make_result("knorm", 0.25, [True, False, True, False], {0: 7}, stops=stops)
+    runs = frames.runs([result])
+    assert runs["errored"].tolist() == [False, True, False, False]
+    assert runs["ended"].tolist() == [False, False, True, False]
+    assert runs["onset"].tolist()[0] == 7 and runs["onset"].isna().tolist() == [False, True, True, True]
+    assert runs["removed"].tolist() == pytest.approx([0.25] * 4) and set(runs["condition"]) == {"knorm 0.25"}
+    assert runs["mode"].tolist() == ["looping", "errored", "correct", "non-termination"]
 
 
-def test_the_committed_rates_are_a_line_of_pandas_on_the_runs(runs):
-    table = committed("conditions")
-    outcomes = runs.assign(
-        accuracy=runs["correct"],
-        cfr=runs["catastrophic"],
-        format_lost=runs["flexible"] & runs["strict_answer"].isna(),
-        right_unended=~runs["wrong_answer"] & ~runs["ended"],
-        loop_ended=runs["looping"] & runs["ended"],
-        loop_left=runs["looping"] & ~runs["catastrophic"],
-    )
-    made = frames.long_frame(
-        [
-            frames.rate_row(SAMPLE, label, name, int(part[name].sum()), len(part))
-            for label, part in outcomes.groupby("condition", sort=False)
-            for name in table["outcome"].unique()
-        ]
-    )
-    assert made["subject"].tolist() == table["condition"].tolist()
-    agree(made, table, {"estimate": "rate", "low": "low", "high": "high", "n": "n"})
-
-
-def test_the_committed_comparisons_are_those_of_runs_with_their_baselines(runs):
-    table = committed("comparisons")
-    never = (runs["looping"] | runs["non_termination"]).set_axis(runs["run"])
-    rows = []
-    for label, part in runs[runs["press"] != "none"].groupby("condition", sort=False):
-        rows.append(
-            frames.difference_row(SAMPLE, label, "accuracy", part["baseline_correct"], part["correct"])
-        )
-        pair = never[part["baseline"]], never[part["run"]]
-        rows.append(frames.difference_row(SAMPLE, label, "loops or does not end", *pair))
-    made = frames.long_frame(rows)
-    assert made["subject"].tolist() == table["condition"].tolist()
-    agree(made, table, {"estimate": "difference", "low": "low", "high": "high", "n": "n", "q": "p"})
-    assert adjusted(made["q"]) == pytest.approx(table["q"].tolist(), abs=5.1e-7)
-
-
-def test_the_committed_means_of_signals_are_those_of_tokens_by_run(results):
-    table = committed("signals").set_index(["condition", "signal"])
-    tokens = frames.tokens(results, ["entropy"])
-    means = tokens.groupby(["condition", "prompt"], sort=False)["entropy"].mean()
-    for label, part in means.groupby("condition"):
-        made = frames.bootstrap_row(SAMPLE, label, "mean entropy", mean(part), part.index.get_level_values(1))
-        said = table.loc[label, "mean entropy"]
-        assert [made["estimate"], made["low"], made["high"]] == pytest.approx(
-            said[["mean", "low", "high"]], abs=1e-6
-        )
+@pytest.mark.parametrize("name", ["../elsewhere", "", 5, None])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(InputError, match="experiment .* is not allowed"):
+        finished_results(name)

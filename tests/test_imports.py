@@ -30,8 +30,8 @@ def test_imports_run_one_way():
     [
         (
             "stats/wilson.py",
-            "import kvhelpers.analysis.runs",
-            "kvhelpers.stats.wilson -> kvhelpers.analysis.runs",
+            "import kvhelpers.signals",
+            "kvhelpers.stats.wilson -> kvhelpers.signals",
         ),
         ("records.py", "from kvhelpers import notebook", "kvhelpers.records -> kvhelpers.notebook"),
         ("scoring/failures.py", "import kvhelpers.scoring.score", ".score -> .failures"),
@@ -66,7 +66,7 @@ assert len(frames.runs(results[:2])) == 100
 @pytest.mark.parametrize(
     "code",
     [
-        "import kvhelpers.analysis, kvhelpers.hazard, kvhelpers.report, kvhelpers.experiment",
+        "import kvhelpers.log, kvhelpers.hazard, kvhelpers.report, kvhelpers.experiment",
         "import kvhelpers.models, kvhelpers.presses, kvhelpers.generation",
         READ,
     ],

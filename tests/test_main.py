@@ -95,7 +95,7 @@ def test_every_set_counts(write, monkeypatch, output):
         lambda experiment, *_: seen.update(experiment.parameters) or output,
     )
     monkeypatch.setattr("kvhelpers.experiment.grid.finished_results", lambda name: [])
-    monkeypatch.setattr("kvhelpers.report.tables.screen_text", lambda results: "")
+    monkeypatch.setattr("kvhelpers.log.screen_text", lambda results: "")
     assert (
         main(
             ["run", str(write()), "--name", "other", "--set", "seed=1", "--set", "n_prompts=3", "n_fewshot=0"]
@@ -119,7 +119,7 @@ def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
     )
     assert executed == ["knorm/smollm2-135m_0.5_2p.ipynb", "none/smollm2-135m_0_2p.ipynb"]
     log = log_path("small").read_text()
-    assert "See that it runs." in log and log.index("| none |") < log.index("| knorm |")
+    assert "See that it runs." in log and log.index("| none |") < log.index("| knorm 0.5 |")
     monkeypatch.setattr(runner, "run_conditions", lambda *_: pytest.fail("a finished condition ran again"))
     assert main(["run", str(path)]) == 0
     assert log_path("small").read_text() == log
@@ -146,7 +146,7 @@ def test_one_failing_condition_is_named_and_the_others_go_on(write, output, caps
     assert re.search(
         "1 of 2 conditions failed: none: (FileExists|NotADirectory)Error", capsys.readouterr().err
     )
-    assert "**Not finished:** none." in log_path("small").read_text()
+    assert "Not finished: `none`." in log_path("small").read_text()
 
 
 def test_a_dry_run_tells_what_is_left_and_writes_nothing(write, output, capsys, embedded):

@@ -32,10 +32,10 @@ from kvhelpers.experiment.identity import check_here, identity_hash
 from kvhelpers.experiment.results import check_same_experiment, find_finished, result_path
 from kvhelpers.experiment.run import finish_condition, run_prompts
 from kvhelpers.generation.passes import Passes
+from kvhelpers.log import write_log
 from kvhelpers.models.device import resolve_device, resolve_dtype
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import notebook_path, output_root, results_dir, temporary_beside
-from kvhelpers.report.log import write_log
 
 NOTEBOOK = "01_reproduce"
 UNMANNED_S = 180  # seconds without a worker, after which none is expected to come back

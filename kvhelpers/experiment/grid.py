@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvhelpers.errors import InputError, check_text, shown, unknown_name
 from kvhelpers.experiment.condition import (
@@ -45,47 +44,13 @@ class Contrast(BaseModel):
     planned: bool = True
 
 
-class ClaimKind(StrEnum):
-    """What a claim says of its conditions; how it is judged is in `analysis.claims`."""
-
-    SURVIVES = "survives"
-    COLLAPSES = "collapses"
-    LOOPS_MORE = "loops more"
-    MORE_ENTROPY = "more entropy"
-    WARNS = "warns"
-
-
-class Claim(BaseModel):
-    """Somebody's finding that an experiment looks at again: ``about`` says it in words, ``there`` gives their
-    number; ``first`` and ``second`` are the conditions, by label, that it is about, where it is about any.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    about: str
-    there: str
-    kind: ClaimKind
-    first: str = ""
-    second: str = ""
-
-    @model_validator(mode="after")
-    def _names_its_conditions(self) -> Claim:
-        named = {"first": self.first, "second": self.second}
-        needed = [] if self.kind == ClaimKind.WARNS else ["first"]
-        needed += ["second"] if self.kind in (ClaimKind.LOOPS_MORE, ClaimKind.MORE_ENTROPY) else []
-        if [name for name, label in named.items() if label] != needed:
-            raise ValueError(f"a claim of kind {self.kind.value!r} names {' and '.join(needed) or 'none'}")
-        return self
-
-
 class Experiment(BaseModel):
     """An experiment file.
 
     ``parameters`` are `Condition` fields shared by all conditions; each ``grid`` entry adds its own. A list
     in an entry stands for one condition with each of its values, several lists for each combination.
     ``contrasts`` are pairs of conditions, ``first`` and ``second`` by label, that the log compares under the
-    words of ``about``; ``claims`` are findings of others that it sets beside this experiment's. ``command``
-    is what runs the experiment; it is noted when the file is loaded.
+    words of ``about``. ``command`` is what runs the experiment; it is noted when the file is loaded.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -95,7 +60,6 @@ class Experiment(BaseModel):
     parameters: dict[str, Any] = {}
     grid: list[dict[str, Any]] = Field(min_length=1)
     contrasts: list[Contrast] = []
-    claims: list[Claim] = []
     next_steps: str = ""
     command: str = ""
 
@@ -136,10 +100,9 @@ class Experiment(BaseModel):
             make_condition({**self.parameters, **entry, "experiment": self.name}) for entry in self.entries()
         ]
         labels = [condition.label() for condition in conditions]
-        for kind, pairs in (("contrast", self.contrasts), ("claim", self.claims)):
-            for label in (label for pair in pairs for label in (pair.first, pair.second)):
-                if label and label not in labels:
-                    raise unknown_name(f"{kind} condition", label, labels)
+        for label in (label for pair in self.contrasts for label in (pair.first, pair.second)):
+            if label not in labels:
+                raise unknown_name("contrast condition", label, labels)
         places = [(condition.press, condition.stem()) for condition in conditions]
         for place in places:
             if places.count(place) > 1:

@@ -1,24 +1,24 @@
 """Answers that one can look at: side by side, each token shaded by its entropy, loop and alarm marked.
 
-In a notebook they are HTML without scripts, in which the template escapes every token; elsewhere, plain text
-with the same marks.
+In a notebook they are HTML without scripts, in which every token is escaped and styles stand in each element,
+since some viewers take style sheets away; elsewhere, plain text with the same marks.
 """
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import pandas as pd
 
 from kvhelpers.errors import InputError
 from kvhelpers.records import Record
-from kvhelpers.report.excerpt import CUT, LOOP
-from kvhelpers.report.render import block, render_html
-from kvhelpers.report.tables import side_by_side
 
-ALARM = "⟦alarm⟧"
+LOOP, ALARM, CUT = "⟦loop⟧", "⟦alarm⟧", "[…]"
 FULL = 4.0  # nats; no shade is darker than that of this entropy
 SHADES = (0, 1, 2, 3, 4)  # nats, in the legend
 DARKEST = 0.8  # opacity
@@ -27,6 +27,9 @@ COLUMNS = ("step", "char_end", "entropy", "top1_prob")
 NO_TEXT = "▯"  # a part of a character, or the end token
 SHOWN_WHITE = {"\n": "↵\n", "\t": "→\t"}
 SHOWN_AS_CODE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # categories that would act, or cannot be seen
+CELL = "vertical-align: top; text-align: left; padding: 6px; color: #000; background-color: #fff; "
+CELL += "border: 1px solid #ccc; "
+TEXT = "white-space: pre-wrap; overflow-wrap: break-word; font-family: monospace"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ShownAnswer:
     ----------
     title : such as the condition's label.
     record : the run.
-    tokens : a row per new token with the columns `COLUMNS`, as `analysis.runs.run_tokens` gives them.
+    tokens : a row per new token with the columns `COLUMNS`.
     alarm : the new token, from 0, after which an alarm is raised; None where there is none.
 
     Raises
@@ -62,38 +65,46 @@ class ShownAnswer:
     @property
     def heading(self) -> str:
         """What is known of the run, in a line."""
-        return block("common", "answer_heading", record=self.record, alarm=self.alarm)
-
-    def pieces(self) -> list[str]:
-        """Each token's text."""
-        ends = self.tokens["char_end"].tolist()
-        return [self.record.text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        record, onset = self.record, self.record.onset
+        certain = f", loop from token {onset} on, certain at {record.failures.loop_detected}"
+        alarm = "" if self.alarm is None else f", alarm at token {self.alarm}"
+        loop = "" if onset is None else certain
+        return f"{record.n_tokens} tokens, stop reason {record.stop_reason}{loop}{alarm}"
 
     def text(self) -> str:
         """The text with its marks."""
-        alarm = None if self.alarm is None else int(self.tokens["char_end"].iloc[self.alarm])
-        text = self.record.text
-        places = [
-            (self.record.loop_onset_char if self.record.onset is not None else None, LOOP),
-            (alarm, ALARM),
-        ]
-        for place, mark in sorted((pair for pair in places if pair[0] is not None), reverse=True):
+        text, ends = self.record.text, self.tokens["char_end"]
+        places = [] if self.record.onset is None else [(self.record.loop_onset_char, LOOP)]
+        places += [] if self.alarm is None else [(int(ends.iloc[self.alarm]), ALARM)]
+        for place, mark in sorted(places, reverse=True):
             text = text[:place] + mark + text[place:]
         return "\n".join("".join(map(_visible, line)) for line in text.split("\n"))
 
+    def html(self, most: int | None) -> str:
+        """Its shaded tokens, at most so many, those around the loop's onset where there is one."""
+        n, onset = len(self.tokens), self.record.onset
+        most = most or n
+        first = max(0, min(0 if onset is None else onset - most // 2, n - most))
+        starts = self.tokens["char_end"].shift(fill_value=0)
+        tokens = self.tokens.assign(
+            piece=[self.record.text[a:b] for a, b in zip(starts, self.tokens["char_end"], strict=True)]
+        )
+        shown = "".join(map(self._token, tokens[first : first + most].itertuples()))
+        return f"{CUT} " * (first > 0) + shown + f" {CUT}" * (first + most < n)
 
-@dataclass(frozen=True)
-class _Token:
-    """A token as the template takes it: its text, its number, its signals, and the opacity of its shade."""
-
-    text: str
-    step: int
-    entropy: float
-    top1_prob: float
-    opacity: float
-    in_loop: bool
-    begins_loop: bool
-    raises_alarm: bool
+    def _token(self, token: object) -> str:
+        onset = self.record.onset
+        looping, alarm = onset is not None and token.step >= onset, token.step == self.alarm
+        look = f"background-color: rgba(230, 97, 1, {_opacity(token.entropy):.2f})"
+        look += "; border-bottom: 2px dotted #a50026" * looping + "; border: 2px solid #2c3e91" * alarm
+        told = (
+            f"token {token.step}\nentropy {token.entropy:.2f} nats\ntop-1 probability {token.top1_prob:.2f}"
+        )
+        told += "\nin the loop" * looping + "\nalarm" * alarm
+        text = "".join(map(_visible, token.piece)).translate(str.maketrans(SHOWN_WHITE)) or NO_TEXT
+        title = escape(told).replace("\n", "&#10;")
+        shown = f'<span style="{look}" title="{title}">{escape(text)}</span>'
+        return _mark(LOOP, "#a50026") * (token.step == onset) + shown + _mark(ALARM, "#2c3e91") * alarm
 
 
 class Answers:
@@ -113,38 +124,36 @@ class Answers:
         self.answers, self.most = tuple(answers), most
 
     def _repr_html_(self) -> str:
-        return render_html(
-            "answers",
-            answers=[(answer, *self._window(answer)) for answer in self.answers],
-            legend=[(nats, _opacity(nats)) for nats in SHADES],
-            marks={"loop": LOOP, "alarm": ALARM, "cut": CUT},
+        plain = '<br><span style="font-weight: normal">'
+        heads = (f"{escape(one.title)}{plain}{escape(one.heading)}</span>" for one in self.answers)
+        heads = "".join(f'<th style="{CELL}">{head}</th>' for head in heads)
+        cells = "".join(f'<td style="{CELL}{TEXT}">{one.html(self.most)}</td>' for one in self.answers)
+        shade = "padding: 0 6px; background-color: rgba(230, 97, 1, {:.2f})"
+        shades = (f'<span style="{shade.format(_opacity(nats))}">{nats}</span>' for nats in SHADES)
+        table = "width: 100%; table-layout: fixed; border-collapse: collapse"
+        return (
+            f'<table style="{table}"><tr>{heads}</tr><tr>{cells}</tr></table>'
+            f'<p style="color: #000; background-color: #fff">Entropy in nats: {" ".join(shades)} and more. '
+            "Dots below: the loop. Point at a token to see its numbers.</p>"
         )
 
     def __repr__(self) -> str:
-        return side_by_side({one.title: f"{one.heading}\n{one.text()}" for one in self.answers}, lines=LINES)
-
-    def _window(self, answer: ShownAnswer) -> tuple[list[_Token], bool, bool]:
-        """The tokens shown, and whether some are left out before and behind them."""
-        n, most = len(answer.tokens), self.most or len(answer.tokens)
-        first = 0 if answer.record.onset is None else max(0, answer.record.onset - most // 2)
-        first = max(0, min(first, n - most))
-        return list(_tokens(answer))[first : first + most], first > 0, first + most < n
+        return side_by_side({one.title: f"{one.heading}\n{one.text()}" for one in self.answers})
 
 
-def _tokens(answer: ShownAnswer) -> Iterator[_Token]:
-    onset = answer.record.onset
-    rows = answer.tokens[list(COLUMNS)].itertuples(index=False)
-    for row, piece in zip(rows, answer.pieces(), strict=True):
-        yield _Token(
-            text="".join(map(_visible, piece)).translate(str.maketrans(SHOWN_WHITE)) or NO_TEXT,
-            step=int(row.step),
-            entropy=float(row.entropy),
-            top1_prob=float(row.top1_prob),
-            opacity=_opacity(row.entropy),
-            in_loop=onset is not None and row.step >= onset,
-            begins_loop=row.step == onset,
-            raises_alarm=row.step == answer.alarm,
-        )
+def side_by_side(texts: Mapping[str, str], width: int = 56, lines: int = LINES) -> str:
+    """Texts in columns of plain characters under their titles, cut after so many lines."""
+    columns = []
+    for title, text in texts.items():
+        wrapped = [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+        cut = [*wrapped[:lines], CUT] if len(wrapped) > lines else wrapped
+        columns.append([title, "-" * width, *cut])
+    rows = itertools.zip_longest(*columns, fillvalue="")
+    return "\n".join("  ".join(part.ljust(width) for part in row).rstrip() for row in rows)
+
+
+def _mark(text: str, colour: str) -> str:
+    return f'<b style="color: #fff; background-color: {colour}; padding: 0 3px">{text}</b>'
 
 
 def _opacity(entropy: float) -> float:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kvhelpers.analysis.claims import JudgedClaim
-from kvhelpers.experiment.grid import ClaimKind
 from kvhelpers.records import Rate
-from kvhelpers.stats import Comparison, Estimate
+from kvhelpers.stats import Estimate
 
 GAP = "–"
 DAGGER = "†"  # beside what is not valid
@@ -24,16 +22,6 @@ def percent(share: float) -> str:
 def rate(value: Rate) -> str:
     """``45 % [26, 66]``: a rate with its Wilson 95 % interval."""
     return f"{percent(value.rate)} [{value.low * 100:.0f}, {value.high * 100:.0f}]"
-
-
-def in_percent(value: Rate) -> str:
-    """``45 [26, 66]``: the same where a heading says that it is in percent."""
-    return f"{value.rate * 100:.0f} [{value.low * 100:.0f}, {value.high * 100:.0f}]"
-
-
-def rate_of(value: Rate) -> str:
-    """``9 of 20 (45 % [26, 66])``: a rate with what it counts."""
-    return f"{value.count} of {value.n} ({rate(value)})"
 
 
 def estimate(value: Estimate | None, digits: int = 2) -> str:
@@ -50,11 +38,6 @@ def share(value: Estimate | None) -> str:
         return GAP
     interval = "no interval" if value.low is None else f"{100 * value.low:.0f}, {100 * value.high:.0f}"
     return f"{100 * value.value:.0f} % [{interval}]".replace("-", "−")
-
-
-def points(comparison: Comparison) -> str:
-    """``−45 [−60, −27]``: a difference of shares in percentage points, with its 95 % interval."""
-    return _signed(comparison.difference, comparison.low, comparison.high)
 
 
 def points_of(value: Estimate) -> str:
@@ -76,17 +59,6 @@ def _signed(*shares: float) -> str:
 def _point(share: float) -> str:
     text = f"{100 * share:+.0f}".replace("-", "−")
     return "0" if text in ("+0", "−0") else text
-
-
-def claim_measure(judged: JudgedClaim) -> str:
-    """``+2 points [−10, +14], n = 100``: what was measured of a claim, with its 95 % interval."""
-    if (found := judged.measure) is None:
-        return "nothing to measure"
-    is_share = judged.claim.kind in (ClaimKind.COLLAPSES, ClaimKind.MORE_ENTROPY)
-    if is_share:
-        return f"{percent(found.value)} [{100 * found.low:.0f}, {100 * found.high:.0f}], n = {found.n}"
-    value, interval = _signed(found.value, found.low, found.high).split(" ", 1)
-    return f"{value} points {interval}, n = {found.n}"
 
 
 def sentence(text: str) -> str:

@@ -22,9 +22,8 @@ from kvhelpers.experiment.identity import SCHEMA_VERSION
 from kvhelpers.experiment.results import find_finished, read_experiment, read_result, result_path
 from kvhelpers.generation import generate as generation
 from kvhelpers.generation.generate import Settings
+from kvhelpers.log import write_log
 from kvhelpers.records import SCALARS, Record, StopReason
-from kvhelpers.report.log import write_log
-from kvhelpers.report.tables import results_table
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
 SMALL = {"n_prompts": 4, "n_fewshot": 1, "max_new_tokens": 16, "ratio": 0.5, "device": "cpu"}
@@ -158,7 +157,7 @@ def test_failed_prompts_stay_in_the_denominator(output, embedded):
 def test_a_condition_without_a_token_has_a_log_that_says_so(output, embedded):
     module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
     log = write_log("scratch").read_text()
-    assert "Errored or timed out, and counted in every denominator: `snapkv 0.5" in log and "nan" not in log
+    assert "4 runs broke or were stopped by `timeout_s`" in log and "nan" not in log
     assert "`run_failed`: the run ended in an error" in log
 
 
@@ -185,17 +184,16 @@ def test_runs_out_of_time_are_counted_and_no_evidence_about_the_press(output, em
     assert result.summary.stop_reasons == {"timeout": 4} and result.summary.flags == {"timed_out": 4}
     assert (result.summary.cfr.count, result.summary.cfr.n) == (4, 4) and result.is_invalid
     log = write_log("scratch").read_text()
-    assert "timed_out 4/4" in log and "`knorm 0.5` is no valid evidence about a press" in log
+    assert "`timed_out` in 1. †: no valid evidence" in log and "| knorm 0.5 † |" in log
     in_time = module.run_condition(small(press="knorm", timeout_s=1e9, experiment="in-time"), embedded)
     assert in_time.summary.flags == {} and not in_time.is_invalid
 
 
-def test_a_window_that_does_not_fit_is_flagged_in_results_table_and_log(output, embedded):
+def test_a_window_that_does_not_fit_is_flagged_in_the_result_and_the_log(output, embedded):
     result = module.run_condition(small(press="snapkv", ratio=0.875), embedded)
     assert result.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
-    assert "kept_within_window 4/4" in results_table([result])["Flags"][0]
     log = write_log("scratch").read_text()
-    assert "\n`snapkv 0.875` is no valid evidence about a press" in log
+    assert "| snapkv 0.875 † |" in log and "`kept_within_window` in 1" in log
 
 
 def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded):

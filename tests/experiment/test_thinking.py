@@ -17,9 +17,8 @@ from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import identity
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.frames import runs as runs_of
+from kvhelpers.log import write_log
 from kvhelpers.models.load import load_model
-from kvhelpers.report import endings_table
-from kvhelpers.report.log import write_log
 from kvhelpers.scoring.summary import endings
 
 PLAIN = CHAT.removesuffix("{% endif %}")
@@ -83,8 +82,8 @@ def test_an_answer_is_what_stands_behind_the_thoughts(
     never = endings(result.records).get("never_left_thinking")
     expected = None if thought is None else 2 if thought == result.records[0].n_tokens else 0
     assert (never and never.count) == expected and (never is None or never.n == 2)
-    runs, table = runs_of([result]), endings_table([result])
-    assert ("Never left thinking" in table) == ("thinking_tokens" in runs) == (thought is not None)
+    runs = runs_of([result])
+    assert ("never_left_thinking" in runs) == ("thinking_tokens" in runs) == (thought is not None)
     if thought is not None:
         assert (runs["thinking_tokens"] + runs["answering_tokens"] == runs["tokens"]).all()
         assert (runs["thinking_tokens"] == thought).all()
@@ -95,10 +94,9 @@ def test_the_log_says_how_many_runs_never_left_their_thoughts(output, tmp_path):
     lm = loaded(tmp_path / "model", ["<think>", "#### 8"], QWEN3, repetition_penalty=1.3)
     module.run_condition(condition_of(lm, chat_template_kwargs={"enable_thinking": True}), lm)
     log = write_log("scratch").read_text()
-    assert "*Never left thinking*: all of the run's tokens are thoughts." in log
-    assert "| Never left thinking |" in log.replace("  ", " ") and "100 % [34, 100]" in log
-    assert "| Not followed | the model's generation config has repetition_penalty `1.3`, which" in log
-    assert '| Chat template | with `{"enable_thinking": true}` |' in log
+    assert "| Wrong | All thoughts | Kept | n |" in log and "| 100 | 100 |" in log
+    assert "the model's own `repetition_penalty: 1.3` is not followed" in log
+    assert "chat template with `{'enable_thinking': True}`" in log
 
 
 def test_results_name_the_settings_that_were_not_followed(output, tmp_path):

@@ -11,9 +11,8 @@ import pytest
 import yaml
 from reference import alone
 
-from kvhelpers import report
+from kvhelpers import frames
 from kvhelpers.__main__ import main
-from kvhelpers.analysis import analyse
 from kvhelpers.commands.rescore import rescore
 from kvhelpers.commands.verify import verify
 from kvhelpers.errors import InputError
@@ -25,6 +24,7 @@ from kvhelpers.experiment.results import read_result
 from kvhelpers.experiment.run import judged
 from kvhelpers.experiment.seal import sealed
 from kvhelpers.hazard import read_risk_set
+from kvhelpers.log import mean_marks
 from kvhelpers.paths import REPOSITORY, samples_dir
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import StopReason
@@ -132,7 +132,7 @@ def test_results_say_how_they_were_made_and_hold_together(evaluated):
 
 def test_what_02_and_03_read_is_there(evaluated):
     results = finished_results("h-onestep")
-    assert len(analyse(results).runs) == 5
+    assert len(frames.runs(results)) == 5
     loops = SHORT | {"limit": 2, "gen_kwargs": "max_gen_toks=128"}
     evaluate(["onestep"], {"press": "random", "ratio": 0.875}, CHAT, name="loops", **loops)
     risk, _ = read_risk_set(["h-onestep", "loops-onestep"], str(results[0].path.parents[2]))
@@ -239,8 +239,7 @@ def test_marks_decide_where_the_answer_is_a_number_too(output):
     right = [record.marks == {"exact_match,first": 1.0} for record in result.records]
     assert [not record.failures.wrong_answer for record in result.records] == right
     assert [is_right(record.answer.value, record.reference) for record in result.records] != right
-    (row,) = report.endings_table([result]).to_dict("records")
-    assert row["Marks"] == f"exact_match,first {sum(right) / 5:.2f}"
+    assert mean_marks(result) == f"exact_match,first {sum(right) / 5:.2f}"
     assert rescore("number-changed") == (0, 5) and verify("number-changed").faults == []
 
 

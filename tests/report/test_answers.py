@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from factories import LENGTH, make_result
 
-from kvhelpers.analysis.runs import run_tokens
 from kvhelpers.errors import InputError
-from kvhelpers.report.answers import ALARM, FULL, Answers, ShownAnswer
-from kvhelpers.report.excerpt import CUT, LOOP
+from kvhelpers.report.answers import ALARM, CUT, FULL, LOOP, Answers, ShownAnswer
 
 NASTY = '<script>x("&amp;")</script>\n\'"`{{ 7 }}'  # LENGTH characters and more
 TAGS = {"table", "tr", "th", "td", "span", "b", "br", "p"}
@@ -51,7 +49,7 @@ def shown(text=NASTY, alarm=None, onset=None, entropy=None, title="a <b>"):
     record = result.records[0]
     if onset is not None:
         record = record.model_copy(update={"loop_onset_char": onset})
-    return ShownAnswer(title, record, run_tokens(result, result.records[0]), alarm)
+    return ShownAnswer(title, record, result.signals(), alarm)
 
 
 def parsed(*answers, most=None):

@@ -1,8 +1,6 @@
-import pytest
 from factories import change_records, make_result
 
-from kvhelpers.errors import InputError
-from kvhelpers.report.excerpt import LENGTH, make_excerpt, read_labels
+from kvhelpers.report.excerpt import LENGTH, make_excerpt
 from kvhelpers.report.render import block
 
 
@@ -24,23 +22,3 @@ def test_another_one_shows_the_beginning():
     assert make_excerpt(long, long.records[0]).text == "y" * LENGTH + " […]"
     shown = make_excerpt(short, short.records[0])
     assert shown.text == "yes" and "⟦loop⟧" not in block("common", "excerpt", shown=shown)
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("experiment,condition,prompt,mode\na,none,p/0,amnesia\n", "mode 'amnesia' is unknown; did you mean"),
-        ("experiment,condition,prompt,kind\na,none,p/0,looping\n", "specimens.csv cannot be read: .*'mode'"),
-        ("", "specimens.csv cannot be read"),
-    ],
-)
-def test_labels_that_are_none_are_named(tmp_path, monkeypatch, text, sentence):
-    monkeypatch.setattr("kvhelpers.report.excerpt.labels_dir", lambda: tmp_path)
-    (tmp_path / "specimens.csv").write_text(text)
-    with pytest.raises(InputError, match=sentence):
-        read_labels("another")
-
-
-def test_without_a_file_of_labels_nobody_has_read_anything(tmp_path, monkeypatch):
-    monkeypatch.setattr("kvhelpers.report.excerpt.labels_dir", lambda: tmp_path)
-    assert read_labels("another") == {}
