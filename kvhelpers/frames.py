@@ -23,6 +23,7 @@ tokens            new tokens
 thinking_tokens, answering_tokens, never_left_thinking    new tokens up to the end of a thinking model's
                   thoughts, and behind it; whether there are none; only where there are runs of such a model
 kept_tokens, removed    prompt tokens kept (a mean over heads), share removed; missing if the prefill failed
+sink_kept, question_kept    share of heads that hold the first token; of the question's tokens, share held
 batch_size        rows that could decode together
 baseline_correct, baseline_looping    outcomes of the run without compression; missing where there is none
 ================  ========================================================================================
@@ -68,7 +69,9 @@ TYPES = dict.fromkeys(
     "Int64",
 )
 TYPES |= dict.fromkeys(("baseline_correct", "baseline_looping"), "boolean")
-TYPES |= dict.fromkeys(("ratio", "kept_tokens", "removed", "wall_seconds", "cache_bytes"), float)
+TYPES |= dict.fromkeys(
+    ("ratio", "kept_tokens", "sink_kept", "question_kept", "removed", "wall_seconds", "cache_bytes"), float
+)
 LONG = ("question", "subject", "metric", "estimate", "low", "high", "n", "prompts", "q", "verdict")
 
 
@@ -148,6 +151,8 @@ def _of_run(result: ConditionResult, record: Record) -> dict:
         "answering_tokens": None if thinking is None else record.n_tokens - thinking,
         "prompt_tokens": record.prompt_tokens,
         "kept_tokens": cache.kept_tokens if cache else None,
+        "sink_kept": cache.sink_kept if cache else None,
+        "question_kept": cache.question_kept if cache else None,
         "removed": record.removed,
         "cache_bytes": cache.cache_bytes if cache else None,
         "compressions": len(record.compressions),

@@ -160,7 +160,8 @@ class CacheReport(Shape):
     measured too; ``cache_bytes`` are bytes really held, which masked keys do not shrink. ``sink_kept`` is the
     share of heads (first layer aside, whose values do not depend on position) that still hold the prompt's
     first token, the attention sink (Xiao et al. 2024, https://arxiv.org/abs/2309.17453). ``window`` is the
-    press's observation window in tokens, or None.
+    press's observation window in tokens, or None. ``question_kept`` is the share of the question's tokens
+    still held, a mean over the same heads; None where nobody said which they are.
     """
 
     prompt_tokens: int
@@ -169,6 +170,7 @@ class CacheReport(Shape):
     full_bytes: int
     sink_kept: float
     window: int | None
+    question_kept: float | None = None
 
 
 class Compression(Shape):

@@ -27,8 +27,9 @@ from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.tasks.chat import TEMPLATE_DATE
-from kvhelpers.tasks.load import check_task, data_fingerprint
-from kvhelpers.tasks.prompts import POSITIONS, check_position
+from kvhelpers.tasks.harness import PREFIX as HARNESS
+from kvhelpers.tasks.load import check_data, check_task, data_fingerprint, stop_strings
+from kvhelpers.tasks.prompts import POSITIONS, check_position, read_template
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LONGEST_NAME = 160  # characters of an experiment's name: files are called after it, with up to 95 bytes more
@@ -54,8 +55,10 @@ class Condition(BaseModel):
     """All parameters of a condition; the parameters cell of notebook 01 has the same names.
 
     ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
-    ``question_position`` and ``examples_seed`` are explained in `tasks.prompts.build_prompts` and
-    `tasks.load.load_problems`, ``template_date`` and ``chat_template_kwargs`` in `tasks.chat.render`.
+    ``prompt_template`` is a file that makes the one message (`tasks.prompts.one_message`), and
+    ``question_position`` is explained in `tasks.prompts.build_prompts`; ``examples_file``, ``shuffle`` and
+    ``examples_seed`` in `tasks.load.load_problems`, ``template_date`` and ``chat_template_kwargs`` in
+    `tasks.chat.render`. ``stop_strings`` None are the task's.
     ``think_tags`` open and close thoughts; None: the ones that the chat template names (`tasks.thinking`).
     ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not
     depend on it.
@@ -75,6 +78,10 @@ class Condition(BaseModel):
     n_prompts: int = Field(default=20, ge=1)
     n_fewshot: int = Field(default=4, ge=0)
     multiturn: bool = True
+    prompt_template: str | None = Field(default=None, min_length=1)
+    examples_file: str | None = Field(default=None, min_length=1)
+    shuffle: bool = True
+    stop_strings: Annotated[list[str] | None, BeforeValidator(_from_json)] = None
     question_position: Literal[*POSITIONS] = "last"
     examples_seed: int | None = Field(default=None, ge=0)
     template_date: str = TEMPLATE_DATE
@@ -116,6 +123,19 @@ class Condition(BaseModel):
         if tags is not None and (len(tags) != 2 or tags[0] in tags[1] or tags[1] in tags[0]):
             raise ValueError("they are two texts, neither of them within the other, or null")
         return tags
+
+    @field_validator("stop_strings")
+    @classmethod
+    def _are_texts(cls, strings: list[str] | None) -> list[str] | None:
+        if strings is not None and not all(strings):
+            raise ValueError("an empty text would end every answer at once; [] is none")
+        return strings
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The texts of which the first ends an answer."""
+        own = self.stop_strings
+        return stop_strings(self.task, self.task_kwargs) if own is None else tuple(own)
 
     @property
     def press_spec(self) -> PressSpec:
@@ -261,6 +281,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
         "task_kwargs",
         "chat_template_kwargs",
         "think_tags",
+        "stop_strings",
     ):  # they may have come as JSON text
         check_plain(getattr(condition, name), name)
     condition.press_spec.check()
@@ -271,7 +292,9 @@ def make_condition(values: dict[str, Any]) -> Condition:
             "use 'eager'"
         )
     check_task(condition.task, condition.data_file, condition.task_kwargs)
+    check_data(condition.task, condition.data_file, condition.examples_file, condition.shuffle)
     check_position(condition.question_position, condition.multiturn)
+    check_template(condition)
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
         if (value := getattr(condition, name)) not in ("auto", *allowed):
             raise unknown_name(name, value, ("auto", *allowed))
@@ -280,4 +303,24 @@ def make_condition(values: dict[str, Any]) -> Condition:
     except OSError as error:
         raise InputError(f"model {shown(condition.model)} cannot be read: {error.strerror}") from error
     data_fingerprint(condition.task, condition.data_file)
+    if condition.examples_file is not None:
+        data_fingerprint(condition.task, condition.examples_file)
     return condition
+
+
+def check_template(condition: Condition) -> None:
+    """Raise InputError for a prompt template that cannot be read, or that does not make the whole prompt."""
+    if condition.prompt_template is None:
+        return
+    given = {"multiturn": condition.multiturn, "question_position": condition.question_position}
+    for name, needed in (("multiturn", False), ("question_position", "last")):
+        if given[name] != needed:
+            raise InputError(
+                f"{name} {given[name]!r} does not fit prompt_template, which makes one message of all: "
+                f"use {needed!r}"
+            )
+    if condition.task.startswith(HARNESS):
+        raise InputError(
+            f"prompt_template is not allowed with {condition.task!r}, which makes its prompts itself"
+        )
+    read_template(condition.prompt_template)

@@ -9,6 +9,7 @@ from kvhelpers.experiment.condition import GRID_KEYS, Condition
 from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.models.source import model_source
 from kvhelpers.tasks.load import data_fingerprint
+from kvhelpers.tasks.prompts import read_template, text_hash
 
 SCHEMA_VERSION = 5  # of result files and of the records in checkpoints
 # parameters that older results do not name: there they have these values
@@ -19,8 +20,11 @@ LATER = {
     "template_date": "2025-01-01",
     "chat_template_kwargs": {},
     "think_tags": None,
+    "shuffle": True,
+    "stop_strings": None,
 }
-NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file"}  # how and where a condition is run
+# how and where a condition is run; of files their contents count
+NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file", "examples_file", "prompt_template"}
 
 
 def identity(condition: Condition) -> dict[str, Any]:
@@ -35,11 +39,16 @@ def identity(condition: Condition) -> dict[str, Any]:
     data = data_fingerprint(condition.task, condition.data_file)
     from kvhelpers.models.device import resolve_device, resolve_dtype  # needs torch
 
+    files = {
+        "template_sha256": condition.prompt_template and text_hash(read_template(condition.prompt_template)),
+        "examples": condition.examples_file and data_fingerprint(condition.task, condition.examples_file),
+    }
     usual = {key for key, value in LATER.items() if getattr(condition, key) == value}
     return condition.model_dump(exclude=NOT_IN_IDENTITY | usual) | {
         **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},
         "model_source": source,
         "data": data,
+        **{name: value for name, value in files.items() if value is not None},
         "dtype": resolve_dtype(condition.dtype, resolve_device(condition.device)),
         "attn": condition.prefill_attention,
     }

@@ -32,7 +32,7 @@ from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
-from kvhelpers.tasks.load import load_problems, stop_strings, verifier
+from kvhelpers.tasks.load import load_problems, verifier
 from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts, prompt_hash
 from kvhelpers.tasks.thinking import Tags, is_thinking, think_tags, thought_part
 
@@ -65,6 +65,7 @@ def prompts_with(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> li
         condition.question_position,
         condition.template_date,
         condition.chat_template_kwargs,
+        condition.prompt_template,
     )
 
 
@@ -78,6 +79,8 @@ def problems_of(condition: Condition) -> tuple[list[Problem], list[Problem]]:
         condition.data_file,
         condition.examples_seed,
         condition.task_kwargs,
+        condition.examples_file,
+        condition.shuffle,
     )
 
 
@@ -297,13 +300,14 @@ def generate_prompts(
             press=condition.press_spec.for_prompt(len(prompt.token_ids)),
             seed=press_seed(condition.seed, prompt.id),
             thinking=is_thinking(prompt.opening, tags),
+            question=prompt.question_tokens,
         )
         for prompt in prompts
     ]
     settings = Settings(
         max_new_tokens=condition.max_new_tokens,
         batch_size=batch_size,
-        stop_strings=stop_strings(condition.task, condition.task_kwargs),
+        stop_strings=condition.ends,
         repetition_penalty=condition.repetition_penalty,
         timeout_s=condition.timeout_s,
         canary_tokens=condition.canary_tokens,
@@ -345,7 +349,7 @@ def judged(
     """A run of a condition, judged as its task says; ``marks`` are `records.Record.marks`."""
     task, kwargs = condition.task, condition.task_kwargs
     verify = verifier(task, kwargs, prompt_id, reference, marks)
-    return score(run, reference, verify, stop_strings(task, kwargs))
+    return score(run, reference, verify, condition.ends)
 
 
 def tags_of(condition: Condition, lm: LanguageModel) -> Tags | None:

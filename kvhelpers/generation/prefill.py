@@ -174,7 +174,8 @@ class Prefiller:
         whole = joined(self.passes.beginning_part, ending, with_inputs=pressed)
         cache = self._cache_of(whole.layers)
         full = self._cache_of(whole.layers) if self.keep_full else None
-        sinks = [(layer.keys[0, :, 0], layer.values[0, :, 0]) for layer in cache.layers]
+        places = _noted(request)
+        before = [(keys[0, :, places], values[0, :, places]) for keys, values in whole.layers]
         if pressed:
             with (
                 seeded(request.seed, self.lm.device),
@@ -189,7 +190,7 @@ class Prefiller:
                         position_embeddings=whole.rotary,
                     )
         unmasked = [None] * len(cache.layers)
-        report = measure(n_tokens, cache, unmasked, sinks, request.press)
+        report = measure(n_tokens, cache, unmasked, before, request.press)
         shared = 0 if pressed else len(self.beginning)
         return Prefilled(whole.logits, cache, unmasked, report, shared, full)
 
@@ -203,7 +204,7 @@ class Prefiller:
 
     def _alone(self, request: Request) -> Prefilled:
         """One prompt through the model inside ``with press(model):``."""
-        lm, cache, whole = self.lm, DynamicCache(config=self.lm.model.config), {}
+        lm, cache, whole, places = self.lm, DynamicCache(config=self.lm.model.config), {}, _noted(request)
         for module in self.modules:
             module.masked_key_indices = None
         with ExitStack() as stack:
@@ -211,7 +212,7 @@ class Prefiller:
             stack.enter_context(attention_implementation(lm.model, lm.attn))
             stack.enter_context(using(lm.packed))
             if request.press is not None:
-                stack.enter_context(_before_press(self.modules, whole, self.keep_full))
+                stack.enter_context(_before_press(self.modules, whole, None if self.keep_full else places))
                 stack.enter_context(request.press(lm.model))
             ids = torch.tensor([list(request.token_ids)], device=lm.device)
             out = lm.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -221,8 +222,9 @@ class Prefiller:
             parts = [whole[module.layer_idx] for module in self.modules]
         for module in self.modules:
             module.masked_key_indices = None
-        sinks = [(keys[0, :, 0], values[0, :, 0]) for keys, values in parts]
-        report = measure(len(request.token_ids), cache, masked, sinks, request.press)
+        noted = slice(None) if request.press is not None and not self.keep_full else places
+        before = [(keys[0, :, noted], values[0, :, noted]) for keys, values in parts]
+        report = measure(len(request.token_ids), cache, masked, before, request.press)
         full = self._cache_of(parts) if self.keep_full else None
         return Prefilled(out.logits[0, -1].float(), cache, masked, report, full=full)
 
@@ -252,6 +254,11 @@ def _common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
     return list(first[: next((i for i in range(longest) if first[i] != last[i]), longest)])
 
 
+def _noted(request: Request) -> list[int]:
+    """The places of a prompt of which is noted whether they are kept: the first one, and the question's."""
+    return [0, *range(*(request.question or (0, 0)))]
+
+
 @contextmanager
 def _hooks_only(modules: list[nn.Module]):
     """Let a call of a module run the hooks installed on it, and nothing else."""
@@ -265,15 +272,19 @@ def _hooks_only(modules: list[nn.Module]):
 
 
 @contextmanager
-def _before_press(modules: list[nn.Module], into: dict[int, tuple[torch.Tensor, torch.Tensor]], whole: bool):
-    """Note each layer's keys and values ``[1, G, N, D]``, or token 0's only, before a press (registered
-    later) changes them.
+def _before_press(
+    modules: list[nn.Module],
+    into: dict[int, tuple[torch.Tensor, torch.Tensor]],
+    places: list[int] | None,
+):
+    """Note each layer's keys and values ``[1, G, N, D]``, or those of some places only, before a press
+    (registered later) changes them.
     """
 
     def note(module, args, kwargs, output):
         layer = kwargs["past_key_values"].layers[module.layer_idx]
         parts = (layer.keys, layer.values)
-        into[module.layer_idx] = parts if whole else tuple(part[:, :, :1].clone() for part in parts)
+        into[module.layer_idx] = parts if places is None else tuple(part[:, :, places] for part in parts)
 
     with ExitStack() as stack:
         for module in modules:

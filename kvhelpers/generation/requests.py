@@ -17,7 +17,8 @@ from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 class Request:
     """One prompt: its token ids, its own press (None: the full cache), and a seed for presses that draw
     random numbers. ``watch`` makes what watches the run, or is None. ``thinking`` says that its prompt ends
-    in a thinking model's thoughts.
+    in a thinking model's thoughts, ``question`` where its question stands: its first place, and that behind
+    its last one.
     """
 
     token_ids: Sequence[int]
@@ -25,6 +26,7 @@ class Request:
     seed: int
     watch: MakeWatcher | None = None
     thinking: bool = False
+    question: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

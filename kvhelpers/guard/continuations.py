@@ -42,7 +42,7 @@ from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Shape, StopReason
-from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
+from kvhelpers.tasks.prompts import Prompt
 from kvhelpers.tasks.thinking import is_thinking
 
 
@@ -205,7 +205,7 @@ def _generate(
     settings = Settings(
         max_new_tokens=base.max_new_tokens,
         batch_size=rows_together(base, lm, list(prompts)),
-        stop_strings=STOP_STRINGS,
+        stop_strings=base.ends,
         repetition_penalty=base.repetition_penalty,
         think_tags=tags,
     )

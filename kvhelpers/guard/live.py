@@ -43,7 +43,6 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN, Record
-from kvhelpers.tasks.prompts import STOP_STRINGS
 from kvhelpers.tasks.thinking import is_thinking
 
 HAZARD = ("hazard_restore", "hazard_roll_back", PERMUTED)  # that need a trained hazard
@@ -299,7 +298,7 @@ def _check(source: Source, wanted: Sequence[_Wanted], composed: Sequence[list[in
     settings = Settings(
         max_new_tokens=condition.max_new_tokens,
         batch_size=rows_together(condition, lm, prompts),
-        stop_strings=STOP_STRINGS,
+        stop_strings=condition.ends,
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=max(one.decision.policy.beside for one in wanted),
         think_tags=tags,

@@ -17,7 +17,7 @@ from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.records import Record
-from kvhelpers.tasks.prompts import STOP_STRINGS, Prompt
+from kvhelpers.tasks.prompts import Prompt
 from kvhelpers.tasks.thinking import is_thinking
 
 
@@ -84,7 +84,7 @@ def _run(
     settings = Settings(
         max_new_tokens=condition.max_new_tokens,
         batch_size=len(prompts),
-        stop_strings=STOP_STRINGS,
+        stop_strings=condition.ends,
         repetition_penalty=condition.repetition_penalty,
         canary_tokens=beside,
         think_tags=tags,

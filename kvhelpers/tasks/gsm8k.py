@@ -22,7 +22,13 @@ REFERENCE = re.compile(r"-?(?:(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]*)?|\
 
 
 def gsm8k_problems(
-    n_prompts: int, n_fewshot: int, seed: int, data_file: str | None, examples_seed: int | None = None
+    n_prompts: int,
+    n_fewshot: int,
+    seed: int,
+    data_file: str | None,
+    examples_seed: int | None = None,
+    examples_file: str | None = None,
+    shuffle: bool = True,
 ) -> tuple[list[Problem], list[Problem]]:
     """Choose problems and worked examples by seed; see `load.load_problems`.
 
@@ -33,9 +39,16 @@ def gsm8k_problems(
     """
     if data_file:
         rows = _file_rows(data_file)
-        chosen = _sample(rows, n_fewshot + n_prompts, seed, data_file)
-        problems, examples = chosen[n_fewshot:], chosen[:n_fewshot]
-        if examples_seed is not None:
+        own = n_fewshot if examples_file is None else 0  # examples that come from the data file
+        if shuffle:
+            chosen = _sample(rows, own + n_prompts, seed, data_file)
+            problems, examples = chosen[own:], chosen[:own]
+        else:
+            chosen = _first(rows, n_prompts + own, data_file)
+            problems, examples = chosen[:n_prompts], chosen[n_prompts:]
+        if examples_file is not None:
+            examples = _first(_file_rows(examples_file), n_fewshot, examples_file)
+        elif examples_seed is not None:
             rest = [row for row in rows if row not in problems]
             examples = _sample(rest, n_fewshot, examples_seed, data_file)
     else:
@@ -65,9 +78,13 @@ def _check_distinct(problems: Sequence[Problem]) -> None:
 
 
 def _sample(rows: Sequence, n: int, seed: int, where: str) -> list:
+    return random.Random(seed).sample(rows, len(_first(rows, n, where)))
+
+
+def _first(rows: Sequence, n: int, where: str) -> list:
     if n > len(rows):
         raise InputError(f"n_prompts and n_fewshot ask for {n} rows, but {where} has {len(rows)}")
-    return random.Random(seed).sample(rows, n)
+    return list(rows[:n])
 
 
 def _hub_rows(split: str, n: int, seed: int) -> list[Problem]:

@@ -36,6 +36,15 @@ def check_task(task: str, data_file: str | None, task_kwargs: Mapping[str, Any])
         raise InputError(f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…', not for {task!r}")
 
 
+def check_data(task: str, data_file: str | None, examples_file: str | None, shuffle: bool) -> None:
+    """Raise InputError for an order or examples of a file where there is no data file."""
+    for name, given in (("examples_file", examples_file), ("shuffle", None if shuffle else shuffle)):
+        if given is not None and not data_file:
+            raise InputError(
+                f"{name} {given!r} needs a data_file, from which the problems come, and task 'gsm8k'"
+            )
+
+
 def load_problems(
     task: str,
     n_prompts: int,
@@ -44,6 +53,8 @@ def load_problems(
     data_file: str | None = None,
     examples_seed: int | None = None,
     task_kwargs: Mapping[str, Any] | None = None,
+    examples_file: str | None = None,
+    shuffle: bool = True,
 ) -> tuple[list[Problem], list[Problem]]:
     """Choose ``n_prompts`` problems and ``n_fewshot`` worked examples, disjoint, by seed.
 
@@ -56,6 +67,9 @@ def load_problems(
         problems from its test split and examples from its train split.
     examples_seed : draws other examples for the same problems; None: those of ``seed``.
     task_kwargs : settings of a data set of reasoning-gym.
+    examples_file : a JSONL of the same form, whose first rows are the worked examples.
+    shuffle : False takes the data file's first rows as problems, in their order, and the next ones as
+        examples.
 
     Raises
     ------
@@ -70,7 +84,7 @@ def load_problems(
     if task == "onestep":
         return onestep_problems(n_prompts, n_fewshot, seed, examples_seed)
     if task == "gsm8k":
-        return gsm8k_problems(n_prompts, n_fewshot, seed, data_file, examples_seed)
+        return gsm8k_problems(n_prompts, n_fewshot, seed, data_file, examples_seed, examples_file, shuffle)
     return reasoning_gym_problems(task, n_prompts, n_fewshot, seed, examples_seed, task_kwargs or {})
 
 

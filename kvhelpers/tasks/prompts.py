@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvhelpers.errors import InputError
+from jinja2 import StrictUndefined
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from kvhelpers.errors import InputError, shown
+from kvhelpers.paths import REPOSITORY, user_path
 from kvhelpers.tasks.chat import TEMPLATE_DATE, check_template_kwargs, checked_text, render
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ BEFORE_EXAMPLES = (
     "Answer this question:\n\n{}\n\n"
     "These are other questions with their answers, to show the form of an answer:"
 )
+JINJA = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
 AFTER_EXAMPLES = "Now answer the question at the top.\nAnswer:"
 
 
@@ -46,7 +52,8 @@ class Problem:
 class Prompt:
     """A problem as the model sees it: chat messages, and their token ids with the assistant's turn opened.
 
-    ``opening`` is what opens that turn, the text behind the last message.
+    ``opening`` is what opens that turn, the text behind the last message; ``question_tokens`` are the places
+    of the question's text, first and behind the last, or None where the tokenizer does not tell.
     """
 
     id: str
@@ -55,6 +62,7 @@ class Prompt:
     messages: list[dict[str, str]]
     token_ids: list[int]
     opening: str = ""
+    question_tokens: tuple[int, int] | None = None
 
 
 def build_prompts(
@@ -65,6 +73,7 @@ def build_prompts(
     question_position: str = "last",
     template_date: str = TEMPLATE_DATE,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    prompt_template: str | None = None,
 ) -> list[Prompt]:
     """Make chat prompts.
 
@@ -72,6 +81,7 @@ def build_prompts(
     ``--fewshot_as_multiturn --apply_chat_template``); otherwise everything is one user message.
     ``question_position`` ``first`` puts the question before the examples, and what remains behind them is a
     request to answer it: then a press that keeps the prompt's end does not keep the question.
+    ``prompt_template`` is a file that makes the one message instead (`one_message`).
     ``template_date`` and ``chat_template_kwargs`` are `chat.render`'s.
 
     Raises
@@ -84,17 +94,83 @@ def build_prompts(
     check_template_kwargs(tokenizer, chat_template_kwargs or {})
     for problem in (*examples, *problems):
         _check_text(problem, tokenizer)
-    prompts = []
+    prompts, template = [], None if prompt_template is None else read_template(prompt_template)
     for problem in problems:
-        question_first = question_position == "first"
-        messages = _turns(problem, examples) if multiturn else _one_message(problem, examples, question_first)
+        if template is not None:
+            messages = [{"role": "user", "content": one_message(template, problem, examples)}]
+        elif multiturn:
+            messages = _turns(problem, examples)
+        else:
+            messages = _one_message(problem, examples, question_position == "first")
         how = {"date": template_date, "kwargs": chat_template_kwargs, "add_generation_prompt": True}
         text = checked_text(tokenizer, messages, f"prompt {problem.id}", **how)
         token_ids = render(tokenizer, messages, tokenize=True, **how)
         last = messages[-1]["content"]
         opening = text.rpartition(last)[2] if last else text
-        prompts.append(Prompt(problem.id, problem.question, problem.reference, messages, token_ids, opening))
+        asked = _places(problem.question, text, token_ids, tokenizer)
+        prompts.append(
+            Prompt(problem.id, problem.question, problem.reference, messages, token_ids, opening, asked)
+        )
     return prompts
+
+
+def read_template(path: str) -> str:
+    """The text of a prompt template.
+
+    Raises
+    ------
+    InputError : it cannot be read, or is no jinja.
+    """
+    place = user_path("prompt_template", path)
+    try:
+        text = (REPOSITORY / place if (REPOSITORY / place).exists() else place).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"prompt_template {shown(path)} cannot be read: {reason}") from error
+    try:
+        JINJA.parse(text)
+    except TemplateSyntaxError as error:
+        raise InputError(f"prompt_template {shown(path)} is no jinja: {error.message}") from error
+    return text
+
+
+def one_message(template: str, problem: Problem, examples: Sequence[Problem]) -> str:
+    """What a jinja template makes of ``question`` and ``examples``, each with ``question`` and ``answer``.
+
+    Raises
+    ------
+    InputError : it fails, or leaves the question out.
+    """
+    worked = [{"question": example.question, "answer": example.solution} for example in examples]
+    try:
+        text = JINJA.from_string(template).render(examples=worked, question=problem.question)
+    except Exception as error:  # a template is a program of anybody's making
+        raise InputError(f"prompt_template fails on {problem.place}: {error}") from error
+    if problem.question not in text:
+        raise InputError(
+            f"prompt_template leaves out the question of {problem.place}; write {{{{ question }}}}"
+        )
+    return text
+
+
+def _places(
+    question: str, text: str, token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, int] | None:
+    """The tokens in which a question's last occurrence in a prompt lies, first and behind the last."""
+    start = text.rfind(question)
+    if start < 0 or not getattr(tokenizer, "is_fast", False):
+        return None
+    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if whole["input_ids"] != list(token_ids):
+        return None
+    spans = enumerate(whole["offset_mapping"])
+    inside = [at for at, (a, b) in spans if a < start + len(question) and b > start and b > a]
+    return inside[0], inside[-1] + 1
+
+
+def text_hash(text: str) -> str:
+    """Hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def prompt_hash(token_ids: Sequence[int]) -> str:

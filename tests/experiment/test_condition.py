@@ -8,6 +8,7 @@ import pytest
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import LONGEST_NAME, LONGEST_STEM, make_condition
 from kvhelpers.experiment.identity import check_here, identity, identity_hash, shared_identity
+from kvhelpers.tasks.prompts import STOP_STRINGS
 
 BAD = [
     ({"press": "snapkw"}, "press 'snapkw' is unknown; did you mean 'snapkv'?"),
@@ -93,6 +94,12 @@ BAD = [
     ({"press": "ComposedPress"}, "press 'ComposedPress' is not supported: it takes a list of presses"),
     ({"press": "observed_attention", "attn": "sdpa"}, "attn 'sdpa' does not fit 'observed_attention'"),
     ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
+    ({"shuffle": False}, "shuffle False needs a data_file"),
+    ({"task": "gsm8k", "examples_file": "a.jsonl"}, "examples_file 'a.jsonl' needs a data_file"),
+    ({"prompt_template": "a.j2"}, "multiturn True does not fit prompt_template"),
+    ({"prompt_template": "no-such.j2", "multiturn": False}, "prompt_template 'no-such.j2' cannot be read"),
+    ({"stop_strings": [""]}, "stop_strings [''] is not allowed"),
+    ({"stop_strings": "Question:"}, "stop_strings 'Question:' is not allowed"),
     ({"press_kwargs": [1]}, "press_kwargs [1] is not allowed"),
     ({"press": "AdaKVPress", "press_kwargs": {"press": {"name": [1]}}}, "press_kwargs press [1] is unknown"),
     (
@@ -279,3 +286,19 @@ def test_where_the_question_stands_is_checked():
         make_condition({"examples_seed": -1})
     with pytest.raises(InputError, match="question_position 'first' needs multiturn false"):
         make_condition({"question_position": "first"})
+
+
+def test_prompts_of_one_s_own_are_told_apart_by_what_their_files_hold(tmp_path):
+    for name in ("a.j2", "b.j2"):
+        (tmp_path / name).write_text("{{ question }}")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1 and 1?", "answer": "#### 2"}\n')
+    usual = {"task": "gsm8k", "data_file": str(rows), "multiturn": False}
+    own = {"prompt_template": str(tmp_path / "a.j2"), "examples_file": str(rows), "stop_strings": "[]"}
+    plain, first = identity(make_condition(usual)), identity(make_condition(usual | own))
+    assert first.keys() - plain.keys() == {"template_sha256", "examples", "stop_strings"}
+    elsewhere = own | {"prompt_template": str(tmp_path / "b.j2")}
+    assert identity(make_condition(usual | elsewhere)) == first
+    (tmp_path / "b.j2").write_text("Q: {{ question }}")
+    assert identity(make_condition(usual | elsewhere)) != first
+    assert make_condition(usual | own).ends == () and make_condition(usual).ends == STOP_STRINGS

@@ -1,3 +1,4 @@
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ PROMPT = list(range(3, 103))
 MANY = [
     PROMPT[:70] + [200 + i] * (5 + 3 * i) for i in range(5)
 ]  # 70 tokens in common, five different lengths
+QUESTION = (60, 72)
 SPECS = [PressSpec("none", 0.0), *(PressSpec(name, 0.5) for name in PRESSES)]
 
 
@@ -45,25 +47,26 @@ def together(lm, prompts, spec):
 def test_a_group_gets_the_caches_that_kvpress_gives_each_prompt_alone(tiny, spec, prompts):
     lm = with_attention(tiny, spec)
     assert bool(Prefiller(lm, prompts).beginning) == (prompts is MANY)
-    for seed, (prompt, grouped) in enumerate(zip(prompts, together(lm, prompts, spec), strict=True)):
+    requests = [dataclasses.replace(one, question=QUESTION) for one in requests_for(prompts, spec)]
+    for seed, (prompt, grouped) in enumerate(zip(prompts, Prefiller(lm, prompts)(requests), strict=True)):
         cache, logits = kvpress_cache(lm, prompt, spec.for_prompt(len(prompt)), seed)
         torch.testing.assert_close(grouped.logits, logits, rtol=1e-4, atol=1e-4)
         for ours, theirs in zip(grouped.cache.layers, cache.layers, strict=True):
             torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-4)
-        assert grouped.report.sink_kept == _sink(lm, prompt, cache)
+        assert grouped.report.sink_kept == _kept(lm, prompt, cache, [0])
+        assert grouped.report.question_kept == _kept(lm, prompt, cache, range(*QUESTION))
 
 
-def _sink(lm, prompt, compressed):
-    """Share of heads above the first layer that hold the first token's key, by comparison with an
-    uncompressed cache.
-    """
+def _kept(lm, prompt, compressed, places):
+    """Share of keys that heads above the first layer hold, by comparison with an uncompressed cache."""
     whole, _ = kvpress_cache(lm, prompt, None, 0)
     heads = [
-        (kept.keys[0] - full.keys[0, :, :1]).abs().amax(-1).amin(-1) < 1e-4
+        (kept.keys[0] - full.keys[0, :, place, None]).abs().amax(-1).amin(-1) < 1e-4
         for kept, full in zip(compressed.layers[1:], whole.layers[1:], strict=True)
+        for place in places
     ]
-    return round(torch.stack(heads).float().mean().item(), 4)
+    return round(torch.stack(heads).double().mean().item(), 4)
 
 
 def test_the_common_beginning_runs_once(tiny, monkeypatch):
@@ -134,6 +137,22 @@ def test_sink_is_kept_or_evicted_as_the_press_says(tiny):
     assert report(tiny, "streaming_llm", 0.5).sink_kept == 1
     assert report(tiny, "streaming_llm", 0.5, n_sink=0).sink_kept == 0
     assert cache_flags(report(tiny, "streaming_llm", 0.5, n_sink=0), True) == ["sink_evicted"]
+
+
+def test_the_question_is_kept_as_far_as_the_press_keeps_its_places(tiny):
+    def share(spec, question):
+        lm = with_attention(tiny, spec)
+        (request,) = requests_for([PROMPT], spec)
+        return Prefiller(lm, [PROMPT])([dataclasses.replace(request, question=question)])[
+            0
+        ].report.question_kept
+
+    streaming = PressSpec("streaming_llm", 0.5)  # the first 4 and the last 46 of 100
+    assert share(PressSpec("none", 0.0), (10, 90)) == 1
+    assert share(streaming, None) is None
+    assert (share(streaming, (60, 90)), share(streaming, (10, 50)), share(streaming, (44, 64))) == (1, 0, 0.5)
+    half = PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}})  # masks keys, head by head
+    assert 0 < share(half, (10, 90)) < 1
 
 
 def test_window_flags(tiny):

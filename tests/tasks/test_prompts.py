@@ -90,6 +90,77 @@ def test_without_examples_the_question_stands_where_it_always_does(embedded):
     assert first == last
 
 
+def test_a_data_file_in_its_own_order_and_examples_from_another(gsm8k_file, tmp_path):
+    ids = [
+        [one.id for one in part] for part in load_problems("gsm8k", 3, 2, 42, str(gsm8k_file), shuffle=False)
+    ]
+    assert ids == [[f"rows.jsonl/{n}" for n in range(3)], ["rows.jsonl/3", "rows.jsonl/4"]]
+    others = tmp_path / "examples.jsonl"
+    rows = [{"question": f"{n}?", "answer": f"It is {n}. #### {n}"} for n in range(2)]
+    others.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for shuffle in (True, False):
+        problems, examples = load_problems(
+            "gsm8k", 30, 2, 42, str(gsm8k_file), examples_file=str(others), shuffle=shuffle
+        )
+        assert [one.id for one in examples] == ["examples.jsonl/0", "examples.jsonl/1"]
+        assert len({one.id for one in problems}) == 30
+        assert ([one.id for one in problems] == [f"rows.jsonl/{n}" for n in range(30)]) is not shuffle
+    with pytest.raises(InputError, match="ask for 3 rows, but .*examples.jsonl has 2"):
+        load_problems("gsm8k", 3, 3, 42, str(gsm8k_file), examples_file=str(others))
+
+
+TEMPLATE = """Solve it.
+
+{% for one in examples -%}
+Q: {{ one.question }}
+A: {{ one.answer }}
+
+{% endfor -%}
+Q: {{ question }}
+A:
+"""
+
+
+def test_a_template_of_one_s_own_makes_the_one_message(embedded, gsm8k_file, tmp_path):
+    path = tmp_path / "prompt.j2"
+    path.write_text(TEMPLATE)
+    problems, examples = load_problems("gsm8k", 2, 1, 42, str(gsm8k_file), shuffle=False)
+    tokenizer = embedded.tokenizer
+    for prompt in build_prompts(problems, examples, tokenizer, False, prompt_template=str(path)):
+        asked = f"Solve it.\n\nQ: How much is 2 and 2?\nA: It is 4.\n#### 4\n\nQ: {prompt.question}\nA:"
+        assert prompt.messages == [{"role": "user", "content": asked}]
+        first, end = prompt.question_tokens
+        assert tokenizer.decode(prompt.token_ids[first:end]).strip() == prompt.question
+        assert tokenizer.decode(prompt.token_ids[end:]).startswith("\nA:")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{% for %}", "prompt_template '.*' is no jinja"),
+        ("{{ question }} {{ nothing }}", "prompt_template fails on .*: 'nothing' is undefined"),
+        ("Solve it.", "prompt_template leaves out the question of .*rows.jsonl' line 1"),
+        (None, "prompt_template '.*' cannot be read: No such file"),
+    ],
+)
+def test_a_template_that_makes_no_prompt_is_named(embedded, gsm8k_file, tmp_path, text, sentence):
+    path = tmp_path / "prompt.j2"
+    if text is not None:
+        path.write_text(text)
+    problems, examples = load_problems("gsm8k", 1, 1, 42, str(gsm8k_file), shuffle=False)
+    with pytest.raises(InputError, match=sentence):
+        build_prompts(problems, examples, embedded.tokenizer, False, prompt_template=str(path))
+
+
+@pytest.mark.parametrize("multiturn", (True, False))
+def test_the_places_of_the_question_are_its_tokens(embedded, multiturn):
+    problems, examples = load_problems("onestep", 3, 2, seed=1)
+    for position in ("last",) if multiturn else ("last", "first"):
+        for prompt in build_prompts(problems, examples, embedded.tokenizer, multiturn, position):
+            first, end = prompt.question_tokens
+            assert embedded.tokenizer.decode(prompt.token_ids[first:end]).strip() == prompt.question
+
+
 def test_fingerprint_follows_the_content(gsm8k_file):
     before = data_fingerprint("gsm8k", str(gsm8k_file))
     copy = gsm8k_file.with_name("copy.jsonl")
