@@ -1,4 +1,4 @@
-"""The package installed from a wheel, away from the repository: its command, its templates, and what it says
+"""The package installed from a wheel, away from the repository: its command, and what it says
 of notebooks that it does not have.
 """
 
@@ -53,7 +53,7 @@ def installed(wheel, tmp_path_factory):
 def test_the_wheel_is_the_package_and_nothing_else(wheel):
     assert wheel.name == f"kvhelpers-{__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
-    committed = [path for path in (REPOSITORY / "kvhelpers").rglob("*") if path.suffix in (".py", ".j2")]
+    committed = [path for path in (REPOSITORY / "kvhelpers").rglob("*") if path.suffix == ".py"]
     inside = {name for name in names if not name.startswith(f"kvhelpers-{__version__}.dist-info/")}
     assert inside == {path.relative_to(REPOSITORY).as_posix() for path in committed}
 
@@ -71,11 +71,9 @@ def test_an_installed_package_writes_to_the_current_folder_and_has_no_commit(ins
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     code = (
         "from kvhelpers.paths import output_root; from kvhelpers.experiment.provenance import code_version; "
-        "from kvhelpers.report.render import environment; "
-        "print(output_root(), code_version(), len(environment().list_templates()))"
+        "print(output_root(), code_version())"
     )
-    templates = len(list((REPOSITORY / "kvhelpers/report/templates").glob("*.j2")))
-    assert installed(tmp_path, "-c", code).stdout.split("\n")[0] == f"{tmp_path} (None, None) {templates}"
+    assert installed(tmp_path, "-c", code).stdout.split("\n")[0] == f"{tmp_path} (None, None)"
     missing = installed(tmp_path, "log", "nothing")
     assert missing.returncode == 2
     assert "no finished condition in data/results/nothing" in missing.stderr
