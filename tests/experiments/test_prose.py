@@ -10,14 +10,6 @@ import yaml
 from kvhelpers.paths import REPOSITORY, experiment_file
 
 LOGS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("[0-9]*.md"))
-NOT_YET = {  # logs whose conclusions a person has not yet written
-    "005-hazard-predictor",
-    "011-what-an-action-can-do",
-    "012-live-guard",
-    "013-inner-signals",
-    "014-actions-on-a-capable-model",
-    "015-live-guard-on-a-capable-model",
-}
 MARKED = re.compile(r"<!-- conclusions:[^>]*-->\n(.*?)<!-- end -->", re.DOTALL)
 SECTION = re.compile(r"^## Conclusions\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 TABLE, CODE = (
@@ -59,7 +51,7 @@ def not_found(text, values):
     return [n for n, digits in numbers(text) if not (np.abs(values - n) <= 0.5000001 * 10**-digits).any()]
 
 
-@pytest.mark.parametrize("name", [name for name in LOGS if name not in NOT_YET])
+@pytest.mark.parametrize("name", LOGS)
 def test_each_number_of_the_prose_is_one_of_the_data(name):
     text = prose((REPOSITORY / "experiments" / f"{name}.md").read_text(encoding="utf-8"))
     assert len(text.split()) > 50, "nobody wrote conclusions"
@@ -72,7 +64,3 @@ def test_what_counts_as_found():
     assert not_found(prose(f"## Conclusions\n\n1. {found}\n\n| 33 |\n\n## Next steps\n\n99\n"), values) == []
     marked = "# 5\n<!-- conclusions: a person's words -->\n46 %, 0.4, .46\n<!-- end -->\n7\n"
     assert not_found(prose(marked), values) == [46, 0.46]
-
-
-def test_logs_that_wait_for_words_are_there():
-    assert set(LOGS) >= NOT_YET
