@@ -21,13 +21,11 @@ from kvhelpers.stats.bootstrap import (
     widened,
 )
 from kvhelpers.stats.paired import (
-    POWER,
     SIGNIFICANCE,
     Comparison,
     SignTest,
     adjusted,
     compare_counts,
-    detectable_drop,
     fewest_discordant,
     sign_test,
 )
@@ -42,7 +40,6 @@ from kvhelpers.stats.wilson import wilson
 
 __all__ = [
     "ENOUGH_PROMPTS",
-    "POWER",
     "RESAMPLES",
     "SIGNIFICANCE",
     "Comparison",
@@ -54,7 +51,6 @@ __all__ = [
     "auroc_difference",
     "auroc_of_pairs",
     "compare_counts",
-    "detectable_drop",
     "draw",
     "draws",
     "estimate",

@@ -1,6 +1,4 @@
-"""Two conditions on the same prompts: the difference of a rate, its interval, an exact test, and what the
-test can see.
-"""
+"""Two conditions on the same prompts: the difference of a rate, its interval, an exact test."""
 
 from __future__ import annotations
 
@@ -10,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binomtest, false_discovery_control, multinomial
+from scipy.stats import binomtest, false_discovery_control
 
 Z = 1.959963984540054  # 95 %
-POWER = 0.8
 SIGNIFICANCE = 0.05
 
 
@@ -92,27 +87,3 @@ def _mcnemar(a: int, b: int) -> float:
 def fewest_discordant() -> int:
     """How many prompts must change, all in one direction, for p < .05."""
     return next(count for count in range(1, 100) if _mcnemar(count, 0) < SIGNIFICANCE)
-
-
-def detectable_drop(n: int, gained: float = 0.0) -> float | None:
-    """The smallest true drop that McNemar's exact test finds with 80 % power at .05, before any correction.
-
-    The drop is the share of prompts lost minus ``gained``, the share of prompts that compression mends. None
-    when even the loss of all others is not found. Computed exactly, over all outcomes of ``n`` prompts.
-    """
-    lost, mended = np.array([(a, b) for a in range(n + 1) for b in range(n + 1 - a)]).T
-    detected = np.array(
-        [_mcnemar(int(a), int(b)) < SIGNIFICANCE and a > b for a, b in zip(lost, mended, strict=True)]
-    )
-    outcomes = np.stack([lost, mended, n - lost - mended], axis=1)[detected]
-
-    def shortfall(loss: float) -> float:
-        return (
-            float(multinomial.pmf(outcomes, n, [loss, gained, 1 - loss - gained]).sum()) - POWER
-            if len(outcomes)
-            else -POWER
-        )
-
-    if shortfall(1 - gained) < 0:
-        return None
-    return brentq(shortfall, gained, 1 - gained) - gained
