@@ -14,8 +14,8 @@ import pandas as pd
 from math_verify import parse, verify
 
 from kvhelpers.experiment.results import read_experiment
+from kvhelpers.format import markdown_table
 from kvhelpers.paths import samples_dir
-from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.answers import BOXED, extract_answer, is_right
 from kvhelpers.tasks.prompts import STOP_STRINGS
 

@@ -12,6 +12,7 @@ import time
 import pandas as pd
 from throughput import FEWSHOT, condition_arguments, machine, parse_press
 
+from kvhelpers.format import markdown_table
 from kvhelpers.generation.generate import generate
 from kvhelpers.generation.limits import auto_batch_size
 from kvhelpers.generation.passes import Passes
@@ -19,7 +20,6 @@ from kvhelpers.generation.requests import Request, Settings
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import output_root
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import build_prompts
 

@@ -19,13 +19,13 @@ import torch
 from throughput import agreement, machine, peaks
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from kvhelpers.format import markdown_table
 from kvhelpers.generation import batch
 from kvhelpers.generation.requests import Request, Settings
 from kvhelpers.models.device import TORCH_DTYPES, resolve_device, resolve_dtype
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.models.packed import pack
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.report.format import markdown_table
 
 SHAPES = {
     "qwen2.5-3b": {

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from kvhelpers.report.format import markdown_table
+from kvhelpers.format import markdown_table
 from kvhelpers.stats import RESAMPLES, draw, intervals, wilson
 
 Ends = tuple[np.ndarray, np.ndarray]

@@ -15,8 +15,8 @@ from throughput import FEWSHOT, condition_arguments, first_difference, machine, 
 
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.run import ended, generate_prompts, judged, prompts_of
+from kvhelpers.format import markdown_table
 from kvhelpers.models.load import LanguageModel, load_model
-from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.prompts import Prompt
 
 PRESSES = ("none", "streaming_llm:0.5", "snapkv:0.875")

@@ -13,11 +13,11 @@ import methods
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kvhelpers.format import markdown_table
 from kvhelpers.models.load import load_model
 from kvhelpers.paths import figures_dir, relative
+from kvhelpers.plots import COLOURS, STYLE, save
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.report.figures.style import COLOURS, STYLE, save
-from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import build_prompts
 

@@ -28,12 +28,12 @@ import sizes
 import torch
 
 from kvhelpers.errors import InputError
+from kvhelpers.format import markdown_table
 from kvhelpers.models.device import resolve_device, resolve_dtype
 from kvhelpers.models.load import load_model
 from kvhelpers.models.packed import pack, using
 from kvhelpers.presses.registry import NONE
 from kvhelpers.presses.spec import PressSpec
-from kvhelpers.report.format import markdown_table
 from kvhelpers.tasks.load import load_problems
 from kvhelpers.tasks.prompts import build_prompts
 

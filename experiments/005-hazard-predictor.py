@@ -34,10 +34,11 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from kvhelpers import frames, log
-from kvhelpers.analysis.runs import run_signals
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.format import estimate, share
+from kvhelpers.frames import run_signals, save_frames
 from kvhelpers.hazard.baselines import Clock, baselines
 from kvhelpers.hazard.evaluation import Evaluation, shuffle_outcomes
 from kvhelpers.hazard.events import Definition, Event, event_by
@@ -48,10 +49,8 @@ from kvhelpers.hazard.risk_set import RiskSet, build
 from kvhelpers.hazard.run_alarms import INNER, RATES, alarm_tokens, caught_difference, judge_alarms
 from kvhelpers.hazard.splits import press_splits, prompt_splits, scores_of, task_splits, with_share
 from kvhelpers.paths import figures_dir, find_results, model_path, relative, results_dir, write_atomic
+from kvhelpers.plots import STYLE, WIDTH, save
 from kvhelpers.presses.registry import NONE
-from kvhelpers.report.figures.style import STYLE, WIDTH, save
-from kvhelpers.report.format import estimate, share
-from kvhelpers.report.frames import save_frames
 from kvhelpers.stats import auroc_difference
 
 NAME = Path(__file__).stem

@@ -28,15 +28,15 @@ import seaborn as sns
 from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
+from kvhelpers.format import GAP, p_value, points_of, share
+from kvhelpers.frames import save_frames
 from kvhelpers.guard.definition import ActionsDefinition, asked_sources, before_name
 from kvhelpers.guard.source import Source, onsets
 from kvhelpers.guard.study import Row, Study
 from kvhelpers.hazard.provenance import study_provenance
 from kvhelpers.paths import continuations_dir, figures_dir, find_results, relative
+from kvhelpers.plots import COLOURS, STYLE, WIDTH, entries, legend_above, save
 from kvhelpers.records import Record, StopReason
-from kvhelpers.report.figures.style import COLOURS, STYLE, WIDTH, entries, legend_above, save
-from kvhelpers.report.format import GAP, p_value, points_of, share
-from kvhelpers.report.frames import save_frames
 from kvhelpers.scoring.score import Ended
 from kvhelpers.stats import adjusted, mean, proportion, sign_test
 

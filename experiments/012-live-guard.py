@@ -28,15 +28,15 @@ import seaborn as sns
 from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
+from kvhelpers.format import percent, points_of, share
+from kvhelpers.frames import save_frames
 from kvhelpers.guard.definition import QUALITY_LOSS, SAVED, SLOW_DOWN, LiveDefinition
 from kvhelpers.guard.ledger import Stretch
 from kvhelpers.guard.policies import FULL, PERMUTED, PRESS
 from kvhelpers.guard.source import Source, onsets
 from kvhelpers.guard.study import Study
 from kvhelpers.paths import continuations_dir, figures_dir, find_results, relative
-from kvhelpers.report.figures.style import STYLE, WIDTH, legend_above, save
-from kvhelpers.report.format import percent, points_of, share
-from kvhelpers.report.frames import save_frames
+from kvhelpers.plots import STYLE, WIDTH, legend_above, save
 from kvhelpers.stats import adjusted, mean, sign_test
 
 HAZARD = "hazard_roll_back"

@@ -34,17 +34,17 @@ from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.format import GAP, estimate
+from kvhelpers.frames import save_frames
 from kvhelpers.hazard.evaluation import Evaluation
 from kvhelpers.hazard.features import MAIN, family_names
 from kvhelpers.hazard.predictors import SEED, BoostedTrees, LogisticHazard
 from kvhelpers.hazard.risk_set import RiskSet, build
 from kvhelpers.hazard.splits import Split, press_splits
 from kvhelpers.paths import figures_dir, find_results, relative, replay_path
+from kvhelpers.plots import MARKERS, STYLE, WIDTH, save
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import ATTENTION, COURSE, EVICTED, FULL, INSIDE
-from kvhelpers.report.figures.style import MARKERS, STYLE, WIDTH, save
-from kvhelpers.report.format import GAP, estimate
-from kvhelpers.report.frames import save_frames
 from kvhelpers.stats import Estimate, auroc_difference, auroc_of_pairs
 
 NAME = Path(__file__).stem

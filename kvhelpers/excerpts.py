@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.format import model_output
 from kvhelpers.paths import labels_dir, relative
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FailureMode
-from kvhelpers.report.format import model_output
 
 LENGTH = 100  # characters of a run's text; of a looping run, half of them before the onset
 LOOP, CUT = "⟦loop⟧", "[…]"

@@ -34,7 +34,8 @@ baseline_correct, baseline_looping    outcomes of the run without compression; m
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ import pandas as pd
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.experiment.tables import CONDITION_SCHEMA
-from kvhelpers.paths import REPOSITORY, figures_dir, relative
+from kvhelpers.paths import REPOSITORY, figures_dir, relative, write_atomic
 from kvhelpers.records import Record, StopReason
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.flags import baseline_is_weak
@@ -50,6 +51,7 @@ from kvhelpers.scoring.summary import ENDINGS
 from kvhelpers.stats import SIGNIFICANCE, Estimate, compare_counts, estimate, wilson
 from kvhelpers.stats.bootstrap import Statistic
 
+CSV_DIGITS = 6
 OUTCOMES = ("looping", "non_termination", "wrong_answer", "catastrophic")
 RESOLVED = ("dtype", "attn")  # parts of a condition that its identity knows better
 THINKING = ["thinking_tokens", "answering_tokens", "never_left_thinking"]
@@ -276,3 +278,33 @@ def verdict(low: float, high: float, margin: float = 0.0, q: float | None = None
     if (low > 0 or high < 0) and (q is None or q < SIGNIFICANCE):
         return "higher" if low > 0 else "lower"
     return "none seen" if -margin <= low and high <= margin else "undecided"
+
+
+def save_frames(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write those tables that have a row as ``<name>.csv``; return their paths. Missing values are empty."""
+    paths = []
+    for name, frame in tables.items():
+        path = folder / f"{name}.csv"
+        if len(frame):
+            text = frame.round(CSV_DIGITS).to_csv(index=False, lineterminator="\n")
+            paths.append(
+                write_atomic(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+            )
+        else:
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def run_signals(
+    result: ConditionResult, names: Sequence[str], first: int | None = None
+) -> Iterator[tuple[Record, pd.DataFrame]]:
+    """Each record of a condition (or of its ``first`` ones) with the run's signals, a row per token.
+
+    Raises
+    ------
+    InputError : as `tokens`.
+    """
+    table = tokens([result], names)
+    by_prompt = dict(tuple(table.groupby("prompt_index")))
+    for record in result.records[:first]:
+        yield record, by_prompt.get(record.prompt_index, table[:0])

@@ -20,10 +20,10 @@ from kvhelpers.estimates import HALF, RATES, curves, estimates
 from kvhelpers.excerpts import excerpts, read_labels
 from kvhelpers.experiment.grid import Contrast, Experiment, find_experiment, finished_results
 from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_of
+from kvhelpers.format import DAGGER, GAP, markdown_table, points_of, rate
+from kvhelpers.frames import save_frames
 from kvhelpers.paths import REPOSITORY, figures_dir, log_path, relative, write_atomic
 from kvhelpers.presses.registry import NONE
-from kvhelpers.report.format import DAGGER, GAP, markdown_table, points_of, rate
-from kvhelpers.report.frames import save_frames
 from kvhelpers.scoring.flags import FLAGS, INVALIDATING
 from kvhelpers.signals import LAST, QUANTILES, SIGNALS
 from kvhelpers.stats import SIGNIFICANCE, wilson

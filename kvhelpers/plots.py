@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kvhelpers import estimates
-from kvhelpers.report.figures.style import (
-    AXIS,
-    DIGITS,
-    HEALTHY,
-    HEIGHT,
-    LOOPING,
-    NOT_VALID,
-    STYLE,
-    WIDTH,
-    entries,
-    legend_above,
-    marked,
-    note_daggers,
-    save,
-    wrapped,
-)
-from kvhelpers.stats import wilson
+from kvhelpers.format import DAGGER
+from kvhelpers.paths import write_atomic
+from kvhelpers.stats import Estimate, wilson
 
-__all__ = ["by_condition", "by_kept", "heat_map", "rates", "save", "wilson_ends"]
-
+WIDTH, HEIGHT = 7.5, 9.0  # inches at most: read at the width of a column, on one page
+LETTER = 0.068  # inches: the mean width of a letter in a legend, on the safe side
+COLOURS = sns.color_palette("colorblind")
+LOOPING = COLOURS[3]
+HEALTHY = COLOURS[0]  # right, without a loop, uncompressed
+MARKERS = "osD^vPX*<>"
+DIGITS = 3  # of signals in figures: the last ones depend on the machine
+AXIS = {"entropy": "entropy (nats)", "top1_prob": "top-1 probability"}
+NOT_VALID = "not valid, see its flags"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "kvhelpers",
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 OUTCOMES = {"accuracy": "correct", "catastrophic failure": "catastrophic", "looping": "looping"}
 SHADES = dict(zip(OUTCOMES, (HEALTHY, "0.25", LOOPING), strict=True))
 SHARE = "share of runs"
@@ -155,3 +161,97 @@ def heat_map(runs: pd.DataFrame, signal: pd.DataFrame, most: int = 6) -> Figure:
         figure.colorbar(image, ax=list(grid.flat[: len(labels)]), **bar)
         plt.close(figure)
     return figure
+
+
+LOOKS = (("press alone", COLOURS[3], "-"), ("guarded", COLOURS[0], "-"), ("full cache", "0.5", "--"))
+
+
+def guarded_run(
+    risk: Mapping[str, Sequence[float]],
+    entries: Mapping[str, Sequence[float]],
+    entry_bytes: float,
+    alarm: int | None,
+) -> Figure:
+    """Risk and memory of a run by the tokens that it generated, those taken back included.
+
+    ``risk`` and ``entries`` are values ``[T]`` by the names of `LOOKS`; ``alarm`` is the token at which the
+    guard acted.
+    """
+    looks = {name: (colour, style) for name, colour, style in LOOKS}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True)
+        shown = {}
+        for axes, series, scale in ((above, risk, 1.0), (below, entries, entry_bytes / 2**20)):
+            for name, values in series.items():
+                colour, style = looks[name]
+                (shown[name],) = axes.plot(
+                    range(len(values)), [scale * value for value in values], style, color=colour
+                )
+            if alarm is not None:
+                shown["action"] = axes.axvline(alarm, color="0.2", linestyle=":")
+        above.set_ylabel("risk of failure")
+        above.set_ylim(0, 1)
+        below.set_ylabel("cache (MiB)")
+        below.set_ylim(0, None)
+        below.set_xlabel("tokens generated")
+        legend_above(figure, shown)
+    return figure
+
+
+def wrapped(label: str, width: int = 36) -> str:
+    """A label in lines, so that a condition with many fields leaves room for its data; ``n = 50`` stays
+    together.
+    """
+    return textwrap.fill(label.replace("n = ", "n\u00a0=\u00a0"), width).replace("\u00a0", " ")
+
+
+def marked(label: str, is_valid: bool) -> str:
+    """A condition's label; one that is not valid has a dagger, which `note_daggers` explains."""
+    return label if is_valid else f"{label} {DAGGER}"
+
+
+def note_daggers(labels: Sequence[str]) -> dict[str, Artist]:
+    """The legend's entry for the daggers in these labels, if there are any."""
+    if not any(DAGGER in label for label in labels):
+        return {}
+    return {NOT_VALID: Line2D([], [], linestyle="none", marker=f"${DAGGER}$", color="0.1", markersize=7)}
+
+
+def entries(axes: Axes) -> dict[str, Artist]:
+    """The entries of the axes' legend, which is taken away: it stands once, for all panels."""
+    legend = axes.get_legend()
+    if legend is None:
+        return {}
+    legend.remove()
+    texts = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(texts, legend.legend_handles, strict=True))
+
+
+def spread_of(values: Sequence[Estimate]) -> list[list[float]]:
+    """What matplotlib's error bars take for these intervals: below and above, 0 where there is none."""
+    known = [(v.value, v.low, v.high) if v.low is not None else (v.value,) * 3 for v in values]
+    return [[max(0.0, v - low) for v, low, _ in known], [max(0.0, high - v) for v, _, high in known]]
+
+
+def legend_above(figure: Figure, shown: Mapping[str, Artist]) -> None:
+    """One legend above all panels, in as many columns as the figure has room for; nothing if it is empty."""
+    if not shown:
+        return
+    room = figure.get_figwidth() - 0.3
+    longest = int((room - 0.5) / LETTER)
+    labels = [wrapped(label, longest) for label in shown]
+    width = max(min(len(label), longest) for label in shown) * LETTER + 0.65
+    columns = max(1, min(len(labels), int(room / width)))
+    if sum(len(label) * LETTER + 0.65 for label in shown) < room:  # columns are as wide as their own entries
+        columns = len(labels)
+    figure.legend(list(shown.values()), labels, loc="outside upper center", ncols=columns)
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write ``<name>.svg`` and ``<name>.png``; return the PNG's path. The same data give the same bytes."""
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # both files have the layout that was just found
+        write_atomic(folder / f"{name}.svg", lambda path: figure.savefig(path, metadata={"Date": None}))
+        return write_atomic(folder / f"{name}.png", lambda path: figure.savefig(path, dpi=150))

@@ -66,7 +66,7 @@ assert len(frames.runs(results[:2])) == 100
 @pytest.mark.parametrize(
     "code",
     [
-        "import kvhelpers.log, kvhelpers.hazard, kvhelpers.report, kvhelpers.experiment",
+        "import kvhelpers.log, kvhelpers.hazard, kvhelpers.plots, kvhelpers.experiment",
         "import kvhelpers.models, kvhelpers.presses, kvhelpers.generation",
         READ,
     ],

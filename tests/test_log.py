@@ -15,9 +15,9 @@ from kvhelpers import frames, log
 from kvhelpers.errors import InputError
 from kvhelpers.estimates import estimates
 from kvhelpers.experiment.grid import Contrast, Experiment
+from kvhelpers.format import share
 from kvhelpers.log import table, with_tables, write_tables
 from kvhelpers.paths import samples_dir
-from kvhelpers.report.format import share
 
 WORDS = "# A log\n\nSaid by a person, 3 | 4.\n\n| a | b |\n| --- | --- |\n| old | 1 |\n\nThe end.\n"
 

@@ -17,8 +17,8 @@ from kvhelpers.experiment.condition import LONGEST_STEM, make_condition
 from kvhelpers.experiment.grid import finished_results, load_experiment
 from kvhelpers.experiment.plain import read_yaml
 from kvhelpers.experiment.results import SCHEMA_VERSION, ConditionResult, read_result
+from kvhelpers.format import markdown_table, model_output
 from kvhelpers.records import StopReason
-from kvhelpers.report.format import markdown_table, model_output
 from kvhelpers.scoring.failure_modes import COMMON, is_amnesia
 from kvhelpers.scoring.failures import REPEATS, WINDOW, find_failures, find_periodic_loop, find_window_loop
 from kvhelpers.tasks.answers import extract_answer, is_right

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kvhelpers.analysis.runs import run_signals
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.experiment.run import load_for, press_seed, prompts_of, refuse_other_prompts
+from kvhelpers.frames import run_signals
 from kvhelpers.generation.inner_signals import against_full, attending, course, evicted, inside
 from kvhelpers.generation.replay import Replayer
 from kvhelpers.generation.requests import Request

@@ -1,7 +1,7 @@
 """A condition, a grid of conditions, their results on disk, and running one condition.
 
 This is where a run becomes a file and a file becomes a checked `ConditionResult`. It knows one condition at a
-time, and the files of an experiment; it does not compare conditions (`kvhelpers.analysis`) and starts no
+time, and the files of an experiment; it does not compare conditions (`kvhelpers.signals`) and starts no
 workers (`kvhelpers.commands`). Reading results loads no torch: names are loaded when they are first used.
 """
 

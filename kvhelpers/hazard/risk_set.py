@@ -16,10 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvhelpers.analysis.runs import run_signals
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.frames import run_signals
 from kvhelpers.hazard.events import Event, event_of
 from kvhelpers.hazard.features import FAMILIES, NAMES, READS, Feature, check_causal, run_features
 from kvhelpers.paths import find_results

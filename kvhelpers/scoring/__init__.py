@@ -1,7 +1,7 @@
 """What went wrong in one answer, what not to trust, and the rates of a condition.
 
 It sees a run's text, tokens and stop reason. It does not know the model, the press, or other conditions: what
-takes more than one condition is `kvhelpers.analysis`.
+takes more than one condition is `kvhelpers.signals`.
 """
 
 from kvhelpers.scoring.failure_modes import failure_mode

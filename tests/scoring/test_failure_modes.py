@@ -7,9 +7,9 @@ from factories import make_result
 from sklearn.metrics import cohen_kappa_score
 
 from kvhelpers.experiment.results import read_experiment
+from kvhelpers.format import rate
 from kvhelpers.paths import REPOSITORY, labels_dir, samples_dir
 from kvhelpers.records import FailureMode
-from kvhelpers.report.format import rate
 from kvhelpers.scoring.failure_modes import failure_mode, is_amnesia
 from kvhelpers.stats import wilson
 from kvhelpers.tasks.load import load_problems

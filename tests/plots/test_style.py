@@ -2,7 +2,7 @@ import matplotlib.image
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kvhelpers.report.figures.style import (
+from kvhelpers.plots import (
     NOT_VALID,
     legend_above,
     marked,

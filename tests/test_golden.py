@@ -14,9 +14,9 @@ from kvhelpers import frames, log
 from kvhelpers.estimates import estimates
 from kvhelpers.excerpts import read_labels, specimens
 from kvhelpers.experiment.grid import find_experiment, finished_results
+from kvhelpers.frames import save_frames
 from kvhelpers.paths import REPOSITORY, experiment_script, guard_path, samples_dir
 from kvhelpers.records import FailureMode
-from kvhelpers.report.frames import save_frames
 
 LOGS = sorted(path.stem for path in (REPOSITORY / "experiments").glob("[0-9]*.md"))
 FIGURES = REPOSITORY / "figures"

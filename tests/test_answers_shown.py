@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from factories import LENGTH, make_result
 
+from kvhelpers.answers import ALARM, CUT, FULL, LOOP, Answers, ShownAnswer
 from kvhelpers.errors import InputError
-from kvhelpers.report.answers import ALARM, CUT, FULL, LOOP, Answers, ShownAnswer
 
 NASTY = '<script>x("&amp;")</script>\n\'"`{{ 7 }}'  # LENGTH characters and more
 TAGS = {"table", "tr", "th", "td", "span", "b", "br", "p"}

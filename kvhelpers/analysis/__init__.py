@@ -1,1 +1,0 @@
-"""Signals of finished runs, one after the other."""

@@ -1,1 +1,0 @@
-"""Figures of studies as matplotlib objects; those of an experiment of conditions: `kvhelpers.plots`."""
