@@ -14,9 +14,9 @@ from kvhelpers.notebook import (
     assigned_names,
     condition_from_parameters,
     read_results,
-    wilson_ends,
 )
 from kvhelpers.paths import find_results
+from kvhelpers.plots import wilson_ends
 
 
 def test_only_parameters_cells_are_checked():

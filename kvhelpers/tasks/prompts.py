@@ -165,7 +165,7 @@ def _places(
         return None
     spans = enumerate(whole["offset_mapping"])
     inside = [at for at, (a, b) in spans if a < start + len(question) and b > start and b > a]
-    return inside[0], inside[-1] + 1
+    return (inside[0], inside[-1] + 1) if inside else None
 
 
 def text_hash(text: str) -> str:

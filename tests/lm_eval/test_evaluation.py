@@ -332,7 +332,7 @@ def test_the_command(output, capsys):
     assert "flexible-extract exact_match" in out and "log: experiments/c-onestep.md" in out
     (result,) = finished_results("c-onestep")
     log = (output / "experiments/c-onestep.md").read_text()
-    assert f"`{result.provenance.command}`" in log and "chosen by lm-evaluation-harness" in log
+    assert f"\n{result.provenance.command}\n" in log and "chosen by lm-evaluation-harness" in log
     assert result.provenance.command.startswith("python -m kvhelpers lm-eval --press knorm")
 
 
