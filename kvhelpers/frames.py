@@ -48,7 +48,7 @@ from kvhelpers.records import Record, StopReason
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.flags import baseline_is_weak
 from kvhelpers.scoring.summary import ENDINGS
-from kvhelpers.stats import SIGNIFICANCE, Estimate, compare_counts, estimate, wilson
+from kvhelpers.stats import SIGNIFICANCE, Estimate, estimate, wilson
 from kvhelpers.stats.bootstrap import Statistic
 
 CSV_DIGITS = 6
@@ -229,19 +229,6 @@ def rate_row(question: str, subject: str, metric: str, count: int, n: int) -> di
     """A rate with its Wilson 95 % interval, of ``n`` runs with a prompt each."""
     rate = wilson(count, n)
     return row(question, subject, metric, rate.rate, low=rate.low, high=rate.high, n=n, prompts=n)
-
-
-def difference_row(
-    question: str, subject: str, metric: str, first: Sequence[bool], second: Sequence[bool]
-) -> dict:
-    """A rate of the second minus that of the first on the same prompts, as `stats.compare_counts` has it.
-
-    ``q`` is McNemar's exact p; of rows that are read together it is to be replaced by `stats.adjusted`.
-    """
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    made = compare_counts(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
-    others = {"low": made.low, "high": made.high, "n": made.n, "prompts": made.n, "q": made.p}
-    return row(question, subject, metric, made.difference, **others)
 
 
 def bootstrap_row(

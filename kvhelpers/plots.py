@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from kvhelpers import estimates
 from kvhelpers.format import DAGGER
 from kvhelpers.paths import write_atomic
-from kvhelpers.stats import Estimate, wilson
+from kvhelpers.stats import wilson
 
 WIDTH, HEIGHT = 7.5, 9.0  # inches at most: read at the width of a column, on one page
 LETTER = 0.068  # inches: the mean width of a letter in a legend, on the safe side
@@ -226,12 +226,6 @@ def entries(axes: Axes) -> dict[str, Artist]:
     legend.remove()
     texts = [text.get_text() for text in legend.get_texts()]
     return dict(zip(texts, legend.legend_handles, strict=True))
-
-
-def spread_of(values: Sequence[Estimate]) -> list[list[float]]:
-    """What matplotlib's error bars take for these intervals: below and above, 0 where there is none."""
-    known = [(v.value, v.low, v.high) if v.low is not None else (v.value,) * 3 for v in values]
-    return [[max(0.0, v - low) for v, low, _ in known], [max(0.0, high - v) for v, _, high in known]]
 
 
 def legend_above(figure: Figure, shown: Mapping[str, Artist]) -> None:
