@@ -11,6 +11,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from kvhelpers.errors import InputError, shown
 from kvhelpers.paths import (
@@ -198,13 +199,26 @@ def _log(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if guard_path(name, root).is_file():
         from kvhelpers.commands.guard import write_stored_log as write
-    elif experiment_script(name).is_file():
-        runpy.run_path(str(experiment_script(name)))["write_log"](name)
+    elif (script := _study_script(name, root)) is not None:
+        write_log = runpy.run_path(str(script)).get("write_log")
+        if write_log is None:
+            raise InputError(
+                f"{relative(script)} has no log of its own; run it, and the study that it belongs to"
+            )
+        write_log(name)
         return _where(name)
     else:
         from kvhelpers.log import write_log as write
     write(name, root)
     return _where(name)
+
+
+def _study_script(name: str, root: Path) -> Path | None:
+    """The script of an experiment that has no conditions of its own, or None."""
+    from kvhelpers.experiment.results import result_paths
+
+    script = experiment_script(name)
+    return script if script.is_file() and not result_paths(name, root) else None
 
 
 def _sample(options: argparse.Namespace) -> str:
@@ -217,7 +231,7 @@ def _verify(options: argparse.Namespace) -> str:
     name, root = options.experiment, find_results(options.experiment)
     if guard_path(name, root).is_file():
         return _verify_study(name)
-    if (script := experiment_script(name)).is_file():
+    if (script := _study_script(name, root)) is not None:
         return f"{name} has no runs of its own; python {relative(script)} makes its numbers again"
     from kvhelpers.commands.verify import verify
 

@@ -150,8 +150,12 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
     )
     ignored = {key: value for one in made for key, value in one.ignored_generation_config.items()}
     unfollowed = [f"the model's own `{key}: {value}` is not followed" for key, value in ignored.items()]
-    chosen = "by lm-evaluation-harness" if condition.task.startswith(HARNESS) else f"by seed {condition.seed}"
+    chosen = f"chosen by seed {condition.seed}" if condition.shuffle else "the first of the data file"
+    chosen = "chosen by lm-evaluation-harness" if condition.task.startswith(HARNESS) else chosen
     turns = "as chat turns" if condition.multiturn else "in one message"
+    own = {"of": condition.examples_file, "made by": condition.prompt_template}
+    turns += "".join(f" {how} `{_without_home(file)}`" for how, file in own.items() if file)
+    ends = ", ".join(f"`{text!r}`" for text in condition.ends) or "no text"
     sizes = sorted({record.batch_size for record in records if record.batch_size})
     eager = [result.label for result in results if result.attn == "eager"]
     machines = _distinct(
@@ -173,7 +177,7 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
             *thinks,
         ],
         "Prompts": [
-            f"{condition.n_prompts} of {condition.task}, chosen {chosen}",
+            f"{condition.n_prompts} of {condition.task}, {chosen}",
             f"{condition.n_fewshot} worked examples {turns}",
             f"{sum(record.prompt_tokens for record in records) / len(records):.0f} tokens each",
         ],
@@ -181,6 +185,7 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
             "greedy from raw logits",
             f"repetition penalty {condition.repetition_penalty:g}",
             f"at most {condition.max_new_tokens} new tokens",
+            "" if condition.stop_strings is None else f"{ends} ends an answer",
             f"{'–'.join(map(str, sizes[:1] + sizes[1:][-1:]))} rows together" if sizes else "",
             *unfollowed,
         ],

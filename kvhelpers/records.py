@@ -311,13 +311,15 @@ class Machine(Shape):
 class SelfCheck(Shape):
     """How far a model's batched logits are from its own, as a share of their range, at most, and how far they
     may be; ``attn`` is the attention of the prefills, ``pressed`` whether runs under a press were compared
-    too (`generation.self_check`).
+    too (`generation.self_check`). ``exact_deviation`` is that of a model in half precision with its
+    weights in float32, or None where memory did not suffice for it.
     """
 
     attn: str
     pressed: bool
     deviation: float
     bound: float
+    exact_deviation: float | None = None
 
 
 class Provenance(Shape):

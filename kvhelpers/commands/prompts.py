@@ -9,7 +9,7 @@ from kvhelpers.experiment.results import ConditionResult
 from kvhelpers.experiment.run import problems_of, prompts_with
 from kvhelpers.models.load import load_tokenizer
 from kvhelpers.models.source import model_source
-from kvhelpers.tasks.prompts import Prompt
+from kvhelpers.tasks.prompts import Prompt, read_template
 
 
 class Tokenizers:
@@ -37,7 +37,7 @@ def prompts_again(
     result: ConditionResult, tokenizer: PreTrainedTokenizerBase | None, date: str | None = None
 ) -> list[Prompt] | None:
     """The prompts of a result, with the chat template's day or another ``date``; None where they cannot be
-    made again, for want of the tokenizer or of the task's data.
+    made again, for want of the tokenizer, the task's data or the prompt template.
 
     Raises
     ------
@@ -46,6 +46,8 @@ def prompts_again(
     condition = result.condition.model_copy(update={"template_date": date} if date else {})
     try:
         problems_of(condition)
+        if condition.prompt_template is not None:
+            read_template(condition.prompt_template)
     except InputError:
         return None
     return None if tokenizer is None else prompts_with(condition, tokenizer)

@@ -292,7 +292,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
             "use 'eager'"
         )
     check_task(condition.task, condition.data_file, condition.task_kwargs)
-    check_data(condition.task, condition.data_file, condition.examples_file, condition.shuffle)
+    check_data(condition.data_file, condition.examples_file, condition.shuffle, condition.examples_seed)
     check_position(condition.question_position, condition.multiturn)
     check_template(condition)
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):

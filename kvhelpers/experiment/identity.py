@@ -23,6 +23,7 @@ LATER = {
     "shuffle": True,
     "stop_strings": None,
 }
+FILES = ("template_sha256", "examples")  # named only where there are such files
 # how and where a condition is run; of files their contents count
 NOT_IN_IDENTITY = {"experiment", "batch_size", "device", "data_file", "examples_file", "prompt_template"}
 
@@ -39,10 +40,12 @@ def identity(condition: Condition) -> dict[str, Any]:
     data = data_fingerprint(condition.task, condition.data_file)
     from kvhelpers.models.device import resolve_device, resolve_dtype  # needs torch
 
-    files = {
-        "template_sha256": condition.prompt_template and text_hash(read_template(condition.prompt_template)),
-        "examples": condition.examples_file and data_fingerprint(condition.task, condition.examples_file),
-    }
+    template, examples = condition.prompt_template, condition.examples_file
+    hashes = (
+        template and text_hash(read_template(template)),
+        examples and data_fingerprint(condition.task, examples),
+    )
+    files = dict(zip(FILES, hashes, strict=True))
     usual = {key for key, value in LATER.items() if getattr(condition, key) == value}
     return condition.model_dump(exclude=NOT_IN_IDENTITY | usual) | {
         **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},

@@ -51,11 +51,15 @@ def provenance(
 
 
 def worst_check(checks: Iterable[SelfCheck | None]) -> SelfCheck | None:
-    """Of the checks of a model, by all that ran prompts, the one with the largest deviation; None if one did
-    not check.
+    """Of the checks of a model, by all that ran prompts, the one that was not made in float32, or with the
+    largest deviation; None if one did not check.
     """
     checks = list(checks)
-    return None if None in checks else max(checks, key=lambda check: check.deviation)
+    return (
+        None
+        if None in checks
+        else max(checks, key=lambda check: (check.exact_deviation is None, check.deviation))
+    )
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

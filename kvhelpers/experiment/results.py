@@ -20,14 +20,15 @@ from pydantic import Field, ValidationError
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import GRID_KEYS, Condition
-from kvhelpers.experiment.identity import LATER, SCHEMA_VERSION, hash_of, identity, shared_identity
+from kvhelpers.experiment.identity import FILES, LATER, SCHEMA_VERSION, hash_of, identity, shared_identity
 from kvhelpers.experiment.seal import SEAL, SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
 from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
 
 PREVIOUS = 4  # schema version whose results `commands.rescore` brings over
-USUAL = {key: value for key, value in LATER.items() if key not in GRID_KEYS}  # what an identity may not name
+# what an identity may not name
+USUAL = {key: value for key, value in LATER.items() if key not in GRID_KEYS} | dict.fromkeys(FILES)
 MEND = "restore it, or delete it and its twin and run the condition again"
 
 

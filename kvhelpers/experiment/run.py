@@ -34,7 +34,7 @@ from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.load import load_problems, verifier
 from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts, prompt_hash
-from kvhelpers.tasks.thinking import Tags, is_thinking, think_tags, thought_part
+from kvhelpers.tasks.thinking import Tags, opens_thoughts, think_tags, thought_part
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -299,7 +299,7 @@ def generate_prompts(
             token_ids=prompt.token_ids,
             press=condition.press_spec.for_prompt(len(prompt.token_ids)),
             seed=press_seed(condition.seed, prompt.id),
-            thinking=is_thinking(prompt.opening, tags),
+            thinking=opens_thoughts(prompt.opening, tags),
             question=prompt.question_tokens,
         )
         for prompt in prompts
@@ -363,7 +363,7 @@ def ended(
     """What a run left, and how many of its tokens are thoughts (None: the model does not think)."""
     text, ends = answer_text(run.token_ids, lm), char_ends(run.token_ids, lm)
     tags = tags_of(condition, lm)
-    tokens, chars = thought_part(text, ends, tags, is_thinking(prompt.opening, tags))
+    tokens, chars = thought_part(text, ends, tags, opens_thoughts(prompt.opening, tags))
     return Ended(text, run.token_ids, ends, run.stop_reason, chars or 0), tokens
 
 

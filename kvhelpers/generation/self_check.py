@@ -18,6 +18,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from functools import cache
 from pathlib import Path
 
 import kvpress
+import psutil
 import torch
 from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -88,6 +90,8 @@ def _remembered(lm: LanguageModel, pressed: bool) -> SelfCheck:
         return SelfCheck.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         outcome = _computed(lm, pressed)
+    if lm.dtype in HALF and outcome.exact_deviation is None:
+        return outcome  # another time there may be memory for the whole check
     with suppress(OSError):  # a cache folder that cannot be written to costs time only
         write_atomic(path, lambda temporary: temporary.write_text(outcome.model_dump_json() + "\n"))
     return outcome
@@ -112,11 +116,36 @@ def _computed(lm: LanguageModel, pressed: bool) -> SelfCheck:
     look = (_pressed_logits, "under a press") if pressed else (_plain_logits, "")
     deviation = check_model(lm).deviation if pressed else 0.0
     prefill_attention(lm.model, lm.attn)  # refuses sdpa where it leaves out a rule
-    if lm.dtype in HALF:
-        with _in_float32(lm) as exact:
-            _deviation(exact, *look)
+    exact = _exact_deviation(lm, *look) if lm.dtype in HALF else None
     deviation = max(deviation, _deviation(lm, *look))
-    return SelfCheck(attn=lm.attn, pressed=pressed, deviation=deviation, bound=BOUNDS[lm.dtype])
+    return SelfCheck(
+        attn=lm.attn, pressed=pressed, deviation=deviation, bound=BOUNDS[lm.dtype], exact_deviation=exact
+    )
+
+
+def _exact_deviation(lm: LanguageModel, logits_of, under: str) -> float | None:
+    """The largest deviation with the weights in float32, if it is within its bound; None, with a warning,
+    where they do not fit into memory.
+    """
+    try:
+        if lm.device == "cpu" and 2 * sum(map(torch.numel, _half(lm))) > psutil.virtual_memory().available:
+            raise MemoryError
+        with _in_float32(lm) as exact:
+            return _deviation(exact, logits_of, under)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    warnings.warn(
+        f"model {lm.name!r} could not be checked with its weights in float32 for want of memory; in {lm.dtype} "
+        "alone a rule of small effect can be missed",
+        stacklevel=2,
+    )
+    return None
+
+
+def _half(lm: LanguageModel) -> list[torch.Tensor]:
+    tensors = (*lm.model.parameters(), *lm.model.buffers())
+    return [tensor for tensor in tensors if tensor.dtype == HALF[lm.dtype]]
 
 
 @contextmanager
@@ -124,9 +153,7 @@ def _in_float32(lm: LanguageModel) -> Iterator[LanguageModel]:
     """The model with its weights in float32, which changes none of them, inside the context. It takes twice
     their memory.
     """
-    half = [
-        tensor for tensor in (*lm.model.parameters(), *lm.model.buffers()) if tensor.dtype == HALF[lm.dtype]
-    ]
+    half = _half(lm)
     try:
         for tensor in half:
             tensor.data = tensor.data.float()

@@ -43,7 +43,7 @@ from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.spec import PressSpec
 from kvhelpers.records import Shape, StopReason
 from kvhelpers.tasks.prompts import Prompt
-from kvhelpers.tasks.thinking import is_thinking
+from kvhelpers.tasks.thinking import opens_thoughts
 
 
 class Rows(Shape):
@@ -200,7 +200,7 @@ def _generate(
         given = (*tokens[point.condition][point.prompt_index][: point.keep], *point.then)
         press = _press(point, prompts, len(given))
         watch = partial(TakeUp, Action("take up", 0, press, given))
-        seed, thinking = press_seed(base.seed, prompt.id), is_thinking(prompt.opening, tags)
+        seed, thinking = press_seed(base.seed, prompt.id), opens_thoughts(prompt.opening, tags)
         requests.append(Request(prompt.token_ids, None, seed, watch, thinking))
     settings = Settings(
         max_new_tokens=base.max_new_tokens,

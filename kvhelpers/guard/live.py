@@ -43,7 +43,7 @@ from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import write_atomic
 from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN, Record
-from kvhelpers.tasks.thinking import is_thinking
+from kvhelpers.tasks.thinking import opens_thoughts
 
 HAZARD = ("hazard_restore", "hazard_roll_back", PERMUTED)  # that need a trained hazard
 TIMES = 2  # that each live run is made; the faster counts, since the first pays for what is done once
@@ -291,7 +291,7 @@ def _check(source: Source, wanted: Sequence[_Wanted], composed: Sequence[list[in
             condition.press_spec.for_prompt(len(prompt.token_ids)),
             press_seed(condition.seed, prompt.id),
             partial(one.decision.policy.guard, len(prompt.token_ids)),
-            is_thinking(prompt.opening, tags),
+            opens_thoughts(prompt.opening, tags),
         )
         for prompt, one in zip(prompts, wanted, strict=True)
     ]

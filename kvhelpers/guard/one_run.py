@@ -18,7 +18,7 @@ from kvhelpers.hazard.online import OnlineScorer
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.records import Record
 from kvhelpers.tasks.prompts import Prompt
-from kvhelpers.tasks.thinking import is_thinking
+from kvhelpers.tasks.thinking import opens_thoughts
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _run(
             condition.press_spec.for_prompt(len(prompt.token_ids)),
             press_seed(condition.seed, prompt.id),
             policy and partial(policy.guard, len(prompt.token_ids)),
-            is_thinking(prompt.opening, tags),
+            opens_thoughts(prompt.opening, tags),
         )
         for prompt in prompts
     ]

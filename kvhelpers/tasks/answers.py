@@ -39,7 +39,7 @@ APART = re.compile(r"^([\s:(*_]*)-\s+(?=\$?[0-9.])")  # a minus and its number
 FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 SHORT_FRACTION = re.compile(r"\\([dt]?)frac\s*([0-9])\s*([0-9])")
 IN_PROSE = rf"{MIXED.pattern}|{SHORT_FRACTION.pattern}|\\[dt]?frac\{{{DIGITS}\}}\{{{DIGITS}\}}"
-LAST = re.compile(rf"-?(?:{IN_PROSE})|{NUMBER.pattern}")
+LAST = re.compile(rf"-?(?:{IN_PROSE})|{NUMBER.pattern}(?:[\s~]*(?:{'|'.join(SCALES)})\b)?", re.IGNORECASE)
 WORDS = re.compile(r"\\(?:text|math)\w*\s*\{([^{}]*)\}(?:\^\{?[0-9]\}?)?")  # ``\text{ m}^2``
 MARKS = re.compile(r"\^\{?\\circ\}?|\\\W|[{}$]")  # of LaTeX
 

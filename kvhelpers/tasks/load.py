@@ -36,8 +36,17 @@ def check_task(task: str, data_file: str | None, task_kwargs: Mapping[str, Any])
         raise InputError(f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…', not for {task!r}")
 
 
-def check_data(task: str, data_file: str | None, examples_file: str | None, shuffle: bool) -> None:
-    """Raise InputError for an order or examples of a file where there is no data file."""
+def check_data(
+    data_file: str | None, examples_file: str | None, shuffle: bool, examples_seed: int | None
+) -> None:
+    """Raise InputError for an order or examples of a file where there is no data file, and for a draw of
+    examples that are not drawn.
+    """
+    if examples_file is not None and examples_seed is not None:
+        raise InputError(
+            f"examples_seed {examples_seed} is not allowed with examples_file, whose first rows are the "
+            "worked examples; leave one of them out"
+        )
     for name, given in (("examples_file", examples_file), ("shuffle", None if shuffle else shuffle)):
         if given is not None and not data_file:
             raise InputError(

@@ -139,17 +139,22 @@ def one_message(template: str, problem: Problem, examples: Sequence[Problem]) ->
 
     Raises
     ------
-    InputError : it fails, or leaves the question out.
+    InputError : it fails, or leaves the question or that of an example out.
     """
     worked = [{"question": example.question, "answer": example.solution} for example in examples]
     try:
         text = JINJA.from_string(template).render(examples=worked, question=problem.question)
     except Exception as error:  # a template is a program of anybody's making
         raise InputError(f"prompt_template fails on {problem.place}: {error}") from error
-    if problem.question not in text:
-        raise InputError(
-            f"prompt_template leaves out the question of {problem.place}; write {{{{ question }}}}"
-        )
+    for one, what in (
+        (problem, "question"),
+        *((example, "worked example's question") for example in examples),
+    ):
+        if one.question not in text:
+            raise InputError(
+                f"prompt_template leaves out or alters the {what} of {one.place}; write {{{{ question }}}}, and "
+                "the examples' in a loop over examples; n_fewshot 0 is none"
+            )
     return text
 
 

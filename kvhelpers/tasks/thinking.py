@@ -51,6 +51,13 @@ def is_thinking(text: str, tags: Tags | None, before: bool = False) -> bool:
     return before if not opened and closed < 0 else max(opened, default=-1) > closed
 
 
+def opens_thoughts(opening: str, tags: Tags | None) -> bool:
+    """Whether what opens the assistant's turn, the chat template's own text, leaves thoughts open. Nobody
+    speaks of a tag there, so that it counts wherever it stands.
+    """
+    return tags is not None and opening.rfind(tags[0]) > opening.rfind(tags[1])
+
+
 def thought_part(
     text: str, char_ends: Sequence[int], tags: Tags | None, before: bool
 ) -> tuple[int | None, int | None]:

@@ -96,6 +96,10 @@ BAD = [
     ({"press_kwargs": "{"}, "press_kwargs '{' is not allowed"),
     ({"shuffle": False}, "shuffle False needs a data_file"),
     ({"task": "gsm8k", "examples_file": "a.jsonl"}, "examples_file 'a.jsonl' needs a data_file"),
+    (
+        {"task": "gsm8k", "data_file": "a", "examples_file": "b", "examples_seed": 3},
+        "examples_seed 3 is not allowed with examples_file",
+    ),
     ({"prompt_template": "a.j2"}, "multiturn True does not fit prompt_template"),
     ({"prompt_template": "no-such.j2", "multiturn": False}, "prompt_template 'no-such.j2' cannot be read"),
     ({"stop_strings": [""]}, "stop_strings [''] is not allowed"),

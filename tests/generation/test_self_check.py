@@ -1,6 +1,7 @@
 """The check of a model finds what is exact exact, and fails on an attention that leaves out a rule."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +150,19 @@ def test_half_precision_does_not_hide_a_rule_of_small_effect(monkeypatch, dtype)
     after = model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert {tensor.dtype for tensor in after.values()} == {getattr(torch, dtype)}
+
+
+def test_without_memory_for_float32_a_model_in_half_precision_runs_with_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVHELPERS_CACHE", str(tmp_path))
+    model = built("Llama", initializer_range=0.1).to(torch.bfloat16)
+    lm = dataclasses.replace(as_lm("half", model), dtype="bfloat16", source="folder:/here#0")
+    with monkeypatch.context() as little:
+        little.setattr(self_check.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+        with pytest.warns(UserWarning, match="'half' could not be checked with its weights in float32"):
+            assert check_model(lm).exact_deviation is None
+    assert not [*tmp_path.rglob("*.json")]  # it is tried again
+    self_check._known.clear()
+    assert check_model(lm).exact_deviation < BOUNDS["float32"] and [*tmp_path.rglob("*.json")]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,9 @@ def test_a_template_of_one_s_own_makes_the_one_message(embedded, gsm8k_file, tmp
     [
         ("{% for %}", "prompt_template '.*' is no jinja"),
         ("{{ question }} {{ nothing }}", "prompt_template fails on .*: 'nothing' is undefined"),
-        ("Solve it.", "prompt_template leaves out the question of .*rows.jsonl' line 1"),
+        ("{{ question }}", "leaves out or alters the worked example's question of"),
+        ("{{ question|upper }}", "leaves out or alters the question of"),
+        ("Solve it.", "prompt_template leaves out or alters the question of .*rows.jsonl' line 1"),
         (None, "prompt_template '.*' cannot be read: No such file"),
     ],
 )

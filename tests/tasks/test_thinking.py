@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvhelpers.tasks.thinking import KNOWN, is_thinking, think_tags, thought_part
+from kvhelpers.tasks.thinking import KNOWN, is_thinking, opens_thoughts, think_tags, thought_part
 
 TAGS = ("<think>", "</think>")
 
@@ -34,6 +34,14 @@ def test_a_tag_that_is_only_spoken_of_opens_nothing():
     assert is_thinking(" \n <think>\n9", TAGS) and is_thinking("9\n<think>", TAGS)
     harmony = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
     assert is_thinking("<|start|>assistant<|channel|>analysis<|message|>9", harmony)
+
+
+@pytest.mark.parametrize("tags", KNOWN)
+def test_a_template_opens_thoughts_wherever_its_tag_stands(tags):
+    for before in ("", "[/INST]", "ASSISTANT: ", "<|im_start|>assistant\n"):
+        assert opens_thoughts(f"{before}{tags[0]}\n", tags)
+        assert not opens_thoughts(f"{before}{tags[0]}\n\n{tags[1]}\n", tags)
+    assert not opens_thoughts("ASSISTANT:", tags) and not opens_thoughts(tags[0], None)
 
 
 def test_a_tag_of_several_tokens_ends_within_one():
