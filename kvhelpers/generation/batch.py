@@ -134,7 +134,7 @@ class Batch:
         # copies, since a press that ran out of memory halfway may have kept notes
         presses = [phases(copy.deepcopy(row.press)) for row in rows]
         group = [
-            Request(row.past, prefilling, row.request.seed)
+            Request(row.past, prefilling, row.request.seed, question=row.request.question)
             for row, (prefilling, _) in zip(rows, presses, strict=True)
         ]
         alive = []

@@ -49,6 +49,16 @@ def test_a_condition_is_written_whole_and_read_back(output, embedded):
     assert [c.label for c in read_experiment("scratch")] == ["streaming_llm 0.5"]
 
 
+def test_a_run_says_what_is_kept_of_its_question(output, embedded):
+    """StreamingLLM keeps the first 4 tokens and the last ones."""
+    result = module.run_condition(small(ratio=0.9, max_new_tokens=2), embedded)
+    for prompt, record in zip(module.prompts_of(result.condition, embedded), result.records, strict=True):
+        n, (start, end) = len(prompt.token_ids), prompt.question_tokens
+        last = n - (int(n * (1 - 0.9)) - 4)
+        expected = sum(place < 4 or place >= last for place in range(start, end)) / (end - start)
+        assert 0 < expected < 1 and record.cache.question_kept == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_finished_condition_is_not_run_again(output, embedded, monkeypatch):
     first = module.run_condition(small(), embedded)
     monkeypatch.setattr(
