@@ -40,6 +40,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kvhelpers import own
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.experiment.tables import CONDITION_SCHEMA
@@ -117,6 +118,7 @@ def _of_condition(result: ConditionResult) -> dict:
     }
     about = {
         "condition": result.label,
+        "press": own.short(result.condition.press),
         "setting": result.condition.setting,
         "fields": result.condition.fields,
         "valid": not result.is_invalid,

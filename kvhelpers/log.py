@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from kvhelpers import frames, plots
+from kvhelpers import frames, own, plots
 from kvhelpers.errors import InputError
 from kvhelpers.estimates import HALF, RATES, curves, estimates
 from kvhelpers.excerpts import excerpts, read_labels
@@ -153,8 +153,8 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
     chosen = f"chosen by seed {condition.seed}" if condition.shuffle else "the first of the data file"
     chosen = "chosen by lm-evaluation-harness" if condition.task.startswith(HARNESS) else chosen
     turns = "as chat turns" if condition.multiturn else "in one message"
-    own = {"of": condition.examples_file, "made by": condition.prompt_template}
-    turns += "".join(f" {how} `{_without_home(file)}`" for how, file in own.items() if file)
+    files = {"of": condition.examples_file, "made by": condition.prompt_template}
+    turns += "".join(f" {how} `{_without_home(file)}`" for how, file in files.items() if file)
     ends = ", ".join(f"`{text!r}`" for text in condition.ends) or "no text"
     sizes = sorted({record.batch_size for record in records if record.batch_size})
     eager = [result.label for result in results if result.attn == "eager"]
@@ -177,7 +177,7 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
             *thinks,
         ],
         "Prompts": [
-            f"{condition.n_prompts} of {condition.task}, {chosen}",
+            f"{condition.n_prompts} of {own.short(condition.task)}, {chosen}",
             f"{condition.n_fewshot} worked examples {turns}",
             f"{sum(record.prompt_tokens for record in records) / len(records):.0f} tokens each",
         ],
@@ -238,7 +238,7 @@ def conditions_table(results: Sequence[ConditionResult], long: pd.DataFrame) -> 
         condition, summary = result.condition, result.summary
         flags = flags_of(result, find_baseline(results, result))
         rows.append(
-            {"condition": result.label, "press": condition.press, "ratio": condition.ratio}
+            {"condition": result.label, "press": own.short(condition.press), "ratio": condition.ratio}
             | {"budget": condition.budget, "fields": condition.fields, "n": summary.n}
             | {name: rates.loc[result.label, name] for name in RATES}
             | {name: getattr(summary, name) for name in ("prompt_tokens", "kept_tokens", "cache_bytes")}

@@ -21,14 +21,16 @@ from pydantic import (
     model_validator,
 )
 
+from kvhelpers import own
 from kvhelpers.errors import InputError, check_text, shown, unknown_name, without_repeats
 from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
 from kvhelpers.presses.registry import DECODING, NONE
-from kvhelpers.presses.spec import PressSpec
+from kvhelpers.presses.spec import PressSpec, described, with_hashes
 from kvhelpers.tasks.chat import TEMPLATE_DATE
 from kvhelpers.tasks.harness import PREFIX as HARNESS
 from kvhelpers.tasks.load import check_data, check_task, data_fingerprint, stop_strings
+from kvhelpers.tasks.load import is_own as is_own_task
 from kvhelpers.tasks.prompts import POSITIONS, check_position, read_template
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -201,7 +203,7 @@ class Condition(BaseModel):
 
     def label(self) -> str:
         """Short name for people."""
-        name = NONE if self.press == NONE else f"{self.press} {self.amount}"
+        name = NONE if self.press == NONE else f"{own.short(self.press)} {self.amount}"
         return name + (f" ({self.fields})" if self.fields else "")
 
 
@@ -252,13 +254,14 @@ def build_condition(values: dict[str, Any]) -> Condition:
 
 
 def make_condition(values: dict[str, Any]) -> Condition:
-    """Check parameters and build a condition.
+    """Check parameters and build a condition. ``press`` may be a name, or a class or an instance of a press.
 
     Raises
     ------
     InputError : one sentence about the first parameter that is unknown, of a wrong type or out of range, or
         about a press, task, device, dtype, model or data file that does not exist.
     """
+    values = _with_press(values)
     for name in values:
         if name not in Condition.model_fields:
             raise unknown_name("parameter", name, Condition.model_fields)
@@ -275,7 +278,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
             f"batch_size {shown(batch_size)} is not allowed: give a whole number of prompts from 1 on, or "
             "'auto'"
         )
-    condition = build_condition(values)
+    condition = _with_hashes(build_condition(values))
     for name in (
         "press_kwargs",
         "task_kwargs",
@@ -306,6 +309,29 @@ def make_condition(values: dict[str, Any]) -> Condition:
     if condition.examples_file is not None:
         data_fingerprint(condition.task, condition.examples_file)
     return condition
+
+
+def _with_press(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with a name and fields in place of a press that is given itself."""
+    if isinstance(press := values.get("press", ""), str | int | float | list | dict | None):
+        return values
+    found = described(press)
+    ratio = found.pop("ratio", None)
+    if found.get("press_kwargs") and values.get("press_kwargs"):
+        raise InputError("press_kwargs make no sense with a press that is given itself; set its own fields")
+    asked = values.get("ratio")
+    if ratio and (values.get("budget") is not None or asked not in (None, ratio)):
+        raise InputError(f"ratio {asked} does not fit the press given, which has {ratio}; set one of them")
+    if asked is None and values.get("budget") is None and ratio is not None:
+        found["ratio"] = ratio
+    return {**values, **found}
+
+
+def _with_hashes(condition: Condition) -> Condition:
+    """The condition with hashes of the code of one's own that it names."""
+    press, kwargs = with_hashes(condition.press, condition.press_kwargs)
+    task = own.with_hash("task", condition.task) if is_own_task(condition.task) else condition.task
+    return condition.model_copy(update={"press": press, "press_kwargs": kwargs, "task": task})
 
 
 def check_template(condition: Condition) -> None:

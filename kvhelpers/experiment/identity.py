@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from kvhelpers import own
 from kvhelpers.experiment.condition import GRID_KEYS, Condition
 from kvhelpers.experiment.plain import plain_hash
 from kvhelpers.models.source import model_source
@@ -49,6 +50,8 @@ def identity(condition: Condition) -> dict[str, Any]:
     usual = {key for key, value in LATER.items() if getattr(condition, key) == value}
     return condition.model_dump(exclude=NOT_IN_IDENTITY | usual) | {
         **{name: importlib.metadata.version(name) for name in ("transformers", "kvpress")},
+        "press": own.short(condition.press),
+        "task": own.short(condition.task),
         "model_source": source,
         "data": data,
         **{name: value for name, value in files.items() if value is not None},

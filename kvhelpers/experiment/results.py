@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from kvhelpers import own
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import GRID_KEYS, Condition
 from kvhelpers.experiment.identity import FILES, LATER, SCHEMA_VERSION, hash_of, identity, shared_identity
@@ -141,7 +142,7 @@ def _takes_meaning(flags: dict[str, int], n: int) -> bool:
 
 def result_path(condition: Condition) -> Path:
     """The condition's JSON file."""
-    return results_dir(condition.experiment) / condition.press / f"{condition.stem()}.json"
+    return results_dir(condition.experiment) / own.short(condition.press) / f"{condition.stem()}.json"
 
 
 def find_finished(condition: Condition) -> ConditionResult | None:
@@ -225,7 +226,7 @@ def _of_another_schema(path: Path, version: object) -> InputError:
 
 def _refuse_misplaced(result: ConditionResult) -> None:
     condition = result.condition
-    place = f"{condition.experiment}/{condition.press}/{condition.stem()}.json"
+    place = f"{condition.experiment}/{own.short(condition.press)}/{condition.stem()}.json"
     if place != "/".join(result.path.parts[-3:]):
         raise InputError(f"results file {relative(result.path)} belongs to {place}; move it and its twin")
     indices = [record.prompt_index for record in result.records]

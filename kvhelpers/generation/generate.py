@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from kvhelpers.generation.batch import Batch
 from kvhelpers.generation.limits import check_limits
+from kvhelpers.generation.own_press import check_own_presses
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.self_check import check_model
@@ -33,10 +34,12 @@ def generate(
     Raises
     ------
     InputError : what `limits.check_limits` refuses; a model whose batched runs `self_check` does not find
-        exact; a press that acts while decoding, on a model with a sliding window.
+        exact; a press that acts while decoding, on a model with a sliding window; a press of one's own that
+        fails on a prompt.
     """
     check_limits(lm.model, requests, settings.max_new_tokens)
     check_model(lm, pressed=any(request.press is not None for request in requests))
+    check_own_presses(lm, requests)
     batch = Batch(lm, requests, settings, passes)
     while not batch.is_done:
         yield from batch.advance()

@@ -136,8 +136,8 @@ def _exact_deviation(lm: LanguageModel, logits_of, under: str) -> float | None:
         if not is_out_of_memory(error):
             raise
     warnings.warn(
-        f"model {lm.name!r} could not be checked with its weights in float32 for want of memory; in {lm.dtype} "
-        "alone a rule of small effect can be missed",
+        f"model {lm.name!r} could not be checked with its weights in float32 for want of memory; in "
+        f"{lm.dtype} alone a rule of small effect can be missed",
         stacklevel=2,
     )
     return None

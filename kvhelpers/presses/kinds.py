@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 
 import kvpress
 from kvpress.utils import compute_n_kept
@@ -10,6 +11,9 @@ from kvpress.utils import compute_n_kept
 from kvhelpers.presses.registry import POSTHOC
 from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.sink import SinkPress
+
+# whether presses of one's own act after the forward pass, as `generation.own_press` found
+OWN_POSTHOC: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 def phases(press: kvpress.BasePress | None) -> tuple[kvpress.BasePress | None, kvpress.DecodingPress | None]:
@@ -27,7 +31,22 @@ def is_posthoc(press: kvpress.BasePress | None) -> bool:
     """
     if isinstance(press, (SinkPress, RestoreRowsPress)):
         return is_posthoc(press.press)
-    return press is None or type(press).__name__ in POSTHOC
+    if press is None or type(press) in OWN_POSTHOC:
+        return press is None or OWN_POSTHOC[type(press)]
+    return type(press).__name__ in POSTHOC and _is_kvpress(press)
+
+
+def is_own(press: kvpress.BasePress | None) -> bool:
+    """Whether a press, or one that it wraps, is neither kvpress's nor this project's."""
+    while press is not None:
+        if not (_is_kvpress(press) or type(press).__module__.startswith("kvhelpers.")):
+            return True
+        press = getattr(press, "press", None)
+    return False
+
+
+def _is_kvpress(press: kvpress.BasePress) -> bool:
+    return type(press).__module__.startswith("kvpress.")
 
 
 def observation_window(press: kvpress.BasePress | None) -> int | None:

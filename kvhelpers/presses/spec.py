@@ -7,12 +7,14 @@ built.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kvhelpers import own
 from kvhelpers.errors import InputError, shown, unknown_name
 from kvhelpers.presses.registry import BY_NAME, DECODING, EAGER, NONE, PREFILL_DECODING, PressEntry
 
@@ -26,7 +28,8 @@ class PressSpec:
 
     ``name`` is ``none``, a short name of `registry.PRESSES` or a kvpress class name. Exactly one of ``ratio``
     (in [0, 1)) and ``budget`` (tokens) is set, except for ``none``. ``kwargs`` are the press's own fields;
-    for a wrapping press, give the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``.
+    for a wrapping press, give the inner one as ``{"press": {"name": "snapkv", "window_size": 16}}``. A press
+    of one's own is named as in `own`.
     ``DecodingPress`` leaves the prompt's cache alone and has ratio 0; of ``PrefillDecodingPress`` the ratio
     or budget is that of its prefilling press.
     """
@@ -141,6 +144,53 @@ class PressSpec:
         return press
 
 
+def described(press: kvpress.BasePress | type) -> dict[str, Any]:
+    """A press that is given itself, an instance or a class, as the parameters ``press``, ``ratio`` and
+    ``press_kwargs`` of a condition; a class has no ratio.
+
+    Raises
+    ------
+    InputError : it is no press, or `own.name_of` refuses its class.
+    """
+    from kvpress import BasePress
+
+    press_class = press if isinstance(press, type) else type(press)
+    if not issubclass(press_class, BasePress):
+        raise InputError(
+            f"press {shown(press)} is not allowed; it is a name, or a class or an instance of a "
+            "press of kvpress"
+        )
+    known = BY_NAME.get(press_class.__name__) if press_class.__module__.startswith("kvpress.") else None
+    own_entry = next((one for one in BY_NAME.values() if _is_of(one, press_class)), None)
+    entry = known or own_entry
+    name = (entry.short or entry.class_name) if entry else own.name_of("press", press_class)
+    if press is press_class:
+        return {"press": name}
+    kwargs = {}
+    for one in dataclasses.fields(press):
+        value = getattr(press, one.name)
+        if not one.init or one.name == "compression_ratio" or value == one.default:
+            continue
+        if isinstance(value, BasePress):
+            inner = described(value)
+            value = {"name": inner["press"]} | inner["press_kwargs"]
+        kwargs[one.name] = value
+    return {"press": name, "ratio": press.compression_ratio, "press_kwargs": kwargs}
+
+
+def _is_of(entry: PressEntry, press_class: type) -> bool:
+    return entry.is_own and (entry.module, entry.class_name) == (press_class.__module__, press_class.__name__)
+
+
+def with_hashes(name: str, kwargs: Mapping[str, Any], parameter: str = "press") -> tuple[str, dict[str, Any]]:
+    """The press's name and fields, with the hashes of code of one's own (`own.with_hash`)."""
+    inner = {}
+    for key, (given, fields) in _inner_presses(kwargs).items():
+        known, fields = with_hashes(given, fields, f"press_kwargs {key}")
+        inner[key] = {"name": known} | fields
+    return (own.with_hash(parameter, name) if own.is_own(name) else name), {**kwargs, **inner}
+
+
 def _entry(name: object) -> PressEntry | None:
     return BY_NAME.get(name) if isinstance(name, str) else None
 
@@ -156,7 +206,9 @@ def _inner_presses(kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, 
 
 def _check_names(name: object, kwargs: Mapping[str, Any], parameter: str) -> None:
     """Check the names of a press and of those among its fields, and their fields' values."""
-    entry = _entry(name)
+    if own.is_own(name):
+        own.with_hash(parameter, name)
+    entry = PressEntry(name) if own.is_own(name) else _entry(name)
     if entry is None:
         usable = [other for other, entry in BY_NAME.items() if entry.unsupported is None]
         raise unknown_name(parameter, name, [NONE, *usable] if parameter == "press" else usable)
@@ -196,8 +248,9 @@ def _check_decoding(press: kvpress.DecodingPress | None) -> None:
 
 def _make(name: str, kwargs: Mapping[str, Any], parameter: str) -> kvpress.BasePress:
     """Build a press, the presses among its fields first; its name is known."""
-    entry = BY_NAME[name]
-    press_class = getattr(importlib.import_module(entry.module), entry.class_name)
+    press_class = own.load(parameter, name) if own.is_own(name) else _class_of(BY_NAME[name])
+    if own.is_own(name):
+        _check_class(parameter, name, press_class)
     _check_fields(name, press_class, kwargs)
     inner = {
         key: _make(inner_name, inner_kwargs, f"press_kwargs {key}")
@@ -210,6 +263,20 @@ def _make(name: str, kwargs: Mapping[str, Any], parameter: str) -> kvpress.BaseP
             f"{parameter} {name!r} cannot be built with press_kwargs {shown(kwargs)}: "
             f"{str(error) or type(error).__name__}"
         ) from error
+
+
+def _class_of(entry: PressEntry) -> type:
+    return getattr(importlib.import_module(entry.module), entry.class_name)
+
+
+def _check_class(parameter: str, name: str, press_class: object) -> None:
+    from kvpress import BasePress
+
+    if not (isinstance(press_class, type) and issubclass(press_class, BasePress)):
+        raise InputError(
+            f"{parameter} {name!r} is no press: it is a class that inherits from kvpress.ScorerPress, with a "
+            "method score, or from another press of kvpress"
+        )
 
 
 def _check_fields(name: str, press_class: type, kwargs: Mapping[str, Any]) -> None:

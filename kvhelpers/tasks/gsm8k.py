@@ -41,7 +41,7 @@ def gsm8k_problems(
         rows = _file_rows(data_file)
         own = n_fewshot if examples_file is None else 0  # examples that come from the data file
         if shuffle:
-            chosen = _sample(rows, own + n_prompts, seed, data_file)
+            chosen = sample(rows, own + n_prompts, seed, data_file)
             problems, examples = chosen[own:], chosen[:own]
         else:
             chosen = _first(rows, n_prompts + own, data_file)
@@ -50,11 +50,11 @@ def gsm8k_problems(
             examples = _first(_file_rows(examples_file), n_fewshot, examples_file)
         elif examples_seed is not None:
             rest = [row for row in rows if row not in problems]
-            examples = _sample(rest, n_fewshot, examples_seed, data_file)
+            examples = sample(rest, n_fewshot, examples_seed, data_file)
     else:
         problems = _hub_rows("test", n_prompts, seed)
         examples = _hub_rows("train", n_fewshot, seed if examples_seed is None else examples_seed)
-    _check_distinct([*examples, *problems])
+    check_distinct([*examples, *problems])
     return problems, examples
 
 
@@ -63,7 +63,7 @@ def gsm8k_fingerprint(data_file: str | None) -> str:
     return f"sha256:{hashlib.sha256(_read(data_file)).hexdigest()}" if data_file else f"hub:{HUB[0]}"
 
 
-def _check_distinct(problems: Sequence[Problem]) -> None:
+def check_distinct(problems: Sequence[Problem]) -> None:
     """Refuse equal questions: a worked example would tell a prompt's answer, and a prompt asked twice would
     count as two. White space makes no difference.
     """
@@ -77,7 +77,8 @@ def _check_distinct(problems: Sequence[Problem]) -> None:
             )
 
 
-def _sample(rows: Sequence, n: int, seed: int, where: str) -> list:
+def sample(rows: Sequence, n: int, seed: int, where: str) -> list:
+    """``n`` rows by seed. Raises InputError where there are fewer."""
     return random.Random(seed).sample(rows, len(_first(rows, n, where)))
 
 
@@ -99,7 +100,7 @@ def _hub_rows(split: str, n: int, seed: int) -> list[Problem]:
             f"task 'gsm8k' cannot load {HUB[0]}: {reason}; or name a local JSONL as data_file"
         ) from error
     problems = []
-    for index in _sample(range(len(rows)), n, seed, HUB[0]):
+    for index in sample(range(len(rows)), n, seed, HUB[0]):
         row, place = rows[index], f"{HUB[0]} {split} row {index}"
         try:
             problems.append(_problem(f"gsm8k/{split}/{index}", place, row["question"], row["answer"]))
@@ -140,10 +141,10 @@ def _problem(row_id: str, place: str, question: str, answer: str) -> Problem:
         raise ValueError("its question is empty")
     for text in (question, answer):
         text.encode()  # half a character, which JSON can write, is no text for a tokenizer
-    return Problem(row_id, place, question, answer, _reference(answer), ASKED.format(question))
+    return Problem(row_id, place, question, answer, reference(answer), ASKED.format(question))
 
 
-def _reference(answer: str) -> str:
+def reference(answer: str) -> str:
     """The number after the answer's only ``#### ``, with which it ends; ValueError where there is none."""
     _, *numbers = answer.split("#### ")
     if len(numbers) != 1:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from kvhelpers import own
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.tasks.answers import is_number
 from kvhelpers.tasks.gsm8k import gsm8k_fingerprint, gsm8k_problems
 from kvhelpers.tasks.harness import PREFIX as HARNESS
 from kvhelpers.tasks.harness import UNTIL, check_harness_task, harness_fingerprint, has_full_marks
 from kvhelpers.tasks.onestep import onestep_problems
+from kvhelpers.tasks.own_task import own_problems, own_verifier
 from kvhelpers.tasks.prompts import STOP_STRINGS, Problem
 from kvhelpers.tasks.reasoning_gym import (
     PREFIX,
@@ -20,20 +22,29 @@ from kvhelpers.tasks.reasoning_gym import (
     reasoning_gym_problems,
 )
 
-TASKS = ("onestep", "gsm8k", f"{PREFIX}<name>")
+TASKS = ("onestep", "gsm8k", f"{PREFIX}<name>", "my_task.py:<name>")
+
+
+def is_own(task: str) -> bool:
+    """Whether a task is code of one's own (`own_task`)."""
+    return own.is_own(task) and not task.startswith((PREFIX, HARNESS))
 
 
 def check_task(task: str, data_file: str | None, task_kwargs: Mapping[str, Any]) -> None:
     """Raise InputError for an unknown task, or for a data file or kwargs that it does not take."""
     is_gym, is_harness = task.startswith(PREFIX), task.startswith(HARNESS)
-    if is_harness:
+    if is_own(task):
+        own.with_hash("task", task)
+    elif is_harness:
         check_harness_task(task, task_kwargs)
     elif not is_gym and task not in TASKS:
         raise unknown_name("task", task, TASKS)
     if task != "gsm8k" and data_file:
         raise InputError(f"data_file {data_file!r} is only for task 'gsm8k', not for {task!r}")
-    if not (is_gym or is_harness) and task_kwargs:
-        raise InputError(f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…', not for {task!r}")
+    if not (is_gym or is_harness or is_own(task)) and task_kwargs:
+        raise InputError(
+            f"task_kwargs {dict(task_kwargs)} are only for tasks '{PREFIX}…' and your own, not for {task!r}"
+        )
 
 
 def check_data(
@@ -90,6 +101,8 @@ def load_problems(
         raise InputError(f"the prompts of task {task!r} are in lm-evaluation-harness only, not here")
     if n_prompts < 1 or n_fewshot < 0:
         raise InputError(f"n_prompts {n_prompts} must be at least 1 and n_fewshot {n_fewshot} at least 0")
+    if is_own(task):
+        return own_problems(task, n_prompts, n_fewshot, seed, examples_seed, task_kwargs or {})
     if task == "onestep":
         return onestep_problems(n_prompts, n_fewshot, seed, examples_seed)
     if task == "gsm8k":
@@ -109,12 +122,12 @@ def data_fingerprint(task: str, data_file: str | None) -> str:
         return gsm8k_fingerprint(data_file)
     if task.startswith(HARNESS):
         return harness_fingerprint()
-    return "generated" if task == "onestep" else reasoning_gym_fingerprint()
+    return "generated" if task == "onestep" or is_own(task) else reasoning_gym_fingerprint()
 
 
 def texts_may_be_shared(task: str) -> bool:
     """Whether a task's questions are generated, so that results may carry them."""
-    return task != "gsm8k" and not task.startswith(HARNESS)
+    return task != "gsm8k" and not task.startswith(HARNESS) and not is_own(task)
 
 
 def stop_strings(task: str, task_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -135,6 +148,8 @@ def verifier(
     """
     if task.startswith(HARNESS) and marks:
         return lambda _: has_full_marks(marks)
+    if is_own(task):
+        return own_verifier(task, reference)
     if is_number(reference) or not task.startswith(PREFIX):
         return None
     return partial(is_right_by_its_verifier, task, task_kwargs, prompt_id)

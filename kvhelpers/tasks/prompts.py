@@ -152,8 +152,8 @@ def one_message(template: str, problem: Problem, examples: Sequence[Problem]) ->
     ):
         if one.question not in text:
             raise InputError(
-                f"prompt_template leaves out or alters the {what} of {one.place}; write {{{{ question }}}}, and "
-                "the examples' in a loop over examples; n_fewshot 0 is none"
+                f"prompt_template leaves out or alters the {what} of {one.place}; write {{{{ question }}}}, "
+                "and the examples' in a loop over examples; n_fewshot 0 is none"
             )
     return text
 
