@@ -98,7 +98,8 @@ def log_text(
     files = f"[estimates.csv]({folder}/estimates.csv)"
     n = results[0].summary.n
     half = wilson(n // 2, n)
-    missing = sorted(set(spec.labels()) - set(runs["condition"])) if spec else []
+    there = set(map(own.bare, runs["condition"]))
+    missing = sorted(label for label in spec.labels() if own.bare(label) not in there) if spec else []
     left_out = f"{len(results) - len(shown)} more conditions and all" if len(results) > len(shown) else "All"
     parts = [
         f"# Experiment {name}",

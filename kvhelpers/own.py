@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import textwrap
 import types
 import uuid
 from collections.abc import Iterator
@@ -41,6 +42,11 @@ def short(name: str) -> str:
     """``ValueNormPress@1a2b3c4d5e6f``: what tells code apart, wherever it lies; other names as they are."""
     found = FORM.fullmatch(name) if is_own(name) else None
     return f"{found['name']}@{found['hash']}" if found and found["hash"] else name
+
+
+def bare(label: str) -> str:
+    """A condition's label without the place and the hash of its press's code."""
+    return re.sub(r"^(?:\S*:)?(\w+)(?:@[0-9a-f]{12})?(?=\s|$)", r"\1", label)
 
 
 def with_hash(parameter: str, name: str) -> str:
@@ -266,7 +272,7 @@ def _hash_of_class(given: type) -> str | None:
     for function in _functions(given):
         if any(name != "__class__" for name in function.__code__.co_freevars):
             return None
-    read = {node.id for node in ast.walk(ast.parse(inspect.cleandoc(text))) if isinstance(node, ast.Name)}
+    read = {node.id for node in ast.walk(ast.parse(textwrap.dedent(text))) if isinstance(node, ast.Name)}
     for value in (around[name] for name in read if name in around and around[name] is not given):
         if not isinstance(value, types.ModuleType) and getattr(value, "__module__", "__main__") == "__main__":
             return None

@@ -10,9 +10,14 @@ import pandas as pd
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.grid import Experiment
-from kvhelpers.experiment.identity import check_here
 from kvhelpers.experiment.results import find_finished
-from kvhelpers.experiment.run import generate_prompts, load_for, prompts_of, rows_together
+from kvhelpers.experiment.run import (
+    check_before_loading,
+    generate_prompts,
+    load_for,
+    prompts_of,
+    rows_together,
+)
 
 PROBE_TOKENS, PROBE_ROWS = 8, 4
 
@@ -27,7 +32,7 @@ def plan(experiment: Experiment) -> pd.DataFrame:
     """
     rows = []
     for condition in experiment.conditions():
-        check_here(condition)
+        check_before_loading(condition)
         done = condition.n_prompts if find_finished(condition) else len(Checkpoint(condition).finished())
         rows.append({"Condition": condition.label(), "Prompts": condition.n_prompts, "Done": done})
     return pd.DataFrame(rows)

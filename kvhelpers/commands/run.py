@@ -28,9 +28,9 @@ from kvhelpers.errors import InputError, is_out_of_memory
 from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import Condition, make_condition
 from kvhelpers.experiment.grid import Experiment, save_experiment
-from kvhelpers.experiment.identity import check_here, identity_hash
+from kvhelpers.experiment.identity import identity_hash
 from kvhelpers.experiment.results import check_same_experiment, find_finished, result_path
-from kvhelpers.experiment.run import finish_condition, run_prompts
+from kvhelpers.experiment.run import check_before_loading, finish_condition, run_prompts
 from kvhelpers.generation.passes import Passes
 from kvhelpers.log import write_log
 from kvhelpers.models.device import resolve_device, resolve_dtype
@@ -57,7 +57,7 @@ def run_experiment(experiment: Experiment, scheduler: str | None = None, workers
     InputError : a bad condition (nothing has run then), a scheduler that is not there, another runner at work
         on the experiment, or conditions that failed, named with their errors after all others ran.
     """
-    conditions = list(map(check_here, experiment.conditions()))
+    conditions = list(map(check_before_loading, experiment.conditions()))
     failed: list[str] = []
     if scheduler is not None or not all(map(_is_done, conditions)):
         with connected(scheduler, workers) as client, _only_runner(experiment.name):

@@ -1,6 +1,7 @@
 """A condition's results on disk, read and checked: one JSON and one parquet.
 
-``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``. The JSON holds what
+``data/results/<experiment>/<press>/<model>_<ratio>_<n>p.json`` and ``.parquet``; in
+``scratch`` with a hash behind ``p``. The JSON holds what
 `ConditionResult` names. The parquet has a row per new token: the condition's columns (`tables`),
 prompt_index, step, token_id, char_end (characters of the answer's text up to the token's end), and the
 signals of `records`.
@@ -9,7 +10,9 @@ signals of `records`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +23,16 @@ from pydantic import Field, ValidationError
 
 from kvhelpers import own
 from kvhelpers.errors import InputError
-from kvhelpers.experiment.condition import GRID_KEYS, Condition
-from kvhelpers.experiment.identity import FILES, LATER, SCHEMA_VERSION, hash_of, identity, shared_identity
+from kvhelpers.experiment.condition import GRID_KEYS, SCRATCH, Condition
+from kvhelpers.experiment.identity import (
+    FILES,
+    LATER,
+    SCHEMA_VERSION,
+    hash_of,
+    identity,
+    identity_hash,
+    shared_identity,
+)
 from kvhelpers.experiment.seal import SEAL, SIGNALS, changed_parts, file_hash
 from kvhelpers.paths import relative, results_dir
 from kvhelpers.records import Example, Provenance, Record, Shape, Summary
@@ -30,6 +41,13 @@ from kvhelpers.scoring.flags import INVALIDATING, baseline_is_weak
 PREVIOUS = 4  # schema version whose results `commands.rescore` brings over
 # what an identity may not name
 USUAL = {key: value for key, value in LATER.items() if key not in GRID_KEYS} | dict.fromkeys(FILES)
+SCRATCH_STEM = re.compile(r"_[0-9a-f]{8}$")
+HASHED = {  # parts of an identity that nobody can read
+    "model_source": "the model's files",
+    "data": "the data",
+    "template_sha256": "the prompt template",
+    "examples": "the examples' file",
+}
 MEND = "restore it, or delete it and its twin and run the condition again"
 
 
@@ -141,8 +159,17 @@ def _takes_meaning(flags: dict[str, int], n: int) -> bool:
 
 
 def result_path(condition: Condition) -> Path:
-    """The condition's JSON file."""
-    return results_dir(condition.experiment) / own.short(condition.press) / f"{condition.stem()}.json"
+    """The condition's JSON file. In `condition.SCRATCH`, where any parameter may change, it is named after
+    all of them.
+    """
+    whole = identity_hash(condition) if condition.experiment == SCRATCH else ""
+    return results_dir(condition.experiment) / _place(condition, whole)
+
+
+def _place(condition: Condition, condition_hash: str) -> str:
+    """A condition's file below its experiment's folder."""
+    end = f"_{condition_hash[:8]}" if condition.experiment == SCRATCH else ""
+    return f"{own.short(condition.press)}/{condition.stem()}{end}.json"
 
 
 def find_finished(condition: Condition) -> ConditionResult | None:
@@ -157,7 +184,11 @@ def find_finished(condition: Condition) -> ConditionResult | None:
     if path.exists():
         finished = read_result(path)
         _refuse_unless_same(condition, finished, wanted)
+        if condition.experiment == SCRATCH:
+            os.utime(path)  # it was asked for last
         return finished
+    if condition.experiment == SCRATCH:
+        return None
     if others := result_paths(condition.experiment):  # one of them: `check_same_experiment` looks at all
         _refuse_unless_same(condition, read_result(others[0]), shared_identity(wanted))
     return None
@@ -167,6 +198,8 @@ def check_same_experiment(condition: Condition) -> None:
     """Raise InputError unless every finished condition of the experiment differs from this one in its press
     only.
     """
+    if condition.experiment == SCRATCH:
+        return
     shared = shared_identity(identity(condition))
     for result in read_experiment(condition.experiment):
         _refuse_unless_same(condition, result, shared)
@@ -174,15 +207,16 @@ def check_same_experiment(condition: Condition) -> None:
 
 def _refuse_unless_same(condition: Condition, other: ConditionResult, wanted: dict[str, Any]) -> None:
     there = USUAL | other.identity
-    changed = ", ".join(
-        f"{key} {there.get(key)!r} → {value!r}"
+    changed = [
+        f"{HASHED[key]} changed" if key in HASHED else f"{key} {there.get(key)!r} → {value!r}"
         for key, value in (USUAL | wanted).items()
         if there.get(key) != value
-    )
+    ]
     if changed:
         raise InputError(
             f"experiment {condition.experiment!r} already holds {relative(other.path)} with another "
-            f"configuration ({changed}); choose another experiment name or delete that file"
+            f"configuration ({', '.join(changed)}); run it under another experiment name (--name, or the "
+            "parameter experiment), or delete that file"
         )
 
 
@@ -226,7 +260,7 @@ def _of_another_schema(path: Path, version: object) -> InputError:
 
 def _refuse_misplaced(result: ConditionResult) -> None:
     condition = result.condition
-    place = f"{condition.experiment}/{own.short(condition.press)}/{condition.stem()}.json"
+    place = f"{condition.experiment}/{_place(condition, result.condition_hash)}"
     if place != "/".join(result.path.parts[-3:]):
         raise InputError(f"results file {relative(result.path)} belongs to {place}; move it and its twin")
     indices = [record.prompt_index for record in result.records]
@@ -253,17 +287,26 @@ def read_experiment(
     experiment: str, root: Path | None = None, previous: bool = False
 ) -> list[ConditionResult]:
     """All finished conditions of an experiment below ``root``, ``none`` first, then by press, ratio and file
-    name; ``previous`` as in `read_result`.
+    name; ``previous`` as in `read_result`. Of `condition.SCRATCH` those that belong to what was asked for
+    last.
     """
 
     def place(result: ConditionResult) -> tuple:
         condition = result.condition
         return not condition.is_baseline, condition.press, condition.ratio or 0, result.path.name
 
-    results = sorted((read_result(path, previous) for path in result_paths(experiment, root)), key=place)
+    found = (read_result(path, previous) for path in result_paths(experiment, root))
+    results = sorted(_asked_last(found) if experiment == SCRATCH else found, key=place)
     for other in results[1:]:
         refuse_mixed(results[0], other)
     return results
+
+
+def _asked_last(results: Iterable[ConditionResult]) -> list[ConditionResult]:
+    """Those that differ from what was asked for last in their press only."""
+    newest_first = sorted(results, key=lambda result: result.path.stat().st_mtime, reverse=True)
+    shared = [USUAL | shared_identity(result.identity) for result in newest_first]
+    return [result for result, one in zip(newest_first, shared, strict=True) if one == shared[0]]
 
 
 def refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
@@ -280,4 +323,5 @@ def refuse_mixed(one: ConditionResult, other: ConditionResult) -> None:
 def result_paths(experiment: str, root: Path | None = None) -> list[Path]:
     """Where the JSON files of an experiment's finished conditions below ``root`` lie."""
     paths = results_dir(experiment, root).glob("*/*.json")
-    return sorted(path for path in paths if not path.name.startswith("."))  # killed writes leave hidden files
+    paths = (path for path in paths if not path.name.startswith("."))  # killed writes leave hidden files
+    return sorted(path for path in paths if experiment != SCRATCH or SCRATCH_STEM.search(path.stem))

@@ -32,9 +32,23 @@ from kvhelpers.records import SCALARS, Example, Record, StopReason
 from kvhelpers.scoring.flags import cache_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
+from kvhelpers.tasks.harness import PREFIX as HARNESS
 from kvhelpers.tasks.load import load_problems, verifier
 from kvhelpers.tasks.prompts import Problem, Prompt, build_prompts, prompt_hash
 from kvhelpers.tasks.thinking import Tags, opens_thoughts, think_tags, thought_part
+
+
+def check_before_loading(condition: Condition) -> Condition:
+    """The condition, if it can be run as far as that is known without its model.
+
+    Raises
+    ------
+    InputError : as `identity.check_here`; data that cannot be read, or have too few rows.
+    """
+    check_here(condition)
+    if not condition.task.startswith(HARNESS):  # whose prompts lm-evaluation-harness makes
+        problems_of(condition)
+    return condition
 
 
 def load_for(condition: Condition) -> LanguageModel:
@@ -44,6 +58,7 @@ def load_for(condition: Condition) -> LanguageModel:
     ------
     InputError : it cannot be loaded, or its batched runs are not found exact.
     """
+    check_before_loading(condition)
     lm = load_model(condition.model, condition.device, condition.dtype, condition.asked_attention)
     check_model(lm, pressed=not condition.is_baseline)
     return lm
@@ -103,7 +118,7 @@ def run_condition(condition: Condition, lm: LanguageModel | None = None) -> Cond
         if lm is not None:
             _refuse_other_tokens(finished, lm)
         return finished
-    lm = lm or load_for(check_here(condition))
+    lm = lm or load_for(condition)
     checkpoint = Checkpoint(condition)
     checkpoint.forget_errored()
     ready = len(checkpoint.finished())
