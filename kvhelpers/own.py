@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.machinery
 import importlib.util
 import inspect
 import re
@@ -181,23 +182,31 @@ def _files(parameter: str, path: Path) -> Iterator[tuple[Path, str]]:
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(f"{parameter}: {file} cannot be read as Python: {error}") from error
         yield file, text
-        names = set()
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+        late = {id(node) for function in functions for node in ast.walk(function)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level <= 1:
-                names |= {node.module} if node.module else {alias.name for alias in node.names}
+                names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                raise InputError(
-                    f"{parameter}: {file} line {node.lineno} imports from above its folder, which is not "
-                    "followed"
-                )
-        for name in sorted(names):
-            first = name.removeprefix(f"{folder.name}.").split(".")[0]
-            if first == __package__:  # this project, of which results name the commit
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+            else:
                 continue
-            waiting += sorted((folder / first).rglob("*.py")) if (folder / first).is_dir() else []
-            waiting += [folder / f"{first}.py"] if (folder / f"{first}.py").is_file() else []
+            firsts = {name.removeprefix(f"{folder.name}.").split(".")[0] for name in names}
+            firsts -= {__package__}  # this project, of which results name the commit
+            beside = [one for first in sorted(firsts) for one in _beside(folder, first)]
+            if getattr(node, "level", 0) > 1 or (beside and id(node) in late):
+                raise InputError(
+                    f"{parameter}: {file} line {node.lineno} imports from above its folder, or within a "
+                    "function, where an edit would not be seen; import it at the file's beginning, from its "
+                    "folder"
+                )
+            waiting += beside
+
+
+def _beside(folder: Path, name: str) -> list[Path]:
+    """The files of a module or a package in a folder."""
+    package = sorted((folder / name).rglob("*.py")) if (folder / name).is_dir() else []
+    return package + [file for file in [folder / f"{name}.py"] if file.is_file()]
 
 
 def _fresh(path: Path, digest: str) -> types.ModuleType:
@@ -207,20 +216,41 @@ def _fresh(path: Path, digest: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     own = {file for file, _ in _files("file", path)}
     hidden = {key: sys.modules.pop(key) for key in _modules_of(own)}
-    sys.path.insert(0, str(path.parent))
+    finder = _Beside(path.parent, own)
+    sys.meta_path.insert(0, finder)
     sys.modules[name] = module  # dataclasses look there
-    importlib.invalidate_caches()
     try:
         exec(compile(path.read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
     finally:
-        sys.path.remove(str(path.parent))
+        sys.meta_path.remove(finder)
         for key in _modules_of(own - {path}):
             del sys.modules[key]
         sys.modules.update(hidden)
     return module
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles what stands in the file; a compiled file may be of another text of the same second and size."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return compile(self.get_data(self.path), self.path, "exec")
+
+
+class _Beside:
+    """Finds these files, modules of a folder and of its packages."""
+
+    def __init__(self, folder: Path, files: set[Path]):
+        self.folder, self.files = folder, files
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        for place in [str(self.folder)] if path is None else path:
+            spec = importlib.machinery.FileFinder(place, (_Source, [".py"])).find_spec(name)
+            if spec is not None and spec.origin and Path(spec.origin).resolve() in self.files:
+                return spec
+        return None
 
 
 def _modules_of(files: set[Path]) -> list[str]:

@@ -56,6 +56,28 @@ def test_what_is_not_there_is_one_sentence(folder, name, reason):
         own.with_hash("press", name)
 
 
+def test_an_edit_within_a_second_is_seen_whatever_was_compiled(folder):
+    """Python itself goes by time and size, of which both may be the same."""
+    for sign in (1, 2):
+        (folder / "beside.py").write_text(f"SIGN = {sign}\n")
+        os.utime(folder / "beside.py", (1, 1))
+        subprocess.run(
+            [sys.executable, "-c", "import beside"],
+            cwd=folder,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""},
+        )
+        assert own.load("press", own.with_hash("press", "mine.py:Press"))().score() == sign
+
+
+@pytest.mark.parametrize(
+    "text", ["from .. import other\n", "def late():\n    import beside\n\n\nclass Press: pass\n"]
+)
+def test_imports_that_cannot_be_followed_are_refused(folder, text):
+    (folder / "mine.py").write_text(text)
+    with pytest.raises(InputError, match="line [12] imports from above its folder, or within a function"):
+        own.with_hash("press", "mine.py:Press")
+
+
 def test_code_that_fails_is_one_sentence(folder):
     (folder / "mine.py").write_text("class Press: pass\nraise ValueError('no')\n")
     with pytest.raises(InputError, match="cannot be imported: ValueError"):

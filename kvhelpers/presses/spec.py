@@ -137,6 +137,10 @@ class PressSpec:
         _check_decoding(decoding)
         if prefilling is None:
             return press
+        if not hasattr(prefilling, "compression_ratio"):  # any object would take one, and ignore it
+            if ratio:
+                raise InputError(f"press {self.name!r} has no compression_ratio; use ratio 0")
+            return press
         try:
             prefilling.compression_ratio = ratio
         except AttributeError as error:
