@@ -233,7 +233,7 @@ def _fresh(path: Path, digest: str) -> types.ModuleType:
 
 
 class _Source(importlib.machinery.SourceFileLoader):
-    """Compiles what stands in the file; a compiled file may be of another text of the same second and size."""
+    """Compiles what stands in the file; a compiled file may be of another text of the same second."""
 
     def get_code(self, fullname: str) -> types.CodeType:
         return compile(self.get_data(self.path), self.path, "exec")

@@ -34,8 +34,8 @@ def small(**changes):
 
 
 def test_a_condition_is_written_whole_and_read_back(output, embedded):
-    result = module.run_condition(small(), embedded)
-    assert result.path == output / "data/results/scratch/streaming_llm/smollm2-135m_0.5_4p.json"
+    result = module.run_condition(small(experiment="mine"), embedded)
+    assert result.path == output / "data/results/mine/streaming_llm/smollm2-135m_0.5_4p.json"
     read = read_result(result.path)
     assert read == result and read.schema_version == SCHEMA_VERSION and len(read.records) == 4
     check = read.provenance.self_check
@@ -46,7 +46,7 @@ def test_a_condition_is_written_whole_and_read_back(output, embedded):
     assert np.isnan(signals["entropy_change"][signals["step"] == 0]).all()
     assert all(len(row) == 20 for row in signals["top20_logprob"])
     assert [p.name for p in result.path.parent.iterdir() if p.suffix not in (".json", ".parquet")] == []
-    assert [c.label for c in read_experiment("scratch")] == ["streaming_llm 0.5"]
+    assert [c.label for c in read_experiment("mine")] == ["streaming_llm 0.5"]
 
 
 def test_a_run_says_what_is_kept_of_its_question(output, embedded):
@@ -68,12 +68,12 @@ def test_a_finished_condition_is_not_run_again(output, embedded, monkeypatch):
 
 
 def test_another_configuration_never_overwrites(output, embedded):
-    path = module.run_condition(small(), embedded).path
+    path = module.run_condition(small(experiment="mine"), embedded).path
     before = path.read_bytes()
     with pytest.raises(
-        InputError, match=r"already holds .* \(max_new_tokens 16 → 8\); choose another experiment name"
+        InputError, match=r"already holds .* \(max_new_tokens 16 → 8\); run it under another experiment name"
     ):
-        module.run_condition(small(max_new_tokens=8), embedded)
+        module.run_condition(small(experiment="mine", max_new_tokens=8), embedded)
     assert path.read_bytes() == before
 
 
@@ -207,11 +207,11 @@ def test_a_window_that_does_not_fit_is_flagged_in_the_result_and_the_log(output,
 
 
 def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded):
-    module.run_condition(small(), embedded)
+    module.run_condition(small(experiment="mine"), embedded)
     with pytest.raises(InputError, match=r"already holds .* \(seed 42 → 1\)"):
-        module.run_condition(small(press="knorm", seed=1), embedded)
+        module.run_condition(small(experiment="mine", press="knorm", seed=1), embedded)
     with pytest.raises(InputError, match="n_prompts 4 → 3"):
-        module.run_condition(small(n_prompts=3), embedded)
+        module.run_condition(small(experiment="mine", n_prompts=3), embedded)
 
 
 def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
