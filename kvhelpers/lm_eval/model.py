@@ -21,7 +21,7 @@ from kvhelpers.experiment.run import answer_text, generate_prompts, load_for, ro
 from kvhelpers.records import StopReason
 from kvhelpers.tasks.chat import check_template_kwargs, checked_text
 from kvhelpers.tasks.harness import PREFIX, REQUESTS, UNTIL
-from kvhelpers.tasks.prompts import Prompt
+from kvhelpers.tasks.prompts import PROMPT, Prompt
 from kvhelpers.tasks.thinking import Tags
 
 MAX_NEW_TOKENS = 256  # where a task names no limit, as in the harness's own model
@@ -71,6 +71,7 @@ class CompressedLM(LM):
     template_date, think_tags : as in `experiment.condition.Condition`.
     batch_size : prompts decoded together, or ``auto``.
     max_batch_size : taken for the harness's sake; ``auto`` finds its own.
+    compress : ``prompt`` only; a request does not say where its question begins.
 
     Raises
     ------
@@ -93,8 +94,14 @@ class CompressedLM(LM):
         chat_template_kwargs: dict[str, Any] | str | None = None,
         template_date: str = Condition.model_fields["template_date"].default,
         think_tags: list[str] | str | None = None,
+        compress: str = PROMPT,
     ):
         super().__init__()
+        if compress != PROMPT:
+            raise InputError(
+                f"compress {shown(compress)} is not allowed with tasks of lm-evaluation-harness, whose "
+                f"requests do not say where their question begins; use {PROMPT!r}"
+            )
         self._turn: str | None = None
         text = str(batch_size)
         self.parameters = {
