@@ -324,14 +324,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
 
 
 def check_template(condition: Condition) -> None:
-    """Raise InputError for a prompt template that cannot be read, or that does not make the whole prompt, and
-    where somebody else makes the prompts that are to be divided.
-    """
-    if condition.compress == CONTEXT and condition.task.startswith(HARNESS):
-        raise InputError(
-            f"compress {CONTEXT!r} is not allowed with {condition.task!r}, whose prompts do not say where "
-            f"their question begins; use {PROMPT!r}"
-        )
+    """Raise InputError for a prompt template that cannot be read, or that does not make the whole prompt."""
     if condition.prompt_template is None:
         return
     given = {"multiturn": condition.multiturn, "question_position": condition.question_position}

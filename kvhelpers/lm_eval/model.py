@@ -61,6 +61,15 @@ class Decoding:
         return cls(until, given["max_gen_toks"], float(given.get("repetition_penalty", 1.0)))
 
 
+def refuse_context(compress: object) -> None:
+    """Raise InputError unless whole prompts are compressed."""
+    if compress not in (None, PROMPT):
+        raise InputError(
+            f"compress {shown(compress)} is not allowed with tasks of lm-evaluation-harness, whose requests "
+            f"do not say where their question begins; use {PROMPT!r}"
+        )
+
+
 @register_model("kvhelpers")
 class CompressedLM(LM):
     """A model whose ``generate_until`` runs prompts in exact batches from compressed caches.
@@ -97,11 +106,7 @@ class CompressedLM(LM):
         compress: str = PROMPT,
     ):
         super().__init__()
-        if compress != PROMPT:
-            raise InputError(
-                f"compress {shown(compress)} is not allowed with tasks of lm-evaluation-harness, whose "
-                f"requests do not say where their question begins; use {PROMPT!r}"
-            )
+        refuse_context(compress)
         self._turn: str | None = None
         text = str(batch_size)
         self.parameters = {
