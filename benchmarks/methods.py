@@ -304,13 +304,13 @@ def measured(
     weight_bytes, weight_count = sum(w.nbytes for w in weights), sum(w.numel() for w in weights)
     step = BatchedCache.step
 
-    def counted(cache, model, fed, positions):
+    def counted(cache, model, fed, positions, *last):
         read_once = cache._read_together() * len(cache.layers)
         tokens = sum(map(sum, cache.lengths)) - (len(cache.lengths) - 1) * read_once
         _, heads, _, dim = cache.layers[0].keys.shape
         measured.moved_bytes += weight_bytes + 2 * tokens * heads * dim * weights[0].element_size()
         measured.flops += 2 * weight_count * sum(map(len, fed))
-        return step(cache, model, fed, positions)
+        return step(cache, model, fed, positions, *last)
 
     with (
         weighed(lm.device, measured),

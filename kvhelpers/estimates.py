@@ -151,7 +151,7 @@ def half_accuracy(runs: pd.DataFrame) -> list[dict]:
         plain = twins["baseline_correct"].to_numpy(bool)
         if len(kept) < 2 or not len(right) or baseline_is_weak(int(plain.sum())):
             continue
-        whole = runs.set_index("run").loc[twins["baseline"], "prompt_tokens"].mean()
+        whole = runs.set_index("run").loc[twins["baseline"], "compressed_tokens"].astype(float).mean()
         places = np.array([whole, *kept, 0], dtype=float)
         correct = np.column_stack([plain, right]).astype(float)
 

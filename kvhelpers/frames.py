@@ -22,7 +22,8 @@ ended, errored    it ended by itself; it stopped by an error that is not the mod
 tokens            new tokens
 thinking_tokens, answering_tokens, never_left_thinking    new tokens up to the end of a thinking model's
                   thoughts, and behind it; whether there are none; only where there are runs of such a model
-kept_tokens, removed    prompt tokens kept (a mean over heads), share removed; missing if the prefill failed
+compressed_tokens, kept_tokens, removed    tokens that the press was given, the prompt's or its context's; of
+                  these kept (a mean over heads), share removed; missing if the prefill failed
 sink_kept, question_kept    share of heads that hold the first token; of the question's tokens, share held
 batch_size        rows that could decode together
 baseline_correct, baseline_looping    outcomes of the run without compression; missing where there is none
@@ -65,6 +66,7 @@ TYPES = dict.fromkeys(
         "onset_char",
         "detected",
         "batch_size",
+        "compressed_tokens",
         "passes",
         "drafted",
         "accepted",
@@ -154,6 +156,7 @@ def _of_run(result: ConditionResult, record: Record) -> dict:
         "thinking_tokens": thinking,
         "answering_tokens": None if thinking is None else record.n_tokens - thinking,
         "prompt_tokens": record.prompt_tokens,
+        "compressed_tokens": cache.prompt_tokens if cache else None,
         "kept_tokens": cache.kept_tokens if cache else None,
         "sink_kept": cache.sink_kept if cache else None,
         "question_kept": cache.question_kept if cache else None,

@@ -28,6 +28,7 @@ from kvhelpers.scoring.flags import FLAGS, INVALIDATING
 from kvhelpers.signals import LAST, QUANTILES, SIGNALS
 from kvhelpers.stats import SIGNIFICANCE, wilson
 from kvhelpers.tasks.harness import PREFIX as HARNESS
+from kvhelpers.tasks.prompts import CONTEXT
 
 Form = str | Callable[[Any], str]  # a format string for the value, or what takes the row
 Columns = Mapping[str, tuple[str, Form]]
@@ -181,6 +182,7 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
             f"{condition.n_prompts} of {own.short(condition.task)}, {chosen}",
             f"{condition.n_fewshot} worked examples {turns}",
             f"{sum(record.prompt_tokens for record in records) / len(records):.0f} tokens each",
+            *_of_the_context(results),
         ],
         "Decoding": [
             "greedy from raw logits",
@@ -213,6 +215,24 @@ def setup(results: Sequence[ConditionResult]) -> list[str]:
         ],
     }
     return [f"{name}: {'; '.join(filter(None, said))}." for name, said in lines.items()]
+
+
+def _of_the_context(results: Sequence[ConditionResult]) -> list[str]:
+    """What the setup says of conditions whose context alone is compressed."""
+    those = [result for result in results if result.condition.compress == CONTEXT]
+    caches = [record.cache for result in those for record in result.records if record.cache]
+    if not caches:
+        return []
+    tokens = sum(cache.prompt_tokens for cache in caches) / len(caches)
+    of = (
+        ""
+        if len(those) == len(results)
+        else _cut(" of ", [result.label for result in those], 3).removesuffix(".")
+    )
+    return [
+        f"compress `{CONTEXT}`{of}: ratio, budget and kept tokens are of the {tokens:.0f} tokens before the "
+        "question, which is fed whole to the compressed cache"
+    ]
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
@@ -306,7 +326,10 @@ def screen_text(results: Sequence[ConditionResult]) -> str:
     rows = []
     for result in results:
         shares = {name: rate(getattr(result.summary, name)) for name in RATES if name != "wrong_answer"}
-        kept = f"{result.summary.kept_tokens or 0:.0f} of {result.summary.prompt_tokens:.0f}"
+        whole = [
+            record.cache.prompt_tokens if record.cache else record.prompt_tokens for record in result.records
+        ]
+        kept = f"{result.summary.kept_tokens or 0:.0f} of {sum(whole) / len(whole):.0f}"
         flags = ", ".join(flags_of(result, find_baseline(results, result))) or GAP
         rows.append(
             {"condition": result.label, **shares, "kept": kept, "n": result.summary.n, "flags": flags}

@@ -154,7 +154,8 @@ class Failures(Shape):
 
 
 class CacheReport(Shape):
-    """What one prompt's cache holds after its prefill.
+    """What one prompt's cache holds after its prefill; of a context that was compressed, before its question
+    was fed to it: the question's tokens, which are whole, are in none of these numbers.
 
     ``kept_tokens`` is the mean over layers and key-value heads, so head-wise and layer-wise presses are
     measured too; ``cache_bytes`` are bytes really held, which masked keys do not shrink. ``sink_kept`` is the
@@ -247,8 +248,10 @@ class Record(Shape):
 
     @property
     def removed(self) -> float:
-        """Measured share of the prompt's cache that was removed; NaN if the prefill failed."""
-        return 1 - self.cache.kept_tokens / self.prompt_tokens if self.cache else float("nan")
+        """Measured share of the cache of what was compressed, prompt or context, that was removed; NaN if the
+        prefill failed.
+        """
+        return 1 - self.cache.kept_tokens / self.cache.prompt_tokens if self.cache else float("nan")
 
 
 class Rate(Shape):

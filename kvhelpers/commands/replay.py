@@ -25,7 +25,7 @@ from kvhelpers.hazard.events import event_of
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.paths import find_results, relative, replay_path, write_atomic
 from kvhelpers.records import Record
-from kvhelpers.tasks.prompts import Prompt
+from kvhelpers.tasks.prompts import PROMPT, Prompt
 
 
 def replay(experiment: str, labels: Sequence[str] = ()) -> int:
@@ -84,6 +84,11 @@ def _missing(result: ConditionResult) -> Iterator[tuple[ConditionResult, Record,
     """The condition's runs that are not replayed, with their tokens before the event."""
     if result.condition.repetition_penalty != 1.0:
         raise InputError(f"condition {result.label!r} has a repetition penalty; its runs cannot be replayed")
+    if result.condition.compress != PROMPT:
+        raise InputError(
+            f"condition {result.label!r} has compress {result.condition.compress!r}; runs whose question is "
+            "fed to a compressed cache cannot be replayed"
+        )
     for record, tokens in run_signals(result, ["token_id", "char_end"]):
         _, time = event_of(record, tokens["char_end"].to_numpy())
         path = replay_path(result.condition.experiment, result.label, record.prompt_index)

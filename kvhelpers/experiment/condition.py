@@ -31,7 +31,15 @@ from kvhelpers.tasks.chat import TEMPLATE_DATE
 from kvhelpers.tasks.harness import PREFIX as HARNESS
 from kvhelpers.tasks.load import check_data, check_task, data_fingerprint, stop_strings
 from kvhelpers.tasks.load import is_own as is_own_task
-from kvhelpers.tasks.prompts import POSITIONS, check_position, read_template
+from kvhelpers.tasks.prompts import (
+    COMPRESS,
+    CONTEXT,
+    POSITIONS,
+    PROMPT,
+    check_compress,
+    check_position,
+    read_template,
+)
 
 EXPERIMENT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LONGEST_NAME = 160  # characters of an experiment's name: files are called after it, with up to 95 bytes more
@@ -39,7 +47,7 @@ LONGEST_STEM = 200  # likewise of a condition's files
 SCRATCH = "scratch"  # the experiment of a condition that names none
 DEFAULT_RATIO = 0.875
 PRESS_KEYS = ("press", "ratio", "budget", "press_kwargs")
-SETTING_KEYS = ("question_position", "examples_seed")  # how the prompts are made
+SETTING_KEYS = ("question_position", "examples_seed", "compress")  # how the prompts are made and compressed
 GRID_KEYS = (*PRESS_KEYS, *SETTING_KEYS)
 
 
@@ -58,7 +66,8 @@ class Condition(BaseModel):
 
     ``ratio`` None means .875 for a press that compresses, unless ``budget`` is given, and 0 for ``none``.
     ``prompt_template`` is a file that makes the one message (`tasks.prompts.one_message`), and
-    ``question_position`` is explained in `tasks.prompts.build_prompts`; ``examples_file``, ``shuffle`` and
+    ``question_position`` and ``compress`` are explained in `tasks.prompts.build_prompts` (``ratio`` and
+    ``budget`` are of what is compressed); ``examples_file``, ``shuffle`` and
     ``examples_seed`` in `tasks.load.load_problems`, ``template_date`` and ``chat_template_kwargs`` in
     `tasks.chat.render`. ``stop_strings`` None are the task's.
     ``think_tags`` open and close thoughts; None: the ones that the chat template names (`tasks.thinking`).
@@ -85,6 +94,7 @@ class Condition(BaseModel):
     shuffle: bool = True
     stop_strings: Annotated[list[str] | None, BeforeValidator(_from_json)] = None
     question_position: Literal[*POSITIONS] = "last"
+    compress: Literal[*COMPRESS] = PROMPT
     examples_seed: int | None = Field(default=None, ge=0)
     template_date: str = TEMPLATE_DATE
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
@@ -191,10 +201,13 @@ class Condition(BaseModel):
 
     @property
     def setting(self) -> str:
-        """For people, how the prompts differ from usual ones; empty where they do not."""
+        """For people, how the prompts, or what is compressed of them, differ from usual ones; empty where
+        they do not.
+        """
         first = "question first" if self.question_position == "first" else ""
         examples = "" if self.examples_seed is None else f"examples {self.examples_seed}"
-        return ", ".join(filter(None, (first, examples)))
+        compressed = "compress context" if self.compress == CONTEXT else ""
+        return ", ".join(filter(None, (first, examples, compressed)))
 
     @property
     def fields(self) -> str:
@@ -297,6 +310,8 @@ def make_condition(values: dict[str, Any]) -> Condition:
     check_task(condition.task, condition.data_file, condition.task_kwargs)
     check_data(condition.data_file, condition.examples_file, condition.shuffle, condition.examples_seed)
     check_position(condition.question_position, condition.multiturn)
+    n_fewshot = condition.n_fewshot if condition.prompt_template is None else None
+    check_compress(condition.compress, condition.multiturn, condition.question_position, n_fewshot)
     check_template(condition)
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
         if (value := getattr(condition, name)) not in ("auto", *allowed):

@@ -16,6 +16,7 @@ SCHEMA_VERSION = 5  # of result files and of the records in checkpoints
 # parameters that older results do not name: there they have these values
 LATER = {
     "question_position": "last",
+    "compress": "prompt",
     "examples_seed": None,
     "task_kwargs": {},
     "template_date": "2025-01-01",

@@ -81,6 +81,7 @@ def prompts_with(condition: Condition, tokenizer: PreTrainedTokenizerBase) -> li
         condition.template_date,
         condition.chat_template_kwargs,
         condition.prompt_template,
+        condition.compress,
     )
 
 
@@ -166,12 +167,12 @@ def run_prompts(
     Raises
     ------
     InputError : a model that is not the condition's, a finished prompt that had other tokens, or a budget
-        above the shortest prompt, before anything runs.
+        above the shortest prompt, or its context, before anything runs.
     """
     _refuse_other_model(condition, lm)
     check = check_model(lm, pressed=not condition.is_baseline)
     prompts = prompts_of(condition, lm) if prompts is None else prompts
-    condition.press_spec.for_prompt(min(len(prompt.token_ids) for prompt in prompts))
+    condition.press_spec.for_prompt(min(len(prompt.compressed) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
     checkpoint, recorder = Checkpoint(condition), _Recorder(condition, lm)
     finished = checkpoint.forget_damaged([prompt.id for prompt in prompts])
@@ -309,13 +310,16 @@ def generate_prompts(
 ) -> Iterator[Generation]:
     """Generate the answers of some prompts as the condition says, in the order in which they end."""
     tags = tags_of(condition, lm)
+    sizes = {len(prompt.compressed) for prompt in prompts}
+    presses = {size: condition.press_spec.for_prompt(size) for size in sizes}  # one for all of a context
     requests = [
         Request(
             token_ids=prompt.token_ids,
-            press=condition.press_spec.for_prompt(len(prompt.token_ids)),
-            seed=press_seed(condition.seed, prompt.id),
+            press=presses[len(prompt.compressed)],
+            seed=seed_of(condition, prompt),
             thinking=opens_thoughts(prompt.opening, tags),
             question=prompt.question_tokens,
+            context=prompt.context,
         )
         for prompt in prompts
     ]
@@ -382,6 +386,13 @@ def ended(
     return Ended(text, run.token_ids, ends, run.stop_reason, chars or 0), tokens
 
 
+def seed_of(condition: Condition, prompt: Prompt) -> int:
+    """Seed of random numbers that the condition's press may draw: one for each prompt, or one for each
+    context, so that all questions on it find the same cache.
+    """
+    return press_seed(condition.seed, prompt.id if prompt.context is None else prompt_hash(prompt.compressed))
+
+
 def press_seed(seed: int, prompt_id: str) -> int:
     """Seed of random numbers a press may draw for a prompt, the same in every batch, process and order."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}".encode()).digest()[:4])
@@ -414,7 +425,7 @@ class _Recorder:
             loop_onset_char=scored.loop_onset_char,
             cache=run.cache,
             compressions=run.compressions,
-            flags=self._flags(run, len(prompt.token_ids)),
+            flags=self._flags(run, len(prompt.compressed)),
             seconds=round(run.seconds, 3),
             batch_size=run.batch_size,
             drafting=run.drafting,
@@ -425,6 +436,7 @@ class _Recorder:
         return record, {"token_id": run.token_ids, "char_end": left.char_ends, **run.signals}
 
     def _flags(self, run: Generation, n_tokens: int) -> list[str]:
+        """The flags of a run of whose prompt so many tokens were compressed."""
         prefilling, decoding = phases(self.condition.press_spec.for_prompt(n_tokens))
         if run.error is not None:
             window = observation_window(prefilling)

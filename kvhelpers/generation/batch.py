@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 
 import torch
 
@@ -20,12 +21,23 @@ from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
 from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.passes import Passes
-from kvhelpers.generation.prefill import Prefiller
+from kvhelpers.generation.prefill import GROUP_TOKENS, Prefilled, Prefiller
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.rows import Row
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.presses.kinds import phases
+from kvhelpers.presses.kinds import phases, rerotates
 from kvhelpers.records import StopReason
+
+ContextKey = tuple[tuple[int, ...], int, int]
+
+
+def context_key(request: Request) -> ContextKey | None:
+    """What requests have in common whose compressed contexts are one and the same; None without a context.
+    The press's object counts, which all requests of a call keep alive.
+    """
+    if request.context is None:
+        return None
+    return tuple(request.compressed), id(request.press), request.seed
 
 
 class Batch:
@@ -46,11 +58,14 @@ class Batch:
         decoding = next(filter(None, (phases(request.press)[1] for request in requests)), None)
         self.compressor = DecodingCompressor(lm, decoding) if decoding else None
         self.recorder = None if self.compressor else recorder_for(lm.device)
-        prompts = [request.token_ids for request in requests]
-        self.prefiller = Prefiller(lm, prompts, settings.canary_tokens > 0, passes)
+        prompts = [request.compressed for request in requests if request.context is None]
+        # several questions on one context need one pass over it
+        contexts = {tuple(each.compressed): None for each in requests if each.context is not None}
+        self.prefiller = Prefiller(lm, [*prompts, *map(list, contexts)], settings.canary_tokens > 0, passes)
+        self.one_context = len({context_key(request) for request in requests}) == 1
         self.choose = Chooser(lm, settings)
         self.drafts = settings.drafts and decoding is None and settings.repetition_penalty == 1.0
-        self.waiting = deque(sorted(range(len(requests)), key=lambda index: -len(prompts[index])))
+        self.waiting = deque(sorted(range(len(requests)), key=lambda index: -len(requests[index].token_ids)))
         self._clear(min(settings.batch_size, len(requests)))
 
     def _clear(self, slots: int) -> None:
@@ -59,6 +74,7 @@ class Batch:
         self.rows: list[Row] = []
         self.acting: list[Row] = []  # out of their slots, to be prefilled again
         self.joining: list[int] = []  # requests in their prefill
+        self.contexts: dict[ContextKey, Prefilled | str] = {}  # what the last prefill left of contexts
         self.cache = BatchedCache(self.lm.model, slots, self.recorder, self.lm.packed)
         self.full_caches = FullCaches(self.lm.model, slots, self.recorder, self.lm.packed)
 
@@ -74,6 +90,7 @@ class Batch:
         out_of_memory = None
         try:
             has_room = (self.waiting or self.acting) and len(self.rows) < self.slots
+            has_room = has_room and sum(len(row.pending) for row in self.rows) < GROUP_TOKENS
             ended = self._join() if has_room else self._step()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -99,22 +116,38 @@ class Batch:
 
     def _step(self) -> list[Row]:
         """One more token for each row, or more where its drafts are right; none of them leaves here."""
-        tokens, positions = [row.tokens[-1] for row in self.rows], [row.position for row in self.rows]
-        drafts = self._drafts()
-        fed = [[token, *draft] for token, draft in zip(tokens, drafts, strict=True)]
+        positions, drafts = [row.position for row in self.rows], self._drafts()
+        fed = [row.pending or [row.tokens[-1], *draft] for row, draft in zip(self.rows, drafts, strict=True)]
+        places = [position - row.shift for row, position in zip(self.rows, positions, strict=True)]
         with self.compressor.watching() if self.compressor else nullcontext():
-            logits = self.cache.step(self.lm.model, fed, positions)
-        full = self.full_caches.step([row.index for row in self.rows], tokens, positions)
+            if any(row.pending for row in self.rows):
+                asked = [1 + len(draft) for draft in drafts]
+                logits = self.cache.step(self.lm.model, fed, places, asked)
+            else:
+                logits = self.cache.step(self.lm.model, fed, places)
+        full = self.full_caches.step([row.index for row in self.rows], fed, positions)
         right = self.choose(self.rows, logits, drafts, *full)
-        self.cache.keep(right)
+        self.cache.keep([len(row.pending) or n for row, n in zip(self.rows, right, strict=True)])
         for row, draft, n in zip(self.rows, drafts, right, strict=True):
             row.count(len(draft), n - 1)
-        for slot, (row, position) in enumerate(zip(self.rows, positions, strict=True)):
-            if row.decoding is not None and row.stop_reason is None:
-                reason = self.compressor.after_step(row.decoding, slot, self.cache, position)
-                if reason is not None:
-                    row.fail(reason)
+        if self.compressor:
+            self._cut(fed, places)
+        for row in self.rows:
+            row.pending = []
         return []
+
+    def _cut(self, fed: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
+        """Let presses that compress while decoding see the step."""
+        ends = accumulate(map(len, fed))
+        for slot, (row, tokens, end) in enumerate(zip(self.rows, fed, ends, strict=True)):
+            if row.decoding is None or row.stop_reason is not None:
+                continue
+            place, its = positions[slot] + len(tokens) - 1, slice(end - len(tokens), end)
+            reason = self.compressor.after_step(
+                row.decoding, slot, self.cache, place, its, 0 if row.pending else 1
+            )
+            if reason is not None:
+                row.fail(reason)
 
     def _drafts(self) -> list[list[int]]:
         """Each row's guesses of its next tokens; none beside its full cache, which takes them singly."""
@@ -122,7 +155,7 @@ class Batch:
         lengths = draft_lengths(streaks, self.lm.device)
         drafts = []
         for row, length in zip(self.rows, lengths, strict=True):
-            alone = row.drafter is None or row.index in self.full_caches.members
+            alone = row.drafter is None or row.pending or row.index in self.full_caches.members
             left = self.settings.max_new_tokens - len(row.tokens) - 1
             drafts.append([] if alone else row.drafter.draft(min(length, left)))
         return drafts
@@ -131,36 +164,62 @@ class Batch:
         """Prefill the next prompts and let them join; return the rows that ended at once."""
         rows = self._next_rows()
         self.joining = [row.index for row in rows]
-        # copies, since a press that ran out of memory halfway may have kept notes
-        presses = [phases(copy.deepcopy(row.press)) for row in rows]
-        group = [
-            Request(row.past, prefilling, row.request.seed, question=row.request.question)
-            for row, (prefilling, _) in zip(rows, presses, strict=True)
-        ]
         alive = []
-        outcomes = self.prefiller(group, again=not any(row.tokens for row in rows))
-        for row, (_, decoding), outcome in zip(rows, presses, outcomes, strict=True):
+        for row, outcome in zip(rows, self._prefilled(rows), strict=True):
             if isinstance(outcome, str):
                 row.fail(outcome)
                 continue
             row.prefilled(outcome.report)
+            moved = bool(row.pending) and rerotates(row.press)
+            row.shift = len(row.compressed) - outcome.cache.get_seq_length() if moved else 0
+            _, decoding = phases(copy.deepcopy(row.press))
             row.decoding = self.compressor.row(decoding, row.request.seed) if decoding else None
             if self.drafts and row.drafter is None:
                 row.drafter = Drafter(row.request.token_ids)
             alive.append((row, outcome))
-        if alive:
-            logits = torch.stack([prefilled.logits for _, prefilled in alive])
-            self.choose([row for row, _ in alive], logits)
+        ready = [(row, prefilled.logits) for row, prefilled in alive if not row.pending]
+        if ready:
+            self.choose([row for row, _ in ready], torch.stack([logits for _, logits in ready]))
         for row, prefilled in alive:
             if row.action is not None:
                 self._act(row)
             elif row.stop_reason is None:
-                self.cache.join(prefilled.cache, prefilled.masked_keys, prefilled.shared)
+                self.cache.join(prefilled.cache, prefilled.masked_keys, self._shared(row, prefilled))
                 self.rows.append(row)
                 if prefilled.full is not None and not row.acted:
                     self.full_caches.join(row.index, prefilled.full)
         self.joining = []
         return [row for row in rows if row.stop_reason is not None]
+
+    def _prefilled(self, rows: Sequence[Row]) -> list[Prefilled | str]:
+        """What a prefill leaves of each row, or why it failed. Rows with the same context under the same
+        press and seed have one prefill; that of the last rows is remembered for the next ones.
+        """
+        keys = [None if row.acted else context_key(row.request) for row in rows]
+        names = [row.index if key is None else key for row, key in zip(rows, keys, strict=True)]
+        known = dict(self.contexts)
+        missing = {name: row for name, row in zip(names, rows, strict=True) if name not in known}
+        group = []
+        for row in missing.values():
+            # a copy, since a press that ran out of memory halfway may have kept notes
+            prefilling, _ = phases(copy.deepcopy(row.press))
+            group.append(Request(row.compressed, prefilling, row.request.seed, question=row.request.question))
+        if group:
+            again = not any(row.tokens for row in rows)
+            known |= dict(zip(missing, self.prefiller(group, again=again), strict=True))
+        self.contexts = {key: known[key] for key in keys if key is not None}
+        return [known[name] for name in names]
+
+    def _shared(self, row: Row, prefilled: Prefilled) -> int:
+        """How many of its first tokens a row shares with all others: of one compressed context all that is in
+        every layer.
+        """
+        if row.request.context is None:
+            return prefilled.shared
+        masked = any(keys is not None for keys in prefilled.masked_keys)
+        if row.acted or masked or not self.one_context or not self.prefiller.plain_layers:
+            return 0
+        return min(layer.keys.shape[2] for layer in prefilled.cache.layers)
 
     def _next_rows(self) -> list[Row]:
         """Take the rows that are prefilled together next, at most as many as there are free slots: those that

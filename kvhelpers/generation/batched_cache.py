@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -201,11 +202,16 @@ class BatchedCache(Cache):
 
     @torch.inference_mode()
     def step(
-        self, model: PreTrainedModel, fed: Sequence[Sequence[int]], positions: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        fed: Sequence[Sequence[int]],
+        positions: Sequence[int],
+        last: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Feed each row some tokens, the first at its true position; they count once `keep` says so.
 
-        Returns float32 raw logits ``[tokens, V]``, row by row, which the next step may overwrite.
+        Returns float32 raw logits ``[tokens, V]``, row by row, which the next step may overwrite: of all
+        tokens, or of each row's ``last`` so many.
         """
         if all(len(tokens) == 1 for tokens in fed):
             for static, now in (
@@ -215,7 +221,9 @@ class BatchedCache(Cache):
                 static[0, : len(fed)] = torch.tensor(now, device=static.device)
             return self._run(model, len(fed))[: len(fed)]
         feed = feed_of(fed, positions, self.held.device, self._read_together())
-        return self._forward(model, len(fed), self._plan(1, feed.deepest), feed)
+        ends = accumulate(map(len, fed))
+        asked = last and [end - n + i for end, n in zip(ends, last, strict=True) for i in range(n)]
+        return self._forward(model, len(fed), self._plan(1, feed.deepest), feed, asked)
 
     @torch.inference_mode()
     def keep(self, counts: Sequence[int]) -> None:
@@ -256,7 +264,12 @@ class BatchedCache(Cache):
         return tuple(plan)
 
     def _forward(
-        self, model: PreTrainedModel, rows: int, plan: tuple[tuple[int, int], ...], feed: Feed
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        plan: tuple[tuple[int, int], ...],
+        feed: Feed,
+        asked: list[int] | None = None,
     ) -> torch.Tensor:
         self.feed, self.rows = feed, rows
         masks: dict[int, torch.Tensor] = {}
@@ -265,6 +278,7 @@ class BatchedCache(Cache):
             if first not in masks:
                 masks[first] = layer.pass_mask(rows, feed.deepest)
         now = Pass(feed, [masks[first] for _, first in plan])
+        only = {"logits_to_keep": torch.tensor(asked, device=self.held.device)} if asked else {}
         token = NOW.set(now)
         try:
             with attention_implementation(model, BATCHED_ATTENTION), using(self.packed):
@@ -274,6 +288,7 @@ class BatchedCache(Cache):
                     cache_position=feed.positions[0],
                     past_key_values=self,
                     use_cache=True,
+                    **only,
                 )
         finally:
             NOW.reset(token)

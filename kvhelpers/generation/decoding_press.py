@@ -25,7 +25,9 @@ from kvhelpers.records import Compression
 
 @dataclass
 class DecodingRow:
-    """A row's own press, the attention inputs ``[1, 1, d]`` by layer since its last cut, and its cuts."""
+    """A row's own press, the attention inputs ``[1, N, d]`` of each pass by layer since its last cut, and its
+    cuts.
+    """
 
     press: kvpress.DecodingPress
     seed: int
@@ -66,29 +68,34 @@ class DecodingCompressor:
             yield
 
     @torch.inference_mode()
-    def after_step(self, row: DecodingRow, slot: int, cache: BatchedCache, position: int) -> str | None:
-        """Take note of a row's step and cut its cache when it is time; return why that failed, or None."""
-        row.since, row.step = row.since + 1, row.step + 1
+    def after_step(
+        self, row: DecodingRow, slot: int, cache: BatchedCache, position: int, fed: slice, new: int
+    ) -> str | None:
+        """Take note of a row's step and cut its cache when it is time; return why that failed, or None.
+
+        ``fed`` are the row's tokens in the pass, ``position`` is the last one's place, and ``new`` of them
+        are new tokens: 0 where the pass fed a question, which is a step as any other to kvpress, and a cut
+        where it has as many tokens as are to stay.
+        """
+        row.since, row.step = row.since + 1, row.step + new
         for inputs, (hidden_states, _) in zip(row.inputs, self.noted, strict=True):
-            inputs.append(hidden_states[:, slot : slot + 1].clone())
-        reason = None
-        if row.since >= row.press.compression_interval:
-            reason = or_reason("while decoding", self._cut, row, slot, cache, position)
+            inputs.append(hidden_states[:, fed].clone())
+        reason, size = None, fed.stop - fed.start
+        if row.since >= row.press.compression_interval or size >= row.press.target_size:
+            reason = or_reason("while decoding", self._cut, row, slot, cache, position, fed)
             row.since, row.inputs = 0, [[] for _ in self.modules]
         size = row.press.hidden_states_buffer_size
         row.inputs = [inputs[-size:] if size else [] for inputs in row.inputs]
         return reason
 
-    def _cut(self, row: DecodingRow, slot: int, cache: BatchedCache, position: int) -> None:
+    def _cut(self, row: DecodingRow, slot: int, cache: BatchedCache, position: int, fed: slice) -> None:
         before, after = sum(cache.lengths[slot]) / len(self.modules), 0.0
         with seeded(row.seed + row.step, self.lm.device):
             for index, (module, layer) in enumerate(zip(self.modules, cache.layers, strict=True)):
                 length = cache.lengths[slot][index]
-                rotary = tuple(part[:, slot : slot + 1] for part in self.noted[index][1])
-                kwargs = {
-                    "position_embeddings": rotary,
-                    "cache_position": torch.tensor([position], device=self.lm.device),
-                }
+                rotary = tuple(part[:, fed] for part in self.noted[index][1])
+                places = torch.arange(position - (fed.stop - fed.start), position, device=self.lm.device) + 1
+                kwargs = {"position_embeddings": rotary, "cache_position": places}
                 keys, values = row.press.compress(
                     module,
                     torch.cat(row.inputs[index], dim=1),

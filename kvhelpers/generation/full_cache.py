@@ -33,20 +33,19 @@ class FullCaches:
         self.members.append(index)
 
     def step(
-        self, indices: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
+        self, indices: Sequence[int], fed: Sequence[Sequence[int]], positions: Sequence[int]
     ) -> tuple[list[int], torch.Tensor | None]:
-        """Feed the same tokens at the same positions to the full caches.
+        """Feed the same tokens, the first at these positions, to the full caches.
 
         Returns which rows of the step have a full cache, and float32 raw logits ``[those rows, V]`` of the
-        full caches.
+        full caches after the last token.
         """
         if not self.members:
             return [], None
         compared = [list(indices).index(member) for member in self.members]
-        logits = self.cache.step(
-            self.model, [[tokens[row]] for row in compared], [positions[row] for row in compared]
-        )
-        self.cache.keep([1] * len(compared))
+        tokens, places = [fed[row] for row in compared], [positions[row] for row in compared]
+        logits = self.cache.step(self.model, tokens, places, [1] * len(compared))
+        self.cache.keep([len(each) for each in tokens])
         return compared, logits
 
     def drop(self, indices: Sequence[int]) -> None:

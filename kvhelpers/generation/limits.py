@@ -33,7 +33,8 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
     InputError : no new token is asked for; a prompt and its new tokens exceed the model's context, or a
         length from which on its positions or its mask are made otherwise, or, under a press, the window of a
         layer that the press compresses; a press on a model whose layers it does not find; a run under a
-        press that compresses while decoding is watched.
+        press that compresses while decoding is watched; a context without tokens, or without a token behind
+        it.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens {max_new_tokens} is below 1; a run needs at least one new token")
@@ -58,6 +59,11 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
             "press 'none' is supported"
         )
     for request in requests:
+        if request.context is not None and not 0 < request.context < len(request.token_ids):
+            raise InputError(
+                f"context {request.context} of a prompt of {len(request.token_ids)} tokens is not allowed; "
+                "at least one token is compressed, and at least one is fed to the compressed cache"
+            )
         if request.watch is not None and phases(request.press)[1] is not None:
             raise InputError(
                 f"press {type(request.press).__name__!r} compresses while decoding; no action can be taken "

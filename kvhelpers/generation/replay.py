@@ -114,9 +114,13 @@ class Replayer:
 
         Raises
         ------
-        InputError : a press that acts while decoding, that masks keys, that changes those it keeps or keeps
-            differently many by layer; a prefill that fails.
+        InputError : a context with a question behind it; a press that acts while decoding, that masks keys,
+            that changes those it keeps or keeps differently many by layer; a prefill that fails.
         """
+        if request.context is not None:
+            raise InputError(
+                "compress 'context' has the question fed to the compressed cache; its runs cannot be replayed"
+            )
         if phases(request.press)[1] is not None:
             raise InputError(f"press {request.press!r} acts while decoding; its runs cannot be replayed")
         scores: list[torch.Tensor] = []

@@ -18,7 +18,9 @@ class Request:
     """One prompt: its token ids, its own press (None: the full cache), and a seed for presses that draw
     random numbers. ``watch`` makes what watches the run, or is None. ``thinking`` says that its prompt ends
     in a thinking model's thoughts, ``question`` where its question stands: its first place, and that behind
-    its last one.
+    its last one. ``context`` is how many of its tokens, from the first on, the press compresses; the others
+    are fed to the compressed cache at their true positions, as kvpress's `KVPressTextGenerationPipeline` does
+    it. None: it compresses all.
     """
 
     token_ids: Sequence[int]
@@ -27,6 +29,12 @@ class Request:
     watch: MakeWatcher | None = None
     thinking: bool = False
     question: tuple[int, int] | None = None
+    context: int | None = None
+
+    @property
+    def compressed(self) -> Sequence[int]:
+        """The tokens that the press compresses."""
+        return self.token_ids[: self.context]
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Settings:
     repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
     timeout_s : seconds a prompt may take from its prefill on; None is no limit.
     canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
-        (`full_cache`). Costs the full cache's memory while it lasts. The first new token comes from the full
-        cache anyway.
+        (`full_cache`), and the first one's too where a question is fed to a compressed context. Costs the
+        full cache's memory while it lasts. Elsewhere the first new token comes from the full cache anyway.
     drafts : whether runs guess their next tokens from their own past, which is faster and gives the same
         tokens (`drafts`) as long as keys and values are finite, which those of a refused guess may not be in
         float16. It is never done under a press that compresses while decoding or with a repetition penalty.

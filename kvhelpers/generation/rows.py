@@ -30,7 +30,9 @@ class Row:
     """A run on its way: the request and its place in the call, what is known of its cache, and what it has
     generated.
 
-    ``press`` is that of its next prefill; ``drafter`` guesses its next tokens, or is None; ``steps`` hold
+    ``press`` is that of its next prefill; ``pending`` are the tokens that its compressed cache is fed next,
+    before a token is chosen: those behind the request's ``context``. Its cache counts positions from
+    ``shift`` places further on. ``drafter`` guesses its next tokens, or is None; ``steps`` hold
     each token's signals: scalars, canary, top log-probabilities and their token ids. ``watcher`` watches it,
     ``action`` is what it asks for now, and ``acted`` what was done. ``thinking`` is whether a model's
     thoughts are open, as far as `choose` has looked, and ``begins`` the token in which its answer begins;
@@ -43,6 +45,8 @@ class Row:
     press: kvpress.BasePress | None
     watcher: Watcher | None = None
     cache: CacheReport | None = None
+    pending: list[int] = field(default_factory=list)
+    shift: int = 0
     decoding: DecodingRow | None = None
     drafter: Drafter | None = None
     passes: int = 0
@@ -68,13 +72,18 @@ class Row:
 
     @property
     def position(self) -> int:
-        """Place of the last token in the prompt and its answer, from 0."""
-        return len(self.request.token_ids) + len(self.tokens) - 1
+        """Place in the prompt and its answer, from 0, of the token that is fed next, or the first of them."""
+        return len(self.request.token_ids) + len(self.tokens) - (len(self.pending) or 1)
 
     @property
     def past(self) -> list[int]:
         """The prompt and the output so far."""
         return [*self.request.token_ids, *self.tokens]
+
+    @property
+    def compressed(self) -> list[int]:
+        """What the next prefill puts under the press: the prompt and the output so far, or the context."""
+        return self.past[: self.request.context]
 
     def take(self, token: int, signals: tuple[np.ndarray, ...]) -> None:
         """Go on by a token."""
@@ -122,7 +131,12 @@ class Row:
             self.take(token, MISSING)
 
     def prefilled(self, report: CacheReport) -> None:
-        """Note what the prefill left: of the prompt, or of what an action kept."""
+        """Note what the prefill left: of the prompt, or of what an action kept; or of the context, whose
+        question is whole then.
+        """
+        if self.request.context is not None:
+            report = report.model_copy(update={"question_kept": 1.0})
+            self.pending = self.past[self.request.context :]
         if self.acted:
             self.acted[-1] = replace(self.acted[-1], cache=report)
         self.cache = self.cache or report

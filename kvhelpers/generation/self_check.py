@@ -4,7 +4,8 @@ Architectures have rules of their own: caps and sinks in attention, windows, pos
 length. The reference knows them all: a pass over the whole text without any cache under eager attention,
 which is the architecture's own code. Four texts of different lengths are prefilled together and decoded in a
 batch, with right and wrong drafts, and their logits compared with it. With a press the reference is each of
-two texts alone, token by token, inside ``with press(model):``. A model with a sliding window is checked with
+two texts alone, token by token, inside ``with press(model):``; tokens that are fed together are then what a
+question is to a compressed context. A model with a sliding window is checked with
 a smaller one, so that the texts reach beyond it. A model in half precision, whose rounding could hide a rule
 of small effect, is checked with its weights in float32 first, and then as it is.
 
@@ -267,7 +268,12 @@ def _batched(
             [*text[place : place + right], *[text[0]] * wrong]
             for text, place, (right, wrong) in zip(texts, at, counts, strict=False)
         ]
-        rows = cache.step(lm.model, fed, at).clone().split([len(tokens) for tokens in fed])
+        sizes = [len(tokens) for tokens in fed]
+        rows = cache.step(lm.model, fed, at).clone().split(sizes)
+        if max(sizes) > 1:  # once more, as a question is fed to a compressed context: logits of its end alone
+            ends = cache.step(lm.model, fed, at, [1] * len(fed))
+            for row, end in zip(rows, ends, strict=True):
+                row[-1] = end
         kept = [right for right, _ in counts[: len(texts)]]
         cache.keep(kept)
         for row, right in enumerate(kept):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.guard.definition import SourceRuns
@@ -10,6 +11,7 @@ from kvhelpers.hazard.events import Event, event_of
 from kvhelpers.hazard.features import READS
 from kvhelpers.paths import find_results
 from kvhelpers.presses.registry import DECODING, PREFILL_DECODING
+from kvhelpers.tasks.prompts import PROMPT
 
 DECODES = (DECODING, PREFILL_DECODING)
 
@@ -19,8 +21,8 @@ class Source:
 
     Raises
     ------
-    InputError : a condition that is not there or that compresses while decoding; no uncompressed condition;
-        conditions whose prompts are made otherwise.
+    InputError : a condition that is not there, that compresses while decoding, or the context alone; no
+        uncompressed condition; conditions whose prompts are made otherwise.
     """
 
     def __init__(self, asked: SourceRuns):
@@ -31,6 +33,7 @@ class Source:
             if label not in self.every:
                 raise unknown_name(f"conditions of {asked.experiment}: condition", label, self.every)
             refuse_decoding(self.every[label])
+            refuse_context(self.every[label].condition)
         self.conditions = {label: self.every[label] for label in asked.conditions}
         first = self.every[asked.conditions[0]]
         for label, result in self.conditions.items():
@@ -74,6 +77,17 @@ def refuse_decoding(result: ConditionResult) -> None:
         raise InputError(
             f"condition {result.label!r} compresses while decoding; no action can be taken on its runs, "
             "since their caches follow from all cuts so far and not from a new prefill"
+        )
+
+
+def refuse_context(condition: Condition) -> None:
+    """Raise InputError if a condition compresses the context alone: what a guard costs is counted in caches
+    of prompt and output together.
+    """
+    if condition.compress != PROMPT:
+        raise InputError(
+            f"condition {condition.label()!r} has compress {condition.compress!r}; a guard's memory is not "
+            f"counted there; use {PROMPT!r}"
         )
 
 

@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from kvhelpers.errors import InputError, shown
 from kvhelpers.experiment.condition import check_name, make_condition
 from kvhelpers.experiment.results import ConditionResult
+from kvhelpers.lm_eval.model import refuse_context
 from kvhelpers.lm_eval.recorded import Prompting, RecordedLM, experiment_name
 from kvhelpers.paths import harness_dir, user_path
 
@@ -75,6 +76,7 @@ def evaluate(
         generate answers; results of another configuration under the same name.
     """
     check_name(name)
+    refuse_context(parameters.get("compress"))
     make_condition({key: value for key, value in parameters.items() if value is not None})
     items, by_name, manager = _loaded(tasks, include_path)
     for task in by_name:

@@ -21,7 +21,7 @@ from kvhelpers.experiment.run import answer_text, generate_prompts, load_for, ro
 from kvhelpers.records import StopReason
 from kvhelpers.tasks.chat import check_template_kwargs, checked_text
 from kvhelpers.tasks.harness import PREFIX, REQUESTS, UNTIL
-from kvhelpers.tasks.prompts import Prompt
+from kvhelpers.tasks.prompts import PROMPT, Prompt
 from kvhelpers.tasks.thinking import Tags
 
 MAX_NEW_TOKENS = 256  # where a task names no limit, as in the harness's own model
@@ -61,6 +61,15 @@ class Decoding:
         return cls(until, given["max_gen_toks"], float(given.get("repetition_penalty", 1.0)))
 
 
+def refuse_context(compress: object) -> None:
+    """Raise InputError unless whole prompts are compressed."""
+    if compress not in (None, PROMPT):
+        raise InputError(
+            f"compress {shown(compress)} is not allowed with tasks of lm-evaluation-harness, whose requests "
+            f"do not say where their question begins; use {PROMPT!r}"
+        )
+
+
 @register_model("kvhelpers")
 class CompressedLM(LM):
     """A model whose ``generate_until`` runs prompts in exact batches from compressed caches.
@@ -71,6 +80,7 @@ class CompressedLM(LM):
     template_date, think_tags : as in `experiment.condition.Condition`.
     batch_size : prompts decoded together, or ``auto``.
     max_batch_size : taken for the harness's sake; ``auto`` finds its own.
+    compress : ``prompt`` only; a request does not say where its question begins.
 
     Raises
     ------
@@ -93,8 +103,10 @@ class CompressedLM(LM):
         chat_template_kwargs: dict[str, Any] | str | None = None,
         template_date: str = Condition.model_fields["template_date"].default,
         think_tags: list[str] | str | None = None,
+        compress: str = PROMPT,
     ):
         super().__init__()
+        refuse_context(compress)
         self._turn: str | None = None
         text = str(batch_size)
         self.parameters = {

@@ -49,6 +49,13 @@ def _is_kvpress(press: kvpress.BasePress) -> bool:
     return type(press).__module__.startswith("kvpress.")
 
 
+def rerotates(press: kvpress.BasePress | None) -> bool:
+    """Whether a press gives the keys that it keeps of a context new positions, from 0 on; kvpress's
+    `KVPressTextGenerationPipeline` feeds the question right behind them.
+    """
+    return isinstance(press, kvpress.KeyRerotationPress)
+
+
 def observation_window(press: kvpress.BasePress | None) -> int | None:
     """Last prompt tokens that a press always keeps because it observes from them (SnapKV), or None."""
     while press is not None:

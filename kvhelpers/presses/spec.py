@@ -122,7 +122,8 @@ class PressSpec:
             return self._build(self.ratio)
         if self.budget > n_tokens:
             raise InputError(
-                f"budget {self.budget} is above the prompt's {n_tokens} tokens; choose at most {n_tokens}"
+                f"budget {self.budget} is above the prompt's {n_tokens} tokens that can be compressed; "
+                f"choose at most {n_tokens}"
             )
         # kvpress keeps int(n * (1 - ratio)); half a token of slack keeps rounding away from the edge
         ratio = 0.0 if self.budget == n_tokens else 1 - (self.budget + 0.5) / n_tokens

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kvhelpers.records import CacheReport
 from kvhelpers.stats import SIGNIFICANCE
 
+# with `compress: context` they are of the context, which is what the press gets of the prompt
 FLAGS = {
     "run_failed": "the run ended in an error: it counts as a failure, but not one of the model",
     "timed_out": "the run was stopped by timeout_s: it counts as a failure, but not one of the model",

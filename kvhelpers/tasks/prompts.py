@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")  # an answer ends where one of them begins
 ASKED = "Question: {}\nAnswer:"
 POSITIONS = ("last", "first")  # where the question stands: after the worked examples, or before them
+COMPRESS = PROMPT, CONTEXT = (
+    "prompt",
+    "context",
+)  # what a press compresses: all, or what stands before the question
 BEFORE_EXAMPLES = (
     "Answer this question:\n\n{}\n\n"
     "These are other questions with their answers, to show the form of an answer:"
@@ -53,7 +57,8 @@ class Prompt:
     """A problem as the model sees it: chat messages, and their token ids with the assistant's turn opened.
 
     ``opening`` is what opens that turn, the text behind the last message; ``question_tokens`` are the places
-    of the question's text, first and behind the last, or None where the tokenizer does not tell.
+    of the question's text, first and behind the last, or None where the tokenizer does not tell. The first
+    ``context`` tokens are what a press compresses; None: all.
     """
 
     id: str
@@ -63,6 +68,12 @@ class Prompt:
     token_ids: list[int]
     opening: str = ""
     question_tokens: tuple[int, int] | None = None
+    context: int | None = None
+
+    @property
+    def compressed(self) -> list[int]:
+        """The tokens that a press compresses."""
+        return self.token_ids[: self.context]
 
 
 def build_prompts(
@@ -74,6 +85,7 @@ def build_prompts(
     template_date: str = TEMPLATE_DATE,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     prompt_template: str | None = None,
+    compress: str = PROMPT,
 ) -> list[Prompt]:
     """Make chat prompts.
 
@@ -82,15 +94,21 @@ def build_prompts(
     ``question_position`` ``first`` puts the question before the examples, and what remains behind them is a
     request to answer it: then a press that keeps the prompt's end does not keep the question.
     ``prompt_template`` is a file that makes the one message instead (`one_message`).
+    ``compress`` ``context`` makes two texts of the message, which are tokenized apart, as kvpress's
+    `KVPressTextGenerationPipeline` does it: what stands before the question, and the question with the end of
+    the turn. A template's message is cut where the question's last occurrence begins.
     ``template_date`` and ``chat_template_kwargs`` are `chat.render`'s.
 
     Raises
     ------
     InputError : the question first in chat turns, after which models say that they were asked nothing; a text
         has one of the model's control tokens in it, with which it could end its turn and begin another one;
-        the chat template alters a message, or never reads one of its parameters.
+        the chat template alters a message, or never reads one of its parameters; what `check_compress`
+        refuses, or a template that has nothing before the question.
     """
     check_position(question_position, multiturn)
+    n_fewshot = len(examples) if prompt_template is None else None
+    check_compress(compress, multiturn and prompt_template is None, question_position, n_fewshot)
     check_template_kwargs(tokenizer, chat_template_kwargs or {})
     for problem in (*examples, *problems):
         _check_text(problem, tokenizer)
@@ -104,14 +122,32 @@ def build_prompts(
             messages = _one_message(problem, examples, question_position == "first")
         how = {"date": template_date, "kwargs": chat_template_kwargs, "add_generation_prompt": True}
         text = checked_text(tokenizer, messages, f"prompt {problem.id}", **how)
-        token_ids = render(tokenizer, messages, tokenize=True, **how)
         last = messages[-1]["content"]
         opening = text.rpartition(last)[2] if last else text
-        asked = _places(problem.question, text, token_ids, tokenizer)
-        prompts.append(
-            Prompt(problem.id, problem.question, problem.reference, messages, token_ids, opening, asked)
-        )
+        context, asked = None, None
+        if compress == CONTEXT:
+            question = ASKED.format(problem.question) if template is None else problem.question
+            parts = _apart(text, last, question, problem)
+            tokens = [tokenizer.encode(part, add_special_tokens=False) for part in parts]
+            token_ids, context = [*tokens[0], *tokens[1]], len(tokens[0])
+        else:
+            token_ids = render(tokenizer, messages, tokenize=True, **how)
+            asked = _places(problem.question, text, token_ids, tokenizer)
+        told = (problem.id, problem.question, problem.reference, messages)
+        prompts.append(Prompt(*told, token_ids, opening, asked, context))
     return prompts
+
+
+def _apart(text: str, message: str, question: str, problem: Problem) -> tuple[str, str]:
+    """A prompt's text up to the last occurrence of a question in its last message, and from there on."""
+    before = message.rpartition(question)[0]
+    if not before.strip():
+        raise InputError(
+            f"compress {CONTEXT!r} compresses what stands before the question, and prompt_template has "
+            f"nothing there in the prompt of {problem.place}"
+        )
+    place = text.rindex(message) + len(before)
+    return text[:place], text[place:]
 
 
 def read_template(path: str) -> str:
@@ -191,6 +227,28 @@ def check_position(question_position: str, multiturn: bool) -> None:
         raise InputError(
             "question_position 'first' needs multiturn false: with the examples as chat turns behind the "
             "question, models say that they were asked nothing"
+        )
+
+
+def check_compress(
+    compress: str, multiturn: bool, question_position: str, n_fewshot: int | None = None
+) -> None:
+    """Raise InputError where no context stands before the question in one message; ``n_fewshot`` None:
+    something may, whatever the number of worked examples.
+    """
+    if compress != CONTEXT:
+        return
+    given = {"multiturn": (multiturn, False), "question_position": (question_position, "last")}
+    for name, (value, needed) in given.items():
+        if value != needed:
+            raise InputError(
+                f"{name} {value!r} does not fit compress {CONTEXT!r}, whose context is all that stands "
+                f"before the question in one message: use {needed!r}"
+            )
+    if n_fewshot == 0:
+        raise InputError(
+            f"n_fewshot 0 does not fit compress {CONTEXT!r}: nothing stands before the question that could "
+            "be compressed; use 1 or more, or a prompt_template"
         )
 
 

@@ -70,6 +70,14 @@ def test_a_repetition_penalty_is_refused(short):
         replay("scratch")
 
 
+def test_a_question_fed_to_a_compressed_context_is_refused(short):
+    short(compress="context", multiturn=False)
+    with pytest.raises(
+        InputError, match=r"condition 'knorm 0.625 \(compress context\)' has compress 'context'"
+    ):
+        replay("scratch")
+
+
 def test_prompts_that_are_not_what_they_were_are_refused(short, embedded, monkeypatch):
     short(max_new_tokens=40)
     monkeypatch.setattr("kvhelpers.commands.replay.load_for", lambda condition: embedded)

@@ -292,6 +292,30 @@ def test_where_the_question_stands_is_checked():
         make_condition({"question_position": "first"})
 
 
+def test_what_is_compressed_leaves_the_identity_of_older_conditions():
+    usual = make_condition({"multiturn": False})
+    context = make_condition({"multiturn": False, "compress": "context"})
+    assert "compress" not in identity(usual)
+    assert identity(context) == identity(usual) | {"compress": "context"}
+    assert context.label() == "streaming_llm 0.875 (compress context)"
+    assert context.uncompressed().label() == "none (compress context)"
+    assert shared_identity(identity(context)) == shared_identity(identity(usual))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"compress": "question"}, "compress 'question' is not allowed: .*'prompt' or 'context'"),
+        ({"multiturn": True}, "multiturn True does not fit compress 'context', .*: use False"),
+        ({"question_position": "first"}, "question_position 'first' does not fit compress 'context'.*'last'"),
+        ({"n_fewshot": 0}, "n_fewshot 0 does not fit compress 'context': nothing stands before the question"),
+    ],
+)
+def test_a_context_that_cannot_be_is_refused(values, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_condition({"multiturn": False, "compress": "context"} | values)
+
+
 def test_prompts_of_one_s_own_are_told_apart_by_what_their_files_hold(tmp_path):
     for name in ("a.j2", "b.j2"):
         (tmp_path / name).write_text("{{ question }}")

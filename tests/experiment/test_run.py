@@ -20,9 +20,11 @@ from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.identity import SCHEMA_VERSION
 from kvhelpers.experiment.results import find_finished, read_experiment, read_result, result_path
+from kvhelpers.frames import runs as runs_frame
 from kvhelpers.generation import generate as generation
 from kvhelpers.generation.generate import Settings
-from kvhelpers.log import write_log
+from kvhelpers.generation.prefill import Prefiller
+from kvhelpers.log import screen_text, write_log
 from kvhelpers.records import SCALARS, Record, StopReason
 from kvhelpers.tasks.prompts import STOP_STRINGS
 
@@ -154,6 +156,52 @@ def test_a_budget_above_the_prompt_is_refused_before_anything_is_written(output,
     with pytest.raises(InputError, match="budget 4000 is above the prompt's"):
         module.run_condition(small(ratio=None, budget=4000), embedded)
     assert list(output.iterdir()) == []
+
+
+CONTEXT = {"press": "random", "multiturn": False, "compress": "context", "n_fewshot": 3}
+
+
+def test_a_context_is_compressed_once_and_its_numbers_are_its_own(output, embedded, monkeypatch):
+    """A killed condition goes on with the same cache, which depends on the context and not on the prompt."""
+    prefilled, prefill = [], Prefiller.__call__
+    monkeypatch.setattr(
+        Prefiller, "__call__", lambda *args, **more: prefilled.append(len(args[1])) or prefill(*args, **more)
+    )
+    whole = module.run_condition(small(**CONTEXT, experiment="whole"), embedded)
+    assert prefilled == [1]
+    condition = small(**CONTEXT, batch_size=1)
+    prompts = module.prompts_of(condition, embedded)
+    assert len({tuple(prompt.compressed) for prompt in prompts}) == 1
+    runs = module.run_prompts(condition, embedded)
+    next(runs), next(runs)
+    runs.close()
+    assert_same(module.run_condition(condition, embedded), whole)
+    for record, prompt in zip(whole.records, prompts, strict=True):
+        cache = record.cache
+        assert record.prompt_tokens == len(prompt.token_ids) > cache.prompt_tokens == prompt.context
+        assert cache.kept_tokens == int(prompt.context * 0.5) and cache.question_kept == 1
+        assert record.removed == pytest.approx(0.5, abs=0.01) and record.flags == ("sink_evicted",)
+    own = runs_frame([whole])
+    assert set(own["compressed_tokens"]) == {prompts[0].context} and set(own["question_kept"]) == {1.0}
+    log = write_log("whole").read_text()
+    assert f"compress `context`: ratio, budget and kept tokens are of the {prompts[0].context} tokens" in log
+    assert f"of {prompts[0].context}" in screen_text([whole])
+
+
+def test_flags_and_budgets_of_a_compressed_context_are_of_the_context(output, embedded):
+    condition = small(**CONTEXT | {"press": "snapkv", "n_fewshot": 1, "ratio": 0.5})
+    (size,) = {prompt.context for prompt in module.prompts_of(condition, embedded)}
+    wide = {"press_kwargs": {"window_size": size + 1}}  # not as wide as the whole prompt
+    failed = module.run_condition(condition.model_copy(update=wide), embedded)
+    assert failed.summary.flags == {"run_failed": 4, "prompt_within_window": 4}
+    narrow = {"press_kwargs": {"window_size": size // 2 + 2}, "experiment": "narrow"}
+    narrowed = module.run_condition(condition.model_copy(update=narrow), embedded)
+    assert narrowed.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
+    few = condition.model_copy(update={"press": "knorm", "ratio": None, "budget": 9, "experiment": "few"})
+    result = module.run_condition(few, embedded)
+    assert {record.cache.kept_tokens for record in result.records} == {9}
+    with pytest.raises(InputError, match=f"budget {size + 1} is above the prompt's {size} tokens that can"):
+        module.run_condition(few.model_copy(update={"budget": size + 1, "experiment": "many"}), embedded)
 
 
 def test_failed_prompts_stay_in_the_denominator(output, embedded):

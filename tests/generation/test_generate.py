@@ -48,6 +48,18 @@ def test_tokens_and_kept_tokens_are_those_of_generate_alone(tiny, name, ratio):
     assert_exact(tiny, random_prompts(6), PressSpec(name, ratio), max_new_tokens=24, batch_size=4)
 
 
+def test_a_run_s_report_says_how_much_of_its_question_is_kept(tiny):
+    """StreamingLLM keeps the end."""
+    spec, prompts = PressSpec("streaming_llm", 0.5), random_prompts(2)
+    for before, kept in ((8, 1.0), (60, 0.0)):
+        requests = [
+            replace(request, question=(len(prompt) - before, len(prompt) - before + 8))
+            for request, prompt in zip(requests_for(prompts, spec), prompts, strict=True)
+        ]
+        runs = generate(tiny, requests, Settings(2, batch_size=2))
+        assert [run.cache.question_kept for run in runs] == [kept, kept]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", (0.5, 0.875))
 @pytest.mark.parametrize("name", PRESSES)

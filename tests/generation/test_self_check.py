@@ -67,9 +67,9 @@ def test_a_window_that_is_left_out_is_found(monkeypatch):
 def test_a_cache_at_wrong_positions_is_found_also_where_only_a_press_makes_them_wrong(monkeypatch):
     lm, step = as_lm("Llama", built("Llama")), BatchedCache.step
 
-    def shifted(self, model, fed, positions):
+    def shifted(self, model, fed, positions, *last):
         short = self.lengths[0][0] < positions[0]  # something was removed
-        return step(self, model, fed, [place - short for place in positions])
+        return step(self, model, fed, [place - short for place in positions], *last)
 
     monkeypatch.setattr(BatchedCache, "step", shifted)
     check_model(lm)

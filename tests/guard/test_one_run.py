@@ -35,6 +35,12 @@ def test_a_canary_that_always_acts_goes_on_as_the_full_cache_from_its_tokens(can
     assert ids[5:] == alone(embedded, [*canary.prompt.token_ids, *kept], None, 0, len(ids) - 5)
 
 
+def test_a_context_without_its_question_is_refused():
+    condition = CONDITION.model_copy(update={"multiturn": False, "compress": "context"})
+    with pytest.raises(InputError, match="has compress 'context'; a guard's memory is not counted there"):
+        run_side_by_side(condition, run_policy("canary_commit", 0.0, SPEC, canary_tokens=4))
+
+
 def test_its_memory_is_that_of_both_caches_and_then_of_the_full_one(canary):
     prompt = len(canary.prompt.token_ids)
     kept = canary.alone.run.cache.kept_tokens

@@ -366,6 +366,10 @@ def test_loglikelihoods_are_refused(output):
 def test_a_press_that_makes_no_sense_is_refused_before_a_task_is_loaded(output):
     with pytest.raises(InputError, match="press 'snapkw' is unknown"):
         evaluate(["no-task"], {"press": "snapkw"})
+    with pytest.raises(InputError, match="compress 'context' is not allowed .* where their question begins"):
+        evaluate(["no-task"], {"press": "snapkv", "compress": "context"})
+    with pytest.raises(InputError, match="compress 'context' is not allowed"):
+        CompressedLM(compress="context")
     with pytest.raises(InputError, match=r"run it by python -m kvhelpers lm-eval --tasks gsm8k"):
         load_problems("lm_eval:gsm8k", 1, 0, 0)
 

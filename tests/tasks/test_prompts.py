@@ -2,6 +2,7 @@ import json
 from decimal import Decimal
 
 import pytest
+from kvpress import KVPressTextGenerationPipeline
 
 from kvhelpers.errors import InputError
 from kvhelpers.tasks.answers import extract_answer, is_right
@@ -364,3 +365,47 @@ def test_what_only_looks_like_a_control_token_is_text(embedded):
     assert prompt.token_ids == embedded.tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
     )
+
+
+@pytest.mark.parametrize(
+    "template", (None, "Read: {% for one in examples %}{{ one.question }} {% endfor %}\n")
+)
+def test_context_and_question_are_tokenized_apart_as_the_pipeline_does_it(embedded, tmp_path, template):
+    problems, examples = load_problems("onestep", 2, 3, seed=5)
+    path = None
+    if template is not None:
+        path = tmp_path / "own.j2"
+        path.write_text(template + "Now: {{ question }} Say.")
+    made = build_prompts(
+        problems,
+        examples,
+        embedded.tokenizer,
+        multiturn=False,
+        prompt_template=path and str(path),
+        compress="context",
+    )
+    pipe = KVPressTextGenerationPipeline(model=embedded.model, tokenizer=embedded.tokenizer)
+    for prompt, problem in zip(made, problems, strict=True):
+        (message,) = prompt.messages
+        asked = f"Question: {problem.question}\nAnswer:" if template is None else f"{problem.question} Say."
+        assert message["content"].endswith(asked) and message["content"].count(problem.question) == 1
+        context = message["content"].removesuffix(asked)
+        apart = pipe.preprocess(context, [asked], "", 10_000)
+        assert prompt.compressed == apart["context_ids"][0].tolist()
+        assert prompt.token_ids[prompt.context :] == apart["questions_ids"][0][0].tolist()
+        assert prompt.opening == "<|im_end|>\n<|im_start|>assistant\n"
+    assert made[0].compressed == made[1].compressed
+
+
+def test_a_prompt_with_nothing_before_its_question_has_no_context(embedded, tmp_path):
+    (problem,), examples = load_problems("onestep", 1, 1, seed=5)
+    path = tmp_path / "own.j2"
+    how = {"multiturn": False, "prompt_template": str(path), "compress": "context"}
+    path.write_text("{{ question }} Like{% for one in examples %} {{ one.question }}{% endfor %}?")
+    with pytest.raises(InputError, match="prompt_template has nothing there in the prompt of"):
+        build_prompts([problem], examples, embedded.tokenizer, **how)
+    path.write_text("Here is a question. {{ question }}")  # without an example, but with a context
+    (prompt,) = build_prompts([problem], [], embedded.tokenizer, **how)
+    assert embedded.tokenizer.decode(prompt.compressed).endswith("Here is a question. ")
+    with pytest.raises(InputError, match="n_fewshot 0 does not fit compress 'context'"):
+        build_prompts([problem], [], embedded.tokenizer, multiturn=False, compress="context")
