@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kvhelpers.generation.batch import Batch
-from kvhelpers.generation.limits import check_limits
+from kvhelpers.generation.limits import check_formats, check_limits
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.self_check import check_model
@@ -32,10 +32,11 @@ def generate(
 
     Raises
     ------
-    InputError : what `limits.check_limits` refuses; a model whose batched runs `self_check` does not find
-        exact; a press that acts while decoding, on a model with a sliding window.
+    InputError : what `limits.check_limits` and `limits.check_formats` refuse; a model whose batched runs
+        `self_check` does not find exact; a press that acts while decoding, on a model with a sliding window.
     """
     check_limits(lm.model, requests, settings.max_new_tokens)
+    check_formats(lm.model, requests, settings.formats)
     check_model(lm, pressed=any(request.press is not None for request in requests))
     batch = Batch(lm, requests, settings, passes)
     while not batch.is_done:

@@ -1,0 +1,261 @@
+"""Formats of fewer bits: bit by bit what gguf makes of the same values, what KIVI's paper writes, and runs
+with the tokens of a plain forward pass whose cache is rounded.
+"""
+
+import gguf.quants
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from gguf import GGMLQuantizationType
+from reference import Knowing, generate_all, kvpress_cache, random_prompts, tiny_llama
+from transformers import DynamicCache
+
+from kvhelpers.errors import InputError
+from kvhelpers.generation import batch
+from kvhelpers.generation.attention import attention_implementation
+from kvhelpers.generation.formats import ROUND, round_groups
+from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.cache_formats import BITS, GROUPED, CacheFormats
+from kvhelpers.presses.spec import PressSpec
+
+BLOCKS = [name for name in BITS if name.startswith("q")]
+
+
+def by_gguf(name, values):
+    """What gguf's own quantize and dequantize leave of float32 values."""
+    kind = GGMLQuantizationType[name.upper()]
+    return gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
+
+
+def edge_values(kind):
+    """Values ``[n, 64]`` of some kind."""
+    draw = np.random.default_rng(0)
+    usual = draw.standard_normal((2000, 64)).astype(np.float32)
+    if kind == "ties":  # many equal values, of both signs, and halves between two levels
+        return draw.integers(-8, 9, (2000, 64)).astype(np.float32) / 4
+    if kind == "half":
+        return usual.astype(np.float16).astype(np.float32)
+    scale = {"usual": 1, "large": 300, "small": 1e-6, "zero": 0}[kind]
+    return usual * np.float32(scale)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("kind", ("usual", "ties", "half", "large", "small", "zero"))
+def test_blocks_are_bit_by_bit_those_of_gguf(name, kind):
+    values = edge_values(kind)
+    ours = ROUND[name](torch.from_numpy(values)).numpy()
+    np.testing.assert_array_equal(ours, by_gguf(name, values))
+
+
+def test_blocks_need_heads_of_whole_blocks():
+    with pytest.raises(InputError, match="a head of 48 dimensions cannot be held in blocks of 32"):
+        ROUND["q8_0"](torch.zeros(1, 48))
+
+
+@pytest.mark.parametrize(("name", "most", "step"), [("fp8_e4m3", 448, 2**-3), ("fp8_e5m2", 57344, 2**-2)])
+def test_floats_of_eight_bits_have_no_scale_and_end_at_their_largest(name, most, step):
+    assert ROUND[name](torch.tensor([1e6, -1e6, most])).tolist() == [most, -most, most]
+    assert ROUND[name](torch.tensor([1 + step / 4, 1 + 3 * step / 4])).tolist() == [1, 1 + step]
+
+
+def kivi(values, bits, axis):
+    """Groups along an axis as KIVI rounds them (Liu et al. 2024, section 3): Q(X) = round((X − z) / s) with z
+    the smallest value and s = (largest − smallest) / (2^B − 1), in 16 bits both; read as Q(X) · s + z.
+    """
+    low, high = values.min(axis, keepdims=True), values.max(axis, keepdims=True)
+    s = ((high - low) / np.float32(2**bits - 1)).astype(np.float16).astype(np.float32)
+    z = low.astype(np.float16).astype(np.float32)
+    places = np.round((values - z) / np.where(s == 0, 1, s))
+    return np.where(s == 0, 0, np.clip(places, 0, 2**bits - 1)).astype(np.float32) * s + z
+
+
+@pytest.mark.parametrize("bits", (4, 2))
+def test_groups_are_those_of_the_paper(bits):
+    values = edge_values("usual")[:64]
+    keys = round_groups(torch.from_numpy(values), bits, 32, -2).numpy()
+    across = round_groups(torch.from_numpy(values), bits, 16, -1).numpy()
+    for start in (0, 32):
+        part = slice(start, start + 32)
+        np.testing.assert_array_equal(keys[part], kivi(values[part], bits, 0))
+    for start in (0, 16, 48):
+        part = slice(None), slice(start, start + 16)
+        np.testing.assert_array_equal(across[part], kivi(values[part], bits, 1))
+    assert len(np.unique(keys[:32, 0])) <= 2**bits and len(np.unique(keys)) > 2**bits
+
+
+def by_hand(name, values):
+    """Float32 ``[G, T, D]`` rounded token by token, by other means than ours."""
+    if name.startswith("q"):
+        return by_gguf(name, np.ascontiguousarray(values))
+    if name == "f16":
+        return values.astype(np.float16)
+    if name == "bf16":
+        whole = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+        return ((whole + 0x7FFF + (whole >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    exponent, fraction, bias = {"fp8_e4m3": (4, 3, 7), "fp8_e5m2": (5, 2, 15)}[name]
+    codes = np.arange(2 ** (exponent + fraction) - (1 if exponent == 4 else 4))  # without NaN and infinity
+    e, f = codes >> fraction, (codes & (2**fraction - 1)) / 2**fraction
+    levels = np.where(e == 0, f * 2.0 ** (1 - bias), (1 + f) * 2.0 ** (e - bias))
+    sizes = np.abs(values).astype(np.float64)
+    above = np.clip(np.searchsorted(levels, sizes), 1, len(levels) - 1)
+    middle = (levels[above - 1] + levels[above]) / 2
+    upper = (sizes > middle) | ((sizes == middle) & (above % 2 == 0))  # of two as near the even one
+    return np.sign(values) * np.where(upper, levels[above], levels[above - 1])
+
+
+@pytest.mark.parametrize("name", [name for name in ROUND if name not in BLOCKS])
+def test_floats_are_rounded_to_the_nearest_even(name):
+    for kind in ("usual", "ties", "large"):
+        values = edge_values(kind)
+        ours = ROUND[name](torch.from_numpy(values)).float().numpy()
+        np.testing.assert_array_equal(ours, by_hand(name, values).astype(np.float32))
+
+
+class RoundedCache(DynamicCache):
+    """A cache of one row that rounds whatever is written, and in groups what waited long enough (`after`)."""
+
+    def __init__(self, k, v, group=32, residual=128, protect_tokens=0, protect_layers=(), rotate=False):
+        super().__init__()
+        self.names, self.group, self.residual = (k, v), group, residual
+        self.first, self.spared, self.rotate = protect_tokens, protect_layers, rotate
+        self.ends = {}
+
+    def round(self, part, function):
+        """Keys or values ``[1, G, T, D]`` rounded by a function of float32 arrays ``[G, T, D]``."""
+        if not part.shape[2]:
+            return part
+        x, size = part[0].float().numpy(), part.shape[-1]
+        turn = (scipy.linalg.hadamard(size) / np.sqrt(size)).astype(np.float32)
+        rounded = np.asarray(function(x @ turn if self.rotate else x), dtype=np.float32)
+        return torch.from_numpy(rounded @ turn if self.rotate else rounded)[None].to(part.dtype)
+
+    def written(self, *parts):
+        return [
+            part if name in (*GROUPED, "none") else self.round(part, lambda x, name=name: by_hand(name, x))
+            for name, part in zip(self.names, parts, strict=True)
+        ]
+
+    def prompt(self, index, *pair):
+        """Take what is left of a prompt in a layer, in the order of the text."""
+        if index not in self.spared:
+            rounded = self.written(*(part[:, :, self.first :] for part in pair))
+            pair = [torch.cat([x[:, :, : self.first], y], 2) for x, y in zip(pair, rounded, strict=True)]
+        super().update(*pair, index)
+        self.ends[index] = [min(self.first, pair[0].shape[2])] * 2
+
+    def update(self, keys, values, index, *args, **kwargs):
+        if index not in self.spared:
+            keys, values = self.written(keys, values)
+        return super().update(keys, values, index, *args, **kwargs)
+
+    def after(self):
+        """Algorithm 1 of the paper: whenever R keys wait, they are rounded in groups of tokens; and values
+        behind which R others stand, in groups of channels.
+        """
+        for index, layer in enumerate(self.layers):
+            if index in self.spared:
+                continue
+            held, ends = layer.keys.shape[2], self.ends[index]
+            if self.names[0] in GROUPED:
+                bits, stop = int(self.names[0][3:]), held - (held - ends[0]) % self.residual
+                for start in range(ends[0], stop, self.group):
+                    part = layer.keys[:, :, start : start + self.group]
+                    part[:] = self.round(part, lambda x, bits=bits: kivi(x, bits, 1))
+                ends[0] = stop
+            if self.names[1] in GROUPED and held - ends[1] > self.residual:
+                part, bits = layer.values[:, :, ends[1] : held - self.residual], int(self.names[1][3:])
+
+                def across(x, bits=bits):
+                    groups = x.reshape(*x.shape[:2], -1, self.group)
+                    return kivi(groups, bits, 3).reshape(x.shape)
+
+                part[:] = self.round(part, across)
+                ends[1] = held - self.residual
+
+
+def in_order(whole, kept):
+    """Keys or values of a layer in the order of the text: where each kept key stands in the full cache."""
+    order = torch.stack(
+        [
+            torch.tensor([int((full == key).all(-1).nonzero()[0]) for key in keys]).argsort()
+            for full, keys in zip(whole.keys[0], kept.keys[0], strict=True)
+        ]
+    )
+    return [part.gather(2, order[None, :, :, None].expand_as(part)) for part in (kept.keys, kept.values)]
+
+
+def rounded_alone(lm, prompt, press, seed, n, k, v, **kwargs):
+    """New tokens of plain forward passes over one token each, with a cache that is rounded; the prompt's own
+    pass is full, and inside ``with press(model):``.
+    """
+    kept, logits = kvpress_cache(lm, prompt, press, seed)
+    whole, _ = kvpress_cache(lm, prompt, None, seed)
+    cache, tokens = RoundedCache(k, v, **kwargs), []
+    for index, layers in enumerate(zip(whole.layers, kept.layers, strict=True)):
+        cache.prompt(index, *in_order(*layers))
+    cache.after()
+    while len(tokens) < n:
+        tokens.append(int(logits.argmax()))
+        if tokens[-1] in lm.stop_ids:
+            break
+        place = torch.tensor([[len(prompt) + len(tokens) - 1]])
+        with torch.no_grad(), attention_implementation(lm.model, lm.attn):
+            out = lm.model(torch.tensor([tokens[-1:]]), past_key_values=cache, position_ids=place)
+        cache.after()
+        logits = out.logits[0, -1]
+    return tokens
+
+
+KIVI = {"group": 8, "residual": 16}
+CASES = [
+    *((name, name, {}) for name in ROUND),
+    ("q8_0", "q4_0", {"rotate": True}),
+    ("q4_0", "none", {"protect_tokens": 4, "protect_layers": [0]}),
+    ("none", "q4_1", {"protect_layers": [-1, 0]}),
+    ("int4", "int4", KIVI),
+    ("int2", "int2", KIVI | {"protect_tokens": 3}),
+    ("int2", "none", KIVI | {"rotate": True}),
+    ("q8_0", "int2", KIVI | {"protect_layers": [1]}),
+]
+SPECS = (
+    PressSpec("none", 0.0),
+    PressSpec("streaming_llm", 0.5),
+    PressSpec("snapkv", 0.5, kwargs={"window_size": 8}),
+)
+
+
+@pytest.fixture(scope="module")
+def wide(embedded):
+    """A tiny model whose heads have whole blocks of values, in double precision: what a batch changes of a sum
+    moves no value over the edge between two levels.
+    """
+    model = tiny_llama(head_dim=32).double()
+    return LanguageModel(
+        "wide", model, embedded.tokenizer, frozenset({2}), "cpu", "float64", "sdpa", "random"
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_runs_are_those_of_a_plain_forward_with_a_rounded_cache(wide, case, monkeypatch):
+    """With and without a press, in batches of 2 and alone, with drafts and without."""
+    k, v, kwargs = case
+    formats = CacheFormats.of(k, v, kwargs)
+    prompts, n, differ = random_prompts(3), 24, 0
+    for spec in SPECS:
+        requests = [spec.for_prompt(len(prompt)) for prompt in prompts]
+        expected = [
+            rounded_alone(wide, prompt, press, seed, n, k, v, **kwargs)
+            for seed, (prompt, press) in enumerate(zip(prompts, requests, strict=True))
+        ]
+        for batch_size, drafts in ((2, False), (1, True), (2, True)):
+            answers = {tuple(prompt): tokens for prompt, tokens in zip(prompts, expected, strict=True)}
+            monkeypatch.setattr(batch, "Drafter", lambda prompt, answers=answers: Knowing(prompt, answers))
+            runs = generate_all(wide, prompts, spec, n, batch_size, drafts=drafts, formats=formats)
+            assert [run.token_ids for run in runs] == expected
+            if drafts and v not in GROUPED:
+                assert sum(run.drafting.accepted for run in runs)
+        plain = generate_all(wide, prompts, spec, n)
+        differ += sum(run.token_ids != tokens for run, tokens in zip(plain, expected, strict=True))
+    if k not in ("f16", "fp8_e4m3"):  # those of many bits may leave all tokens as they are
+        assert differ, "rounding changed nothing, so that nothing was shown"
