@@ -12,6 +12,7 @@ from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded,
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.guard.ledger import Stretch, over_time
 from kvhelpers.guard.policies import RunPolicy
+from kvhelpers.guard.source import refuse_quantized
 from kvhelpers.hazard.features import READS
 from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
@@ -50,6 +51,7 @@ def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
     """Run the condition's prompts under the press alone, guarded and uncompressed; show a prompt that
     is right only when guarded, else one on which the guard acts, else one that fails.
     """
+    refuse_quantized(condition)
     lm = load_for(condition)
     prompts = prompts_of(condition, lm)
     alone = _run(condition, lm, prompts, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvhelpers.errors import InputError, unknown_name
+from kvhelpers.experiment.condition import Condition
 from kvhelpers.experiment.grid import finished_results
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.guard.definition import SourceRuns
@@ -19,8 +20,8 @@ class Source:
 
     Raises
     ------
-    InputError : a condition that is not there or that compresses while decoding; no uncompressed condition;
-        conditions whose prompts are made otherwise.
+    InputError : a condition that is not there, that compresses while decoding or is quantized; no
+        uncompressed condition; conditions whose prompts are made otherwise.
     """
 
     def __init__(self, asked: SourceRuns):
@@ -31,6 +32,7 @@ class Source:
             if label not in self.every:
                 raise unknown_name(f"conditions of {asked.experiment}: condition", label, self.every)
             refuse_decoding(self.every[label])
+            refuse_quantized(self.every[label].condition)
         self.conditions = {label: self.every[label] for label in asked.conditions}
         first = self.every[asked.conditions[0]]
         for label, result in self.conditions.items():
@@ -74,6 +76,15 @@ def refuse_decoding(result: ConditionResult) -> None:
         raise InputError(
             f"condition {result.label!r} compresses while decoding; no action can be taken on its runs, "
             "since their caches follow from all cuts so far and not from a new prefill"
+        )
+
+
+def refuse_quantized(condition: Condition) -> None:
+    """Raise InputError if a condition holds its cache in a format of fewer bits."""
+    if condition.is_quantized:
+        raise InputError(
+            f"condition {condition.label()!r} holds its cache in {condition.cache}; no action can be taken "
+            "on its runs, since what an action does to a cache is known only of one that is held in full"
         )
 
 

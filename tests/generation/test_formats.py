@@ -2,22 +2,29 @@
 with the tokens of a plain forward pass whose cache is rounded.
 """
 
+import dataclasses
+
 import gguf.quants
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from architectures import built
 from gguf import GGMLQuantizationType
-from reference import Knowing, generate_all, kvpress_cache, random_prompts, tiny_llama
+from reference import Knowing, alone, generate_all, kvpress_cache, random_prompts, tiny_llama
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import DynamicCache
 
 from kvhelpers.errors import InputError
-from kvhelpers.generation import batch
+from kvhelpers.generation import attention, batch
 from kvhelpers.generation.attention import attention_implementation
+from kvhelpers.generation.cuda_graphs import CheckedRecorder
 from kvhelpers.generation.formats import ROUND, round_groups
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.cache_formats import BITS, GROUPED, CacheFormats
 from kvhelpers.presses.spec import PressSpec
+from kvhelpers.tasks.load import load_problems
+from kvhelpers.tasks.prompts import build_prompts
 
 BLOCKS = [name for name in BITS if name.startswith("q")]
 
@@ -118,7 +125,7 @@ class RoundedCache(DynamicCache):
     def __init__(self, k, v, group=32, residual=128, protect_tokens=0, protect_layers=(), rotate=False):
         super().__init__()
         self.names, self.group, self.residual = (k, v), group, residual
-        self.first, self.spared, self.rotate = protect_tokens, protect_layers, rotate
+        self.first, self.spared, self.rotate = protect_tokens, [i % 3 for i in protect_layers], rotate
         self.ends = {}
 
     def round(self, part, function):
@@ -218,6 +225,10 @@ CASES = [
     ("int2", "none", KIVI | {"rotate": True}),
     ("q8_0", "int2", KIVI | {"protect_layers": [1]}),
 ]
+Q4 = CacheFormats("q4_0", "q4_0")
+ADA = PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}})
+ROTATES = PressSpec("KeyRerotationPress", 0.5, kwargs={"press": {"name": "knorm"}})
+DECODES = PressSpec("DecodingPress", 0.0, kwargs={"base_press": {"name": "knorm"}})
 SPECS = (
     PressSpec("none", 0.0),
     PressSpec("streaming_llm", 0.5),
@@ -227,8 +238,8 @@ SPECS = (
 
 @pytest.fixture(scope="module")
 def wide(embedded):
-    """A tiny model whose heads have whole blocks of values, in double precision: what a batch changes of a sum
-    moves no value over the edge between two levels.
+    """A tiny model whose heads have whole blocks of values, in double precision: what a batch changes of a
+    sum moves no value over the edge between two levels.
     """
     model = tiny_llama(head_dim=32).double()
     return LanguageModel(
@@ -259,3 +270,154 @@ def test_runs_are_those_of_a_plain_forward_with_a_rounded_cache(wide, case, monk
         differ += sum(run.token_ids != tokens for run, tokens in zip(plain, expected, strict=True))
     if k not in ("f16", "fp8_e4m3"):  # those of many bits may leave all tokens as they are
         assert differ, "rounding changed nothing, so that nothing was shown"
+
+
+@pytest.mark.parametrize("case", [CASES[7], CASES[13], CASES[15]], ids=str)
+def test_rows_that_share_a_beginning_are_rounded_as_alone(wide, case, monkeypatch):
+    """The beginning is read once for all rows; in groups of tokens only where all of a group is shared."""
+    k, v, kwargs = case
+    read, merged = [], attention._merged
+    monkeypatch.setattr(attention, "_merged", lambda *parts: read.append(1) or merged(*parts))
+    beginning = random_prompts(1)[0][:45]
+    prompts = [beginning + prompt[: 30 + 9 * i] for i, prompt in enumerate(random_prompts(4))]
+    runs = generate_all(wide, prompts, SPECS[0], 20, drafts=False, formats=CacheFormats.of(k, v, kwargs))
+    assert read
+    for run, prompt in zip(runs, prompts, strict=True):
+        assert run.token_ids == rounded_alone(wide, prompt, None, run.index, 20, k, v, **kwargs)
+
+
+class WrittenRounded(RoundedCache):
+    """Rounds in `generate` itself, a prompt's keys and values behind its own pass."""
+
+    def update(self, keys, values, index, *args, **kwargs):
+        if index < len(self.layers) and self.layers[index].is_initialized:
+            return super().update(keys, values, index, *args, **kwargs)
+        DynamicCache.update(self, keys, values, index, *args, **kwargs)
+        self.layers[index].keys, self.layers[index].values = self.written(keys, values)
+        return keys, values
+
+
+def test_a_cache_that_is_cut_while_decoding_is_rounded_once(wide):
+    kwargs = {"base_press": {"name": "knorm"}, "compression_interval": 7, "target_size": 20}
+    spec, prompts = PressSpec("DecodingPress", 0.0, kwargs=kwargs), random_prompts(4)
+    for run, prompt in zip(generate_all(wide, prompts, spec, 24, formats=Q4), prompts, strict=True):
+        press, cache = spec.for_prompt(len(prompt)), WrittenRounded("q4_0", "q4_0")
+        assert run.token_ids == alone(wide, prompt, press, run.index, 24, past_key_values=cache)
+        assert len(run.compressions) == 3
+    assert generate_all(wide, prompts, spec, 24)[0].token_ids != run.token_ids
+
+
+def make_graph(step):
+    """A record of a step, as `test_cuda_graphs` makes it."""
+    graph = make_fx(step)()
+    return lambda: graph()
+
+
+def test_recorded_steps_round_too(wide, monkeypatch):
+    prompts = random_prompts(4)
+    plain = generate_all(wide, prompts, SPECS[0], 12, formats=Q4)
+    monkeypatch.setattr(batch, "recorder_for", lambda device: CheckedRecorder(make_graph))
+    recorded = generate_all(wide, prompts, SPECS[0], 12, formats=Q4)
+    assert [run.token_ids for run in recorded] == [run.token_ids for run in plain]
+
+
+def test_the_canary_compares_with_a_cache_that_is_held_in_full(wide):
+    """Without a press it measures the format alone, and the format leaves the full cache as it is."""
+    prompts = random_prompts(3)
+    for formats in (Q4, CacheFormats.of("int2", "int2", KIVI)):
+        runs = generate_all(wide, prompts, SPECS[0], 12, formats=formats, canary_tokens=5)
+        for run in runs:
+            divergence = run.signals["canary_kl"]
+            assert np.isfinite(divergence).sum() == 5 and np.nanmax(divergence) > 1e-6
+    exact = generate_all(wide, prompts, SPECS[0], 12, canary_tokens=5)
+    assert max(np.nanmax(run.signals["canary_kl"]) for run in exact) < 1e-9
+
+
+def test_nominal_bytes_are_counted_from_bits_and_scales(wide):
+    """3 layers of 2 heads of 32 dimensions: 192 values a token, of keys and of values each."""
+    prompts = random_prompts(1, 70)
+
+    def count(k, v, spec=SPECS[0], **kwargs):
+        formats = CacheFormats.of(k, v, kwargs)
+        return generate_all(wide, prompts, spec, 2, formats=formats)[0].cache.nominal_bytes
+
+    assert count("none", "none") == 70 * 192 * 2 * 2
+    assert count("q8_0", "q4_0") == 70 * 192 * (8.5 + 4.5) / 8
+    assert count("q8_0", "none", SPECS[1]) == 35 * 192 * (8.5 + 16) / 8
+    assert (
+        count("q4_0", "q4_0", protect_layers=[0], protect_tokens=4)
+        == (128 * (66 * 4.5 + 4 * 16) + 64 * 70 * 16) * 2 / 8
+    )
+    # of 70 keys 64 are in groups and 6 wait; of values 16 wait; groups of 8 have a scale and a minimum
+    keys, values = 64 * (4 + 32 / 8) + 6 * 16, 54 * (2 + 32 / 8) + 16 * 16
+    assert count("int4", "int2", **KIVI) == 192 * (keys + values) / 8
+
+
+REFUSED = [
+    (SPECS[0], "int4", {"group": 12, "residual": 12}, None, "group 12 does not divide a head's 32"),
+    (
+        SPECS[0],
+        "q4_0",
+        {"protect_layers": [3]},
+        None,
+        "protect_layers 3 is not allowed: the model has 3 layers",
+    ),
+    (SPECS[0], "q4_0", {"protect_layers": [0, 1, -1]}, None, "protect_layers names all layers"),
+    (ADA, "int4", {}, None, "masks keys of some heads, which would have a part in the groups"),
+    (ROTATES, "q4_0", {"protect_tokens": 1}, None, "changes the keys that it keeps, so that their order"),
+    (DECODES, "int2", {}, None, "cuts the cache while decoding, which would tear the groups"),
+    (SPECS[0], "q4_0", {}, {"head_dim": 24}, "a head of 24 dimensions cannot be held in blocks of 32"),
+    (
+        SPECS[0],
+        "f16",
+        {"rotate": True},
+        {"head_dim": 24},
+        "a head has 24 dimensions, which is no power of two",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "name", "kwargs", "changes", "message"), REFUSED)
+def test_what_a_model_or_a_press_cannot_have_is_refused(tiny, wide, spec, name, kwargs, changes, message):
+    lm = dataclasses.replace(tiny, model=tiny_llama(**changes), packed=None) if changes else wide
+    with pytest.raises(InputError, match=message):
+        generate_all(lm, random_prompts(1), spec, 4, formats=CacheFormats.of(name, name, kwargs))
+
+
+def test_a_window_has_no_first_tokens_to_protect(tiny):
+    model = built("Mistral")
+    lm = dataclasses.replace(tiny, model=model, packed=None)
+    with pytest.raises(InputError, match="not supported on a model with a sliding window"):
+        generate_all(
+            lm, [[5] * 20], SPECS[0], 4, formats=CacheFormats.of("f16", "f16", {"protect_tokens": 1})
+        )
+
+
+def test_a_refused_guess_leaves_no_trace(wide, monkeypatch):
+    """Guesses that are all wrong are rounded, read and taken back."""
+
+    class Wrong(Knowing):
+        def draft(self, count):
+            return [(token + 1) % 300 for token in self.answer[len(self.past) - self.length :][:count]]
+
+    prompts = random_prompts(3)
+    for case in (CASES[6], CASES[13], CASES[15]):
+        formats = CacheFormats.of(*case)
+        plain = generate_all(wide, prompts, SPECS[2], 24, drafts=False, formats=formats)
+        answers = {tuple(prompts[run.index]): run.token_ids for run in plain}
+        monkeypatch.setattr(batch, "Drafter", lambda prompt, answers=answers: Wrong(prompt, answers))
+        drafted = generate_all(wide, prompts, SPECS[2], 24, formats=formats)
+        assert [run.token_ids for run in drafted] == [run.token_ids for run in plain]
+        if case[1] not in GROUPED:
+            assert sum(run.drafting.drafted for run in drafted) > 10
+
+
+def test_the_embedded_model_has_the_tokens_of_a_plain_forward(embedded):
+    """In single precision; the rounding of a value on the edge between two levels may depend on the batch."""
+    problems = load_problems("onestep", 3, 1, seed=42)
+    prompts = [prompt.token_ids for prompt in build_prompts(*problems, embedded.tokenizer)]
+    press = PressSpec("streaming_llm", 0.25)
+    runs = generate_all(embedded, prompts, press, 12, formats=CacheFormats.of("q8_0", "q4_0", {}))
+    for run, prompt in zip(runs, prompts, strict=True):
+        asked = press.for_prompt(len(prompt))
+        assert run.token_ids == rounded_alone(embedded, prompt, asked, run.index, 12, "q8_0", "q4_0")
