@@ -31,7 +31,7 @@ def _cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _float8(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Without a scale, as vLLM's caches are unless they were calibrated; what is too large becomes the
-    largest number, where torch alone gives NaN or infinity.
+    largest number, where torch's own e5m2 gives infinity.
     """
     most = torch.finfo(dtype).max
     return x.clamp(-most, most).to(dtype)

@@ -229,6 +229,7 @@ Q4 = CacheFormats("q4_0", "q4_0")
 ADA = PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}})
 ROTATES = PressSpec("KeyRerotationPress", 0.5, kwargs={"press": {"name": "knorm"}})
 DECODES = PressSpec("DecodingPress", 0.0, kwargs={"base_press": {"name": "knorm"}})
+SELDOM = ("f16", "bf16", "fp8_e5m2", "q5_1", "q5_0")
 SPECS = (
     PressSpec("none", 0.0),
     PressSpec("streaming_llm", 0.5),
@@ -247,29 +248,32 @@ def wide(embedded):
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case[0] in SELDOM else ()) for case in CASES],
+    ids=str,
+)
 def test_runs_are_those_of_a_plain_forward_with_a_rounded_cache(wide, case, monkeypatch):
-    """With and without a press, in batches of 2 and alone, with drafts and without."""
+    """With and without a press, alone without drafts and in batches of 2 with drafts."""
     k, v, kwargs = case
     formats = CacheFormats.of(k, v, kwargs)
-    prompts, n, differ = random_prompts(3), 24, 0
+    prompts, n = random_prompts(3), 24
     for spec in SPECS:
         requests = [spec.for_prompt(len(prompt)) for prompt in prompts]
         expected = [
             rounded_alone(wide, prompt, press, seed, n, k, v, **kwargs)
             for seed, (prompt, press) in enumerate(zip(prompts, requests, strict=True))
         ]
-        for batch_size, drafts in ((2, False), (1, True), (2, True)):
+        for batch_size, drafts in ((1, False), (2, True)):
             answers = {tuple(prompt): tokens for prompt, tokens in zip(prompts, expected, strict=True)}
             monkeypatch.setattr(batch, "Drafter", lambda prompt, answers=answers: Knowing(prompt, answers))
             runs = generate_all(wide, prompts, spec, n, batch_size, drafts=drafts, formats=formats)
             assert [run.token_ids for run in runs] == expected
             if drafts and v not in GROUPED:
                 assert sum(run.drafting.accepted for run in runs)
+    if k != "f16":  # which leaves all tokens as they are
         plain = generate_all(wide, prompts, spec, n)
-        differ += sum(run.token_ids != tokens for run, tokens in zip(plain, expected, strict=True))
-    if k not in ("f16", "fp8_e4m3"):  # those of many bits may leave all tokens as they are
-        assert differ, "rounding changed nothing, so that nothing was shown"
+        assert [run.token_ids for run in plain] != expected, "nothing was shown"
 
 
 @pytest.mark.parametrize("case", [CASES[7], CASES[13], CASES[15]], ids=str)
@@ -303,7 +307,7 @@ def test_a_cache_that_is_cut_while_decoding_is_rounded_once(wide):
     for run, prompt in zip(generate_all(wide, prompts, spec, 24, formats=Q4), prompts, strict=True):
         press, cache = spec.for_prompt(len(prompt)), WrittenRounded("q4_0", "q4_0")
         assert run.token_ids == alone(wide, prompt, press, run.index, 24, past_key_values=cache)
-        assert len(run.compressions) == 3
+        assert len(run.compressions) == (len(run.token_ids) - 1) // 7 > 0
     assert generate_all(wide, prompts, spec, 24)[0].token_ids != run.token_ids
 
 
@@ -414,10 +418,10 @@ def test_a_refused_guess_leaves_no_trace(wide, monkeypatch):
 
 def test_the_embedded_model_has_the_tokens_of_a_plain_forward(embedded):
     """In single precision; the rounding of a value on the edge between two levels may depend on the batch."""
-    problems = load_problems("onestep", 3, 1, seed=42)
+    problems = load_problems("onestep", 2, 0, seed=42)
     prompts = [prompt.token_ids for prompt in build_prompts(*problems, embedded.tokenizer)]
     press = PressSpec("streaming_llm", 0.25)
-    runs = generate_all(embedded, prompts, press, 12, formats=CacheFormats.of("q8_0", "q4_0", {}))
+    runs = generate_all(embedded, prompts, press, 8, formats=CacheFormats.of("q8_0", "q4_0", {}))
     for run, prompt in zip(runs, prompts, strict=True):
         asked = press.for_prompt(len(prompt))
-        assert run.token_ids == rounded_alone(embedded, prompt, asked, run.index, 12, "q8_0", "q4_0")
+        assert run.token_ids == rounded_alone(embedded, prompt, asked, run.index, 8, "q8_0", "q4_0")
