@@ -108,6 +108,9 @@ def _add_lm_eval(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--budget", type=int, help="tokens kept, instead of a ratio")
     parser.add_argument("--press-kwargs", metavar="JSON", help="the press's own fields")
     for option, metavar, text in (
+        ("cache-type-k", "FORMAT", "in which keys are held, such as q8_0"),
+        ("cache-type-v", "FORMAT", "in which values are held"),
+        ("cache-kwargs", "JSON", 'what goes with them, as {"protect_tokens": 4}'),
         ("chat-template-kwargs", "JSON", 'parameters of the chat template, as {"enable_thinking": false}'),
         ("template-date", "DATE", "what a chat template is told that today is, as 2025-01-31"),
         ("think-tags", "JSON", 'what opens and closes thoughts, as ["<think>", "</think>"]'),
@@ -137,6 +140,7 @@ def _lm_eval(options: argparse.Namespace) -> str:
 
     keys = ("model", "press", "ratio", "budget", "press_kwargs", "device", "dtype", "batch_size")
     keys += ("chat_template_kwargs", "template_date", "think_tags")
+    keys += ("cache_type_k", "cache_type_v", "cache_kwargs")
     given = {key: value for key in keys if (value := getattr(options, key)) is not None}
     done = evaluate(
         options.tasks.split(","),

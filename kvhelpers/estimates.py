@@ -78,7 +78,7 @@ def differences(runs: pd.DataFrame) -> list[dict]:
     """
     runs = runs.assign(**{NEVER_ENDS: runs["looping"] | runs["non_termination"]})
     by_run, pairs = runs.set_index("run"), []
-    for label, part in conditions(runs[(runs["press"] != NONE) & runs["baseline"].notna()]):
+    for label, part in conditions(runs[~frames.uncompressed(runs) & runs["baseline"].notna()]):
         twins = by_run.loc[part["baseline"]]
         pairs += [
             (label, name, twins[column].to_numpy(), part[column].to_numpy())

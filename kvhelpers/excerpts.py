@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from kvhelpers import frames
 from kvhelpers.errors import InputError, unknown_name
 from kvhelpers.format import model_output
 from kvhelpers.paths import labels_dir, relative
-from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FailureMode
 
 LENGTH = 100  # characters of a run's text; of a looping run, half of them before the onset
@@ -46,7 +46,7 @@ def specimens(runs: pd.DataFrame, labels: Mapping[tuple[str, str], str]) -> pd.D
     read = [labels.get(key, mode) for key, mode in zip(keys, runs["mode"], strict=True)]
     failed = runs[(runs["mode"] == read) & ~runs["mode"].isin([FailureMode.CORRECT, FailureMode.ERRORED])]
     order = failed.assign(
-        plain=failed["press"] == NONE, void=~failed["valid"], early=-failed["onset"].astype(float)
+        plain=frames.uncompressed(failed), void=~failed["valid"], early=-failed["onset"].astype(float)
     )
     order = order.sort_values(["void", "early", "plain"], kind="stable")
     return order.drop_duplicates("mode").sort_values(

@@ -24,6 +24,7 @@ thinking_tokens, answering_tokens, never_left_thinking    new tokens up to the e
                   thoughts, and behind it; whether there are none; only where there are runs of such a model
 compressed_tokens, kept_tokens, removed    tokens that the press was given, the prompt's or its context's; of
                   these kept (a mean over heads), share removed; missing if the prefill failed
+nominal_bytes     of the cache after the prefill, each value at its format's bits (`records.CacheReport`)
 sink_kept, question_kept    share of heads that hold the first token; of the question's tokens, share held
 batch_size        rows that could decode together
 baseline_correct, baseline_looping    outcomes of the run without compression; missing where there is none
@@ -46,6 +47,7 @@ from kvhelpers.errors import InputError
 from kvhelpers.experiment.results import ConditionResult, find_baseline
 from kvhelpers.experiment.tables import CONDITION_SCHEMA
 from kvhelpers.paths import REPOSITORY, figures_dir, relative, write_atomic
+from kvhelpers.presses.registry import NONE
 from kvhelpers.records import Record, StopReason
 from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.flags import baseline_is_weak
@@ -75,7 +77,17 @@ TYPES = dict.fromkeys(
 )
 TYPES |= dict.fromkeys(("baseline_correct", "baseline_looping"), "boolean")
 TYPES |= dict.fromkeys(
-    ("ratio", "kept_tokens", "sink_kept", "question_kept", "removed", "wall_seconds", "cache_bytes"), float
+    (
+        "ratio",
+        "kept_tokens",
+        "sink_kept",
+        "question_kept",
+        "removed",
+        "wall_seconds",
+        "cache_bytes",
+        "nominal_bytes",
+    ),
+    float,
 )
 LONG = ("question", "subject", "metric", "estimate", "low", "high", "n", "prompts", "q", "verdict")
 
@@ -103,6 +115,12 @@ def runs(results: Sequence[ConditionResult]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table = table.astype({name: kind for name, kind in TYPES.items() if name in table})
     return table.drop(columns=THINKING) if table["thinking_tokens"].isna().all() else table
+
+
+def uncompressed(runs: pd.DataFrame) -> pd.Series:
+    """Which runs have the whole cache, in full."""
+    parts = [name for name in ("press", "cache_type_k", "cache_type_v") if name in runs]
+    return (runs[parts] == NONE).all(axis=1)
 
 
 def _key(result: ConditionResult, record: Record) -> str:
@@ -162,6 +180,7 @@ def _of_run(result: ConditionResult, record: Record) -> dict:
         "question_kept": cache.question_kept if cache else None,
         "removed": record.removed,
         "cache_bytes": cache.cache_bytes if cache else None,
+        "nominal_bytes": cache.nominal_bytes if cache else None,
         "compressions": len(record.compressions),
         "flags": "; ".join(record.flags),
         "seconds": record.seconds,

@@ -23,7 +23,6 @@ from kvhelpers.experiment.results import ConditionResult, find_baseline, flags_o
 from kvhelpers.format import DAGGER, GAP, markdown_table, points_of, rate
 from kvhelpers.frames import save_frames
 from kvhelpers.paths import REPOSITORY, figures_dir, log_path, relative, write_atomic
-from kvhelpers.presses.registry import NONE
 from kvhelpers.scoring.flags import FLAGS, INVALIDATING
 from kvhelpers.signals import LAST, QUANTILES, SIGNALS
 from kvhelpers.stats import SIGNIFICANCE, wilson
@@ -287,7 +286,7 @@ def shown_conditions(runs: pd.DataFrame, contrasts: Sequence[Contrast] = ()) -> 
     accuracy is nearest to half of theirs.
     """
     labels = list(dict.fromkeys(runs["condition"]))
-    plain = list(dict.fromkeys(runs.loc[runs["press"] == NONE, "condition"]))
+    plain = list(dict.fromkeys(runs.loc[frames.uncompressed(runs), "condition"]))
     named = [label for contrast in contrasts[:CONTRASTS] for label in (contrast.first, contrast.second)]
     if contrasts:
         chosen = [*plain, *(label for label in named if label in labels)]

@@ -162,7 +162,9 @@ class CacheReport(Shape):
     share of heads (first layer aside, whose values do not depend on position) that still hold the prompt's
     first token, the attention sink (Xiao et al. 2024, https://arxiv.org/abs/2309.17453). ``window`` is the
     press's observation window in tokens, or None. ``question_kept`` is the share of the question's tokens
-    still held, a mean over the same heads; None where nobody said which they are.
+    still held, a mean over the same heads; None where nobody said which they are. ``nominal_bytes`` count a
+    value at the bits of its cache format, scales included, and at 16 where it is not rounded (None in older
+    results).
     """
 
     prompt_tokens: int
@@ -172,6 +174,7 @@ class CacheReport(Shape):
     sink_kept: float
     window: int | None
     question_kept: float | None = None
+    nominal_bytes: int | None = None
 
 
 class Compression(Shape):

@@ -17,7 +17,6 @@ from scipy.stats import norm
 
 from kvhelpers import frames
 from kvhelpers.errors import InputError
-from kvhelpers.presses.registry import NONE
 from kvhelpers.records import FIRST_COMPRESSED_TOKEN
 from kvhelpers.stats import (
     Estimate,
@@ -94,7 +93,7 @@ def alarms(
             "each above 0.5 and below 1"
         )
     values = signal.to_numpy(float)[:, FIRST_COMPRESSED_TOKEN:]
-    plain = values[(runs["press"] == NONE).to_numpy()]
+    plain = values[frames.uncompressed(runs).to_numpy()]
     plain = plain[np.isfinite(plain)]
     if not len(plain):
         return frames.long_frame([])
@@ -110,7 +109,7 @@ def alarms(
     own = hits[:, np.arange(len(loops)), loops]  # [thresholds, loops]
     first = crossed.argmax(2)[:, loops] + FIRST_COMPRESSED_TOKEN
     healthy = (~runs["catastrophic"] & ~runs["errored"]).to_numpy()
-    compressed = healthy & (runs["press"] != NONE).to_numpy()
+    compressed = healthy & ~frames.uncompressed(runs).to_numpy()
     healthy = compressed if compressed.any() else healthy
     calm = crossed[:, healthy]
     starts = calm & ~np.pad(calm, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]

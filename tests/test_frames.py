@@ -148,3 +148,22 @@ def test_a_row_says_what_became_of_the_run():
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(InputError, match="experiment .* is not allowed"):
         finished_results(name)
+
+
+def test_a_quantized_run_stands_beside_the_one_whose_cache_is_held_in_full(output):
+    right = [True] * 4
+    made = [
+        make_result("none", 0.0, [False] * 4, cache_type_k="q4_0"),
+        make_result("knorm", 0.5, right, cache_type_v="q8_0", cache_kwargs={"rotate": True}),
+        make_result("none", 0.0, right),
+    ]
+    table = frames.runs(made)
+    assert set(table["baseline"].str.partition("/p/")[0]) == {"made/none"}
+    assert table["baseline_correct"].all()
+    assert frames.uncompressed(table).tolist() == [False] * 8 + [True] * 4
+    assert table["cache_kwargs"].tolist()[4] == '{"rotate": true}'
+    assert table["condition"].unique().tolist() == [
+        "none (K q4_0)",
+        "knorm 0.5 (V q8_0, rotate=True)",
+        "none",
+    ]

@@ -82,6 +82,11 @@ def _key(condition: Condition) -> tuple:
 
 def _missing(result: ConditionResult) -> Iterator[tuple[ConditionResult, Record, list[int]]]:
     """The condition's runs that are not replayed, with their tokens before the event."""
+    if result.condition.is_quantized:
+        raise InputError(
+            f"condition {result.label!r} holds its cache in {result.condition.cache}; only runs whose cache "
+            "is held in full can be replayed"
+        )
     if result.condition.repetition_penalty != 1.0:
         raise InputError(f"condition {result.label!r} has a repetition penalty; its runs cannot be replayed")
     if result.condition.compress != PROMPT:

@@ -25,6 +25,7 @@ from kvhelpers import own
 from kvhelpers.errors import InputError, check_text, shown, unknown_name, without_repeats
 from kvhelpers.experiment.plain import check_plain
 from kvhelpers.models.source import ATTENTION, DEVICES, DTYPES, model_source
+from kvhelpers.presses.cache_formats import CacheFormats
 from kvhelpers.presses.registry import DECODING, NONE
 from kvhelpers.presses.spec import PressSpec, described, with_hashes
 from kvhelpers.tasks.chat import TEMPLATE_DATE
@@ -47,8 +48,9 @@ LONGEST_STEM = 200  # likewise of a condition's files
 SCRATCH = "scratch"  # the experiment of a condition that names none
 DEFAULT_RATIO = 0.875
 PRESS_KEYS = ("press", "ratio", "budget", "press_kwargs")
+CACHE_KEYS = ("cache_type_k", "cache_type_v", "cache_kwargs")
 SETTING_KEYS = ("question_position", "examples_seed", "compress")  # how the prompts are made and compressed
-GRID_KEYS = (*PRESS_KEYS, *SETTING_KEYS)
+GRID_KEYS = (*PRESS_KEYS, *CACHE_KEYS, *SETTING_KEYS)
 
 
 def _from_json(value: Any) -> Any:
@@ -69,7 +71,8 @@ class Condition(BaseModel):
     ``question_position`` and ``compress`` are explained in `tasks.prompts.build_prompts` (``ratio`` and
     ``budget`` are of what is compressed); ``examples_file``, ``shuffle`` and
     ``examples_seed`` in `tasks.load.load_problems`, ``template_date`` and ``chat_template_kwargs`` in
-    `tasks.chat.render`. ``stop_strings`` None are the task's.
+    `tasks.chat.render`. ``cache_type_k``, ``cache_type_v`` and ``cache_kwargs`` are the formats in which keys
+    and values are held (`presses.cache_formats`). ``stop_strings`` None are the task's.
     ``think_tags`` open and close thoughts; None: the ones that the chat template names (`tasks.thinking`).
     ``batch_size`` ``auto`` follows free memory; in float32 the tokens do not
     depend on it.
@@ -86,6 +89,9 @@ class Condition(BaseModel):
     ratio: float | None = Field(default=None, ge=0, lt=1)
     press_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
     budget: int | None = Field(default=None, ge=1)
+    cache_type_k: str = NONE
+    cache_type_v: str = NONE
+    cache_kwargs: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
     n_prompts: int = Field(default=20, ge=1)
     n_fewshot: int = Field(default=4, ge=0)
     multiturn: bool = True
@@ -154,6 +160,16 @@ class Condition(BaseModel):
         return PressSpec(self.press, self.ratio, self.budget, self.press_kwargs)
 
     @property
+    def cache_formats(self) -> CacheFormats:
+        """The formats in which keys and values are held. Raises InputError as `CacheFormats.of`."""
+        return CacheFormats.of(self.cache_type_k, self.cache_type_v, self.cache_kwargs)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether keys or values are held in a format of their own."""
+        return (self.cache_type_k, self.cache_type_v) != (NONE, NONE)
+
+    @property
     def asked_attention(self) -> str:
         """The attention implementation asked for, or what the press needs; ``auto`` is left to the model
         (`models.load.prefill_attention`).
@@ -168,11 +184,13 @@ class Condition(BaseModel):
     @property
     def is_baseline(self) -> bool:
         """Whether nothing is compressed."""
-        return self.press == NONE
+        return self.press == NONE and not self.is_quantized
 
     def uncompressed(self) -> Condition:
-        """The same condition without a press."""
-        return self.model_copy(update={"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}})
+        """The same condition without a press, its cache held in full."""
+        bare = {"press": NONE, "ratio": 0.0, "budget": None, "press_kwargs": {}}
+        in_full = {"cache_type_k": NONE, "cache_type_v": NONE, "cache_kwargs": {}}
+        return self.model_copy(update=bare | in_full)
 
     @property
     def amount(self) -> str:
@@ -180,8 +198,8 @@ class Condition(BaseModel):
         return _ratio_text(self.ratio) if self.budget is None else f"budget {self.budget}"
 
     def stem(self) -> str:
-        """File name of the condition's results: ``<model>_<ratio>_<n>p``, with a budget or press_kwargs spelt
-        out; the end of a long one is replaced by a hash of the whole.
+        """File name of the condition's results: ``<model>_<ratio>_<n>p``, with a budget, press_kwargs and
+        formats spelt out; the end of a long one is replaced by a hash of the whole.
         """
         amount = _ratio_text(self.ratio) if self.budget is None else f"b{self.budget}"
         extra = json.dumps(self.press_kwargs, sort_keys=True) if self.press_kwargs else ""
@@ -191,6 +209,7 @@ class Condition(BaseModel):
             amount,
             f"{self.n_prompts}p",
             extra,
+            self.cache,
             self.setting,
         ]  # a hidden file is no result
         stem = "_".join(filter(None, (re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-") for part in parts)))
@@ -198,6 +217,13 @@ class Condition(BaseModel):
             return stem
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         return f"{stem[: LONGEST_STEM - len(digest) - 1]}-{digest}"
+
+    @property
+    def cache(self) -> str:
+        """For people, the formats in which the cache is held; empty where it is held in full."""
+        types = {"K": self.cache_type_k, "V": self.cache_type_v}
+        named = [f"{part} {name}" for part, name in types.items() if name != NONE]
+        return ", ".join(filter(None, (*named, kwargs_text(dict(sorted(self.cache_kwargs.items()))))))
 
     @property
     def setting(self) -> str:
@@ -211,8 +237,10 @@ class Condition(BaseModel):
 
     @property
     def fields(self) -> str:
-        """For people, what tells conditions of one press and amount apart: its own fields and the setting."""
-        return ", ".join(filter(None, (kwargs_text(self.press_kwargs), self.setting)))
+        """For people, what tells conditions of one press and amount apart: its own fields, the cache's
+        formats and the setting.
+        """
+        return ", ".join(filter(None, (kwargs_text(self.press_kwargs), self.cache, self.setting)))
 
     def label(self) -> str:
         """Short name for people."""
@@ -294,6 +322,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
     condition = _with_hashes(build_condition(values))
     for name in (
         "press_kwargs",
+        "cache_kwargs",
         "task_kwargs",
         "chat_template_kwargs",
         "think_tags",
@@ -301,6 +330,7 @@ def make_condition(values: dict[str, Any]) -> Condition:
     ):  # they may have come as JSON text
         check_plain(getattr(condition, name), name)
     condition.press_spec.check()
+    CacheFormats.of(condition.cache_type_k, condition.cache_type_v, condition.cache_kwargs)
     needed = condition.press_spec.attention()
     if needed == "eager" and condition.attn not in ("auto", needed):
         raise InputError(
@@ -312,6 +342,8 @@ def make_condition(values: dict[str, Any]) -> Condition:
     check_position(condition.question_position, condition.multiturn)
     n_fewshot = condition.n_fewshot if condition.prompt_template is None else None
     check_compress(condition.compress, condition.multiturn, condition.question_position, n_fewshot)
+    if condition.is_quantized and condition.compress == CONTEXT:
+        raise InputError(f"cache_type is not supported with compress {CONTEXT!r}; use compress {PROMPT!r}")
     check_template(condition)
     for name, allowed in (("device", DEVICES), ("dtype", DTYPES)):
         if (value := getattr(condition, name)) not in ("auto", *allowed):

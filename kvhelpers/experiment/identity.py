@@ -24,6 +24,9 @@ LATER = {
     "think_tags": None,
     "shuffle": True,
     "stop_strings": None,
+    "cache_type_k": "none",
+    "cache_type_v": "none",
+    "cache_kwargs": {},
 }
 FILES = ("template_sha256", "examples")  # named only where there are such files
 # how and where a condition is run; of files their contents count

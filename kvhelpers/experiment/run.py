@@ -28,8 +28,9 @@ from kvhelpers.models.generation_config import ignored_settings
 from kvhelpers.models.load import LanguageModel, load_model
 from kvhelpers.paths import relative
 from kvhelpers.presses.kinds import falls_back, observation_window, phases
+from kvhelpers.presses.registry import NONE
 from kvhelpers.records import SCALARS, Example, Record, StopReason
-from kvhelpers.scoring.flags import cache_flags
+from kvhelpers.scoring.flags import cache_flags, format_flags
 from kvhelpers.scoring.score import Ended, Score, score
 from kvhelpers.scoring.summary import summarize
 from kvhelpers.tasks.harness import PREFIX as HARNESS
@@ -60,7 +61,7 @@ def load_for(condition: Condition) -> LanguageModel:
     """
     check_before_loading(condition)
     lm = load_model(condition.model, condition.device, condition.dtype, condition.asked_attention)
-    check_model(lm, pressed=not condition.is_baseline)
+    check_model(lm, pressed=condition.press != NONE)
     return lm
 
 
@@ -170,7 +171,7 @@ def run_prompts(
         above the shortest prompt, or its context, before anything runs.
     """
     _refuse_other_model(condition, lm)
-    check = check_model(lm, pressed=not condition.is_baseline)
+    check = check_model(lm, pressed=condition.press != NONE)
     prompts = prompts_of(condition, lm) if prompts is None else prompts
     condition.press_spec.for_prompt(min(len(prompt.compressed) for prompt in prompts))
     code_version()  # noted now: the code may change while this process runs
@@ -331,6 +332,7 @@ def generate_prompts(
         timeout_s=condition.timeout_s,
         canary_tokens=condition.canary_tokens,
         think_tags=tags,
+        formats=condition.cache_formats,
     )
     return generate(lm, requests, settings, passes)
 
@@ -446,4 +448,7 @@ class _Recorder:
         never_cut = ["never_compressed_decoding"] if decoding and not run.compressions else []
         compresses = prefilling is not None and self.condition.ratio != 0
         fell_back = ["press_fell_back"] if compresses and falls_back(prefilling, n_tokens) else []
-        return timed_out + cache_flags(run.cache, compresses) + fell_back + never_cut
+        rounded = format_flags(
+            self.condition.cache_formats, self.lm.dtype, run.cache.kept_tokens + len(run.token_ids) - 1
+        )
+        return timed_out + cache_flags(run.cache, compresses) + fell_back + never_cut + rounded

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -19,11 +20,13 @@ from kvhelpers.generation.choose import Chooser
 from kvhelpers.generation.cuda_graphs import recorder_for
 from kvhelpers.generation.decoding_press import DecodingCompressor
 from kvhelpers.generation.drafts import Drafter, draft_lengths
+from kvhelpers.generation.formats import nominal_bytes
 from kvhelpers.generation.full_cache import FullCaches
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.prefill import GROUP_TOKENS, Prefilled, Prefiller
 from kvhelpers.generation.requests import Generation, Request, Settings
 from kvhelpers.generation.rows import Row
+from kvhelpers.generation.text_order import in_text_order
 from kvhelpers.models.load import LanguageModel
 from kvhelpers.presses.kinds import phases, rerotates
 from kvhelpers.records import StopReason
@@ -61,7 +64,8 @@ class Batch:
         prompts = [request.compressed for request in requests if request.context is None]
         # several questions on one context need one pass over it
         contexts = {tuple(each.compressed): None for each in requests if each.context is not None}
-        self.prefiller = Prefiller(lm, [*prompts, *map(list, contexts)], settings.canary_tokens > 0, passes)
+        keep_full = settings.canary_tokens > 0 or settings.formats.in_order
+        self.prefiller = Prefiller(lm, [*prompts, *map(list, contexts)], keep_full, passes)
         self.one_context = len({context_key(request) for request in requests}) == 1
         self.choose = Chooser(lm, settings)
         self.drafts = settings.drafts and decoding is None and settings.repetition_penalty == 1.0
@@ -75,7 +79,8 @@ class Batch:
         self.acting: list[Row] = []  # out of their slots, to be prefilled again
         self.joining: list[int] = []  # requests in their prefill
         self.contexts: dict[ContextKey, Prefilled | str] = {}  # what the last prefill left of contexts
-        self.cache = BatchedCache(self.lm.model, slots, self.recorder, self.lm.packed)
+        formats = self.settings.formats
+        self.cache = BatchedCache(self.lm.model, slots, self.recorder, self.lm.packed, formats)
         self.full_caches = FullCaches(self.lm.model, slots, self.recorder, self.lm.packed)
 
     @property
@@ -153,10 +158,12 @@ class Batch:
         """Each row's guesses of its next tokens; none beside its full cache, which takes them singly."""
         streaks = [row.drafter.streak if row.drafter else 0 for row in self.rows]
         lengths = draft_lengths(streaks, self.lm.device)
-        drafts = []
-        for row, length in zip(self.rows, lengths, strict=True):
+        drafts, grouped = [], self.settings.formats.grouped
+        for slot, (row, length) in enumerate(zip(self.rows, lengths, strict=True)):
             alone = row.drafter is None or row.pending or row.index in self.full_caches.members
             left = self.settings.max_new_tokens - len(row.tokens) - 1
+            if grouped:
+                left = min(left, self.cache.room(slot) - 1)
             drafts.append([] if alone else row.drafter.draft(min(length, left)))
         return drafts
 
@@ -169,6 +176,7 @@ class Batch:
             if isinstance(outcome, str):
                 row.fail(outcome)
                 continue
+            outcome = self._arranged(outcome, row)
             row.prefilled(outcome.report)
             moved = bool(row.pending) and rerotates(row.press)
             row.shift = len(row.compressed) - outcome.cache.get_seq_length() if moved else 0
@@ -186,7 +194,7 @@ class Batch:
             elif row.stop_reason is None:
                 self.cache.join(prefilled.cache, prefilled.masked_keys, self._shared(row, prefilled))
                 self.rows.append(row)
-                if prefilled.full is not None and not row.acted:
+                if self.settings.canary_tokens and not row.acted:
                     self.full_caches.join(row.index, prefilled.full)
         self.joining = []
         return [row for row in rows if row.stop_reason is not None]
@@ -220,6 +228,16 @@ class Batch:
         if row.acted or masked or not self.one_context or not self.prefiller.plain_layers:
             return 0
         return min(layer.keys.shape[2] for layer in prefilled.cache.layers)
+
+    def _arranged(self, prefilled: Prefilled, row: Row) -> Prefilled:
+        """A prefilled row as its formats need it, with the bytes that they take."""
+        formats = self.settings.formats
+        if formats.in_order and row.press is not None:
+            prefilled = in_text_order(prefilled, row.press, formats)
+        report = prefilled.report.model_copy(
+            update={"nominal_bytes": nominal_bytes(prefilled.cache, formats)}
+        )
+        return replace(prefilled, report=report)
 
     def _next_rows(self) -> list[Row]:
         """Take the rows that are prefilled together next, at most as many as there are free slots: those that

@@ -5,7 +5,8 @@ left padding. A row can join (a fresh prefill) and leave (its slot is taken by t
 Buffers grow by half when full; a pass writes its tokens' keys and values and copies nothing, and reads them
 as `attention` says. A row takes one token or more in a pass: its last one, and drafts of the next (`drafts`),
 of which it keeps those that turn out right. A pass of one token per row has fixed places, so that on a GPU it
-can be recorded once and replayed (`cuda_graphs`).
+can be recorded once and replayed (`cuda_graphs`). What is written may be rounded to a format of fewer bits
+(`formats`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from kvhelpers.generation.attention import (
     feed_of,
 )
 from kvhelpers.generation.cuda_graphs import Recorder
+from kvhelpers.generation.formats import Rounding, grouped_until, room, roundings
 from kvhelpers.models.packed import PackedLinears, using
+from kvhelpers.presses.cache_formats import GROUPED, UNROUNDED, CacheFormats
 
 SHARED_FROM = 4  # rows, from which reading the tokens that they share once pays
 RECORDED_WIDTH = 64  # recorded steps reach a multiple of so many tokens, so that a record serves many steps
@@ -44,11 +47,13 @@ class BatchedLayer(CacheLayerMixin):
     read.
     """
 
-    def __init__(self, owner: BatchedCache, index: int, sliding_window: int | None):
+    def __init__(
+        self, owner: BatchedCache, index: int, sliding_window: int | None, rounding: Rounding | None
+    ):
         super().__init__()
         # a proxy, else a cache and its layers keep each other, and their memory, alive
         self.owner = weakref.proxy(owner)
-        self.index, self.sliding_window = index, sliding_window
+        self.index, self.sliding_window, self.rounding = index, sliding_window, rounding
         self.width = 0  # how far the current pass's longest row reaches
         self.masked_keys: torch.Tensor | None = None  # [slots, G, capacity], what a head-wise press masked
 
@@ -129,13 +134,34 @@ class BatchedLayer(CacheLayerMixin):
 
     def update(self, key_states, value_states, cache_kwargs=None):
         """Write a pass's tokens ``[1, G, T, D]`` behind what their rows hold; return views of what the pass
-        attends to.
+        attends to. Rounded, they are so in their own step too.
         """
+        if self.rounding is not None:
+            key_states, value_states = self.rounding.written(key_states, value_states)
         row, rows = self.owner.feed.row, self.owner.rows
         at = self.lengths[row] + self.owner.feed.place
         self.keys[row, :, at] = key_states[0].transpose(0, 1)
         self.values[row, :, at] = value_states[0].transpose(0, 1)
         return self.keys[:rows, :, : self.width], self.values[:rows, :, : self.width]
+
+    def round_groups(
+        self, keys: Sequence[tuple[int, int, int]], values: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Round stretches of keys and of values, each a slot, its first place and that behind its last."""
+        for buffer, stretches, size, function in (
+            (self.keys, keys, self.rounding.formats.group, self.rounding.key_groups),
+            (self.values, values, 1, self.rounding.value_groups),
+        ):
+            starts = [(slot, at) for slot, first, end in stretches for at in range(first, end, size)]
+            if starts:
+                slots, places = torch.tensor(starts, device=buffer.device).T
+                places = places[:, None] + torch.arange(size, device=buffer.device)
+                where = (
+                    slots[:, None, None],
+                    torch.arange(buffer.shape[1], device=buffer.device)[None, :, None],
+                    places[:, None],
+                )
+                buffer[where] = function(buffer[where])
 
     def get_seq_length(self) -> int:
         """Longest row."""
@@ -150,7 +176,8 @@ class BatchedLayer(CacheLayerMixin):
 
 class BatchedCache(Cache):
     """Up to ``slots`` rows of compressed caches, decoded together; ``recorder`` makes passes of one token per
-    row replayable, or is None; so is ``packed``, the linear weights that passes multiply with.
+    row replayable, or is None; so is ``packed``, the linear weights that passes multiply with. ``formats``
+    are those in which keys and values are held.
     """
 
     def __init__(
@@ -159,9 +186,14 @@ class BatchedCache(Cache):
         slots: int,
         recorder: Recorder | None = None,
         packed: PackedLinears | None = None,
+        formats: CacheFormats = UNROUNDED,
     ):
         windows = sliding_windows(model)
-        super().__init__(layers=[BatchedLayer(self, index, window) for index, window in enumerate(windows)])
+        parts = zip(windows, roundings(formats, len(windows)), strict=True)
+        super().__init__(layers=[BatchedLayer(self, index, *part) for index, part in enumerate(parts)])
+        self.formats = formats
+        # per row, per layer: up to where keys and values are rounded in groups, if they are
+        self.rounded: list[list[tuple[int, int]]] = []
         self.shared: list[int] = []  # per row: how many of its first tokens are the others' too
         self.lengths: list[list[int]] = []  # per row, per layer: mirrors `held` without a device sync
         self.held = torch.zeros(len(windows), slots, dtype=torch.long, device=model.device)
@@ -177,13 +209,16 @@ class BatchedCache(Cache):
         """
         slot = len(self.lengths)
         for layer, held, masked in zip(self.layers, prefilled.layers, masked_keys, strict=True):
-            layer.put(slot, held.keys, held.values, masked)
+            parts = held.keys, held.values
+            layer.put(slot, *(parts if layer.rounding is None else layer.rounding.prompt(*parts)), masked)
         self.lengths.append([layer.keys.shape[2] for layer in prefilled.layers])
-        self.shared.append(shared)
+        self.rounded.append([(min(self.formats.protect_tokens, held),) * 2 for held in self.lengths[slot]])
+        self._round_groups([slot])
+        self.shared.append(self._alike(slot, shared))
 
     @torch.inference_mode()
     def replace(self, slot: int, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Give a row other keys and values ``[1, G, K, D]`` in one layer."""
+        """Leave a row these of its keys and values ``[1, G, K, D]`` in one layer."""
         self.layers[layer].put(slot, keys, values, None)
         self.lengths[slot][layer], self.shared[slot] = keys.shape[2], 0
 
@@ -196,7 +231,7 @@ class BatchedCache(Cache):
                 layer.move(last, slot)
             self.held[:, slot] = self.held[:, last]
         self.held[:, last] = 0
-        for rows in (self.lengths, self.shared):
+        for rows in (self.lengths, self.shared, self.rounded):
             rows[slot] = rows[last]
             rows.pop()
 
@@ -230,6 +265,43 @@ class BatchedCache(Cache):
         """Let so many of the tokens that each row was fed last belong to it, from the first."""
         self.held[:, : len(counts)] += torch.tensor(counts, device=self.held.device)
         self.lengths = [[n + count for n in row] for row, count in zip(self.lengths, counts, strict=True)]
+        self._round_groups(range(len(counts)))
+
+    def room(self, slot: int) -> float:
+        """How many tokens a row may be fed in one pass: what is rounded in groups is so between passes."""
+        rows = zip(self.layers, self.lengths[slot], self.rounded[slot], strict=True)
+        return min(room(self.formats, *row) for layer, *row in rows if layer.rounding is not None)
+
+    def _round_groups(self, slots: Sequence[int]) -> None:
+        """Round in groups what these rows no longer hold in full."""
+        if not self.formats.grouped:
+            return
+        for i, layer in enumerate(self.layers):
+            if layer.rounding is None:
+                continue
+            stretches = [], []
+            for slot in slots:
+                before = self.rounded[slot][i]
+                after = grouped_until(self.formats, self.lengths[slot][i], before)
+                for part, first, end in zip(stretches, before, after, strict=True):
+                    part.append((slot, first, end))
+                self.rounded[slot][i] = after
+            layer.round_groups(*stretches)
+
+    def _alike(self, slot: int, shared: int) -> int:
+        """Of a row's tokens that are others' too, how many, from the first on, are also rounded as theirs: in
+        groups of these tokens alone.
+        """
+        alike, group = shared, self.formats.group
+        for layer, held, (keys, values) in zip(
+            self.layers, self.lengths[slot], self.rounded[slot], strict=True
+        ):
+            first = min(self.formats.protect_tokens, held)
+            if layer.rounding is not None and self.formats.k in GROUPED and shared > first:
+                alike = min(alike, first + (min(shared, keys) - first) // group * group)
+            if layer.rounding is not None and self.formats.v in GROUPED:
+                alike = min(alike, values)
+        return alike
 
     def _read_together(self) -> int:
         """How many tokens, from the first on, the rows of a pass read together."""

@@ -30,7 +30,7 @@ def measure(
         kept.append(visible.sum(-1).float().mean())
         if index or len(cache.layers) == 1:
             whole = zip(before[index], (layer.keys[0], layer.values[0]), strict=True)
-            same = torch.stack([_same(*pair) for pair in whole]).any(0)  # [G, 1+Q, K]
+            same = torch.stack([same_vectors(*pair) for pair in whole]).any(0)  # [G, 1+Q, K]
             there.append((same & visible[:, None]).any(-1).float().mean(0))
         layer_bytes = layer.keys.nbytes + layer.values.nbytes
         held += layer_bytes
@@ -47,7 +47,7 @@ def measure(
     )
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def same_vectors(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Which vectors ``[G, N, D]`` and ``[G, K, D]`` are equal, ``[G, N, K]``. Equal ones have the same sum of
     their bits, whatever they are beside; so sums, which need little memory, stand for them.
     """

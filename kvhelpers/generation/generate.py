@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kvhelpers.generation.batch import Batch
-from kvhelpers.generation.limits import check_limits
+from kvhelpers.generation.limits import check_formats, check_limits
 from kvhelpers.generation.own_press import check_own_presses
 from kvhelpers.generation.passes import Passes
 from kvhelpers.generation.requests import Generation, Request, Settings
@@ -33,11 +33,12 @@ def generate(
 
     Raises
     ------
-    InputError : what `limits.check_limits` refuses; a model whose batched runs `self_check` does not find
-        exact; a press that acts while decoding, on a model with a sliding window; a press of one's own that
-        fails on a prompt.
+    InputError : what `limits.check_limits` and `limits.check_formats` refuse; a model whose batched runs
+        `self_check` does not find exact; a press that acts while decoding, on a model with a sliding window;
+        a press of one's own that fails on a prompt.
     """
     check_limits(lm.model, requests, settings.max_new_tokens)
+    check_formats(lm.model, requests, settings.formats)
     check_model(lm, pressed=any(request.press is not None for request in requests))
     check_own_presses(lm, requests)
     batch = Batch(lm, requests, settings, passes)

@@ -15,6 +15,7 @@ from kvhelpers.generation.batched_cache import sliding_windows
 from kvhelpers.generation.drafts import PASS_TOKENS
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
+from kvhelpers.presses.cache_formats import CacheFormats
 from kvhelpers.presses.kinds import phases
 
 ENOUGH = {"cpu": 64, "mps": 64, "cuda": 256}  # rows beyond which a step's time grows with its rows
@@ -76,6 +77,23 @@ def check_limits(model: PreTrainedModel, requests: Sequence[Request], max_new_to
                 f"max_new_tokens {max_new_tokens} with a prompt of {n_tokens} tokens exceeds the sliding "
                 f"window of {window} that layers of this model have; a press compresses these layers too, "
                 "and transformers cannot go on from such a cache"
+            )
+
+
+def check_formats(model: PreTrainedModel, requests: Sequence[Request], formats: CacheFormats) -> None:
+    """Raise InputError for formats that these prompts' caches cannot have on this model."""
+    if formats and any(request.context is not None for request in requests):
+        raise InputError("a cache_type is not supported with compress 'context'; use compress 'prompt'")
+    if formats.in_order and set(sliding_windows(model)) != {None}:
+        raise InputError(
+            "cache_type int4 and int2, and protect_tokens, are not supported on a model with a sliding "
+            "window, whose layers do not hold a prompt's first tokens"
+        )
+    for request in requests if formats.grouped else ():
+        if phases(request.press)[1] is not None:
+            raise InputError(
+                f"press {type(request.press).__name__!r} cuts the cache while decoding, which would tear the "
+                "groups of int4 and int2 apart; choose another cache_type"
             )
 
 

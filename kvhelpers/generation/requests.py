@@ -10,6 +10,7 @@ import numpy as np
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation.watch import Acted, MakeWatcher
+from kvhelpers.presses.cache_formats import UNROUNDED, CacheFormats
 from kvhelpers.records import CacheReport, Compression, Drafting, StopReason
 
 
@@ -48,6 +49,8 @@ class Settings:
     stop_strings : texts that end an answer; the run's text includes the one that ended it.
     think_tags : texts that open and close a model's thoughts, in which no stop string counts; None: it does
         not think.
+    formats : in which keys and values are held (`formats`). A prompt's own forward pass reads them in full,
+        as under a press, after which they are rounded; a new token's are rounded in its own step already.
     repetition_penalty : 1.0 leaves the logits alone. Signals always come from raw logits.
     timeout_s : seconds a prompt may take from its prefill on; None is no limit.
     canary_tokens : after the first new token, compare so many next-token distributions with the full cache's
@@ -70,6 +73,7 @@ class Settings:
     canary_tokens: int = 0
     drafts: bool = True
     think_tags: tuple[str, str] | None = None
+    formats: CacheFormats = UNROUNDED
 
     def __post_init__(self) -> None:
         if type(self.batch_size) is not int or self.batch_size < 1:

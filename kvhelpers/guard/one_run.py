@@ -12,7 +12,7 @@ from kvhelpers.experiment.run import load_for, press_seed, prompts_of, recorded,
 from kvhelpers.generation.generate import Generation, Request, Settings, generate
 from kvhelpers.guard.ledger import Stretch, over_time
 from kvhelpers.guard.policies import RunPolicy
-from kvhelpers.guard.source import refuse_context
+from kvhelpers.guard.source import refuse_context, refuse_quantized
 from kvhelpers.hazard.features import READS
 from kvhelpers.hazard.model import HazardModel
 from kvhelpers.hazard.online import OnlineScorer
@@ -54,6 +54,7 @@ def run_side_by_side(condition: Condition, policy: RunPolicy) -> SideBySide:
     Raises InputError where the context alone is compressed.
     """
     refuse_context(condition)
+    refuse_quantized(condition)
     lm = load_for(condition)
     prompts = prompts_of(condition, lm)
     alone = _run(condition, lm, prompts, None)

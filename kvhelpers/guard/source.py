@@ -21,7 +21,8 @@ class Source:
 
     Raises
     ------
-    InputError : a condition that is not there, that compresses while decoding, or the context alone; no
+    InputError : a condition that is not there, that compresses while decoding, or the context alone, or is
+        quantized; no
         uncompressed condition; conditions whose prompts are made otherwise.
     """
 
@@ -34,6 +35,7 @@ class Source:
                 raise unknown_name(f"conditions of {asked.experiment}: condition", label, self.every)
             refuse_decoding(self.every[label])
             refuse_context(self.every[label].condition)
+            refuse_quantized(self.every[label].condition)
         self.conditions = {label: self.every[label] for label in asked.conditions}
         first = self.every[asked.conditions[0]]
         for label, result in self.conditions.items():
@@ -88,6 +90,15 @@ def refuse_context(condition: Condition) -> None:
         raise InputError(
             f"condition {condition.label()!r} has compress {condition.compress!r}; a guard's memory is not "
             f"counted there; use {PROMPT!r}"
+        )
+
+
+def refuse_quantized(condition: Condition) -> None:
+    """Raise InputError if a condition holds its cache in a format of fewer bits."""
+    if condition.is_quantized:
+        raise InputError(
+            f"condition {condition.label()!r} holds its cache in {condition.cache}; no action can be taken "
+            "on its runs, since what an action does to a cache is known only of one that is held in full"
         )
 
 

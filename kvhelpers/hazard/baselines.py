@@ -8,9 +8,9 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from kvhelpers.frames import uncompressed
 from kvhelpers.hazard.predictors import BoostedTrees, LogisticHazard, Predictor
 from kvhelpers.hazard.risk_set import RiskSet
-from kvhelpers.presses.registry import NONE
 
 CONDITION = ["experiment", "condition"]
 SLACK = 0.5  # standard deviations above the mean that the CUSUM forgives
@@ -73,7 +73,7 @@ class CusumOfEntropy(LogisticHazard):
         super().__init__(horizon, ("cusum",))
 
     def fit(self, risk: RiskSet, train: np.ndarray) -> Self:
-        reference = train & (risk.runs["press"] == NONE).to_numpy()[risk.run]
+        reference = train & uncompressed(risk.runs).to_numpy()[risk.run]
         usual = risk.columns(["entropy"], reference if reference.any() else train)[:, 0]
         self.mean, self.spread = float(usual.mean()), float(usual.std()) or 1.0
         return super().fit(with_cusum(risk, self.mean, self.spread), train)

@@ -76,8 +76,9 @@ class CompressedLM(LM):
 
     Parameters
     ----------
-    model, press, ratio, budget, press_kwargs, seed, timeout_s, device, dtype, chat_template_kwargs,
-    template_date, think_tags : as in `experiment.condition.Condition`.
+    model, press, ratio, budget, press_kwargs, cache_type_k, cache_type_v, cache_kwargs, seed, timeout_s,
+    device, dtype, chat_template_kwargs, template_date, think_tags : as in
+        `experiment.condition.Condition`.
     batch_size : prompts decoded together, or ``auto``.
     max_batch_size : taken for the harness's sake; ``auto`` finds its own.
     compress : ``prompt`` only; a request does not say where its question begins.
@@ -94,6 +95,9 @@ class CompressedLM(LM):
         ratio: float | None = None,
         budget: int | None = None,
         press_kwargs: dict[str, Any] | str | None = None,
+        cache_type_k: str = Condition.model_fields["cache_type_k"].default,
+        cache_type_v: str = Condition.model_fields["cache_type_v"].default,
+        cache_kwargs: dict[str, Any] | str | None = None,
         seed: int = Condition.model_fields["seed"].default,
         timeout_s: float | None = None,
         batch_size: int | str = "auto",
@@ -115,6 +119,9 @@ class CompressedLM(LM):
             "ratio": ratio,
             "budget": budget,
             "press_kwargs": press_kwargs or {},
+            "cache_type_k": cache_type_k,
+            "cache_type_v": cache_type_v,
+            "cache_kwargs": cache_kwargs or {},
             "seed": seed,
             "timeout_s": timeout_s,
             "batch_size": int(text) if text.isdecimal() else batch_size,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvhelpers.presses.cache_formats import GROUPED, CacheFormats
+from kvhelpers.presses.registry import NONE
 from kvhelpers.records import CacheReport
 from kvhelpers.stats import SIGNIFICANCE
 
@@ -21,8 +23,12 @@ FLAGS = {
     "cache_not_shrunk": "the press masks keys instead of removing them: the cache takes as much memory as "
     "before",
     "never_compressed_decoding": "the run ended before the press compressed its cache while decoding",
+    "format_changes_nothing": "the cache's format holds whatever the model's own type does",
+    "residual_not_filled": "the run ended before a token left the residual window: nothing was rounded in "
+    "groups",
     "weak_baseline": "the uncompressed model solves too few prompts to show a drop",
 }
+OWN_TYPE = {"f16": "float16", "bf16": "bfloat16"}  # a format that is a model's own number format
 INVALIDATING = (
     "run_failed",
     "timed_out",
@@ -30,6 +36,8 @@ INVALIDATING = (
     "prompt_within_window",
     "press_fell_back",
     "not_compressed",
+    "format_changes_nothing",
+    "residual_not_filled",
     "weak_baseline",
 )
 
@@ -59,3 +67,17 @@ def cache_flags(cache: CacheReport, compresses: bool) -> list[str]:
         "cache_not_shrunk": cache.kept_tokens < cache.prompt_tokens and cache.cache_bytes >= cache.full_bytes,
     }
     return [name for name, on in raised.items() if on] if compresses else []
+
+
+def format_flags(formats: CacheFormats, dtype: str, held: float) -> list[str]:
+    """Names of `FLAGS` that the formats of a cache raise, on a model of this number format, in a run that
+    held so many tokens at its end.
+    """
+    names = {formats.k, formats.v} - {NONE}
+    waits = held - formats.protect_tokens - formats.residual
+    raised = {
+        "format_changes_nothing": bool(names) and all(OWN_TYPE.get(name) == dtype for name in names),
+        # keys are rounded once the window is full, values once it is more than that
+        "residual_not_filled": (formats.k in GROUPED and waits < 0) or (formats.v in GROUPED and waits <= 0),
+    }
+    return [name for name, on in raised.items() if on]

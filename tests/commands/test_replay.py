@@ -86,3 +86,9 @@ def test_prompts_that_are_not_what_they_were_are_refused(short, embedded, monkey
     monkeypatch.setattr(embedded.tokenizer, "chat_template", changed)
     with pytest.raises(InputError, match="has other tokens .* than when it was run"):
         replay("scratch", ["knorm 0.625"])
+
+
+def test_a_quantized_cache_is_refused(short):
+    short(cache_type_k="q8_0")
+    with pytest.raises(InputError, match="holds its cache in K q8_0; only runs whose cache is held in full"):
+        replay("scratch")

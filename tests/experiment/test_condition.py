@@ -330,3 +330,39 @@ def test_prompts_of_one_s_own_are_told_apart_by_what_their_files_hold(tmp_path):
     (tmp_path / "b.j2").write_text("Q: {{ question }}")
     assert identity(make_condition(usual | elsewhere)) != first
     assert make_condition(usual | own).ends == () and make_condition(usual).ends == STOP_STRINGS
+
+
+QUANTIZED = {
+    "press": "none",
+    "cache_type_k": "q4_0",
+    "cache_type_v": "int4",
+    "cache_kwargs": '{"residual": 64, "protect_layers": [0, -1], "rotate": true}',
+}
+
+
+def test_formats_of_the_cache_tell_conditions_apart():
+    one, bare = make_condition(QUANTIZED), make_condition({"press": "none"})
+    other = make_condition(QUANTIZED | {"cache_kwargs": {"residual": 64, "protect_layers": [0, 1]}})
+    assert one.label() == "none (K q4_0, V int4, protect_layers=[0, -1], residual=64, rotate=True)"
+    assert one.stem() == "smollm2-135m_0_20p_K-q4-0-V-int4-protect-layers-0--1-residual-64-rotate-True"
+    assert (
+        len({c.stem() for c in (one, other, bare)})
+        == len({identity_hash(c) for c in (one, other, bare)})
+        == 3
+    )
+    assert shared_identity(identity(one)) == shared_identity(identity(bare))
+    assert bare.is_baseline and not one.is_baseline and one.uncompressed() == bare
+    assert one.cache_formats.protect_layers == (0, -1) and not bare.cache_formats
+
+
+def test_a_cache_in_full_leaves_the_identity_of_older_results():
+    usual = make_condition({"cache_type_k": "none", "cache_type_v": "none", "cache_kwargs": {}})
+    assert identity(usual) == identity(make_condition({}))
+    assert not {"cache_type_k", "cache_type_v", "cache_kwargs"} & set(identity(usual))
+
+
+def test_a_bad_format_is_refused_by_name():
+    with pytest.raises(InputError, match="cache_type_k 'q4_2' is unknown; did you mean 'q4_0'?"):
+        make_condition({"cache_type_k": "q4_2"})
+    with pytest.raises(InputError, match="cache_kwargs.protect_layers.* nan is not allowed"):
+        make_condition({"cache_type_k": "q4_0", "cache_kwargs": {"protect_layers": [float("nan")]}})

@@ -365,3 +365,29 @@ def test_another_model_than_the_condition_s_is_refused(output, embedded, given, 
     with pytest.raises(InputError, match=sentence):
         module.run_condition(condition, dataclasses.replace(embedded, **given))
     assert not list(output.rglob("*.parquet"))
+
+
+def test_a_quantized_condition_is_run_written_and_compared(output, embedded):
+    """Two bits of keys destroy what a full cache keeps; eight change little."""
+    plain, eight, two = (
+        module.run_condition(small(press="none", ratio=0.0, **formats), embedded)
+        for formats in (
+            {},
+            {"cache_type_k": "q8_0", "cache_type_v": "q8_0"},
+            {"cache_type_k": "int2", "cache_type_v": "int2", "cache_kwargs": {"residual": 32}},
+        )
+    )
+    assert [result.label for result in read_experiment("scratch")] == [plain.label, two.label, eight.label]
+    assert read_result(eight.path) == eight and eight.identity["cache_type_k"] == "q8_0"
+    nominal = [sum(r.cache.nominal_bytes for r in result.records) for result in (plain, eight)]
+    assert nominal[1] / nominal[0] == pytest.approx(8.5 / 16)
+    assert [r.cache.kept_tokens for r in eight.records] == [r.cache.kept_tokens for r in plain.records]
+    texts = [[record.text for record in result.records] for result in (plain, eight, two)]
+    assert texts[0] != texts[2] and not (plain.summary.flags or two.summary.flags)
+    assert "none (K q8_0, V q8_0)" in write_log("scratch").read_text()
+
+
+def test_a_residual_window_longer_than_the_run_is_flagged(output, embedded):
+    formats = {"cache_type_k": "int4", "cache_kwargs": {"residual": 4096}}
+    result = module.run_condition(small(press="none", ratio=0.0, **formats), embedded)
+    assert result.summary.flags == {"residual_not_filled": 4} and result.is_invalid
