@@ -1,5 +1,5 @@
 """``python -m kvhelpers``: run an experiment file or tasks of lm-evaluation-harness, judge saved answers
-again, render a log, make a sample.
+again, render a log, make a sample, check whether a setting is safe.
 
 What a command needs is imported when it runs, after its input is checked: torch alone takes seconds.
 """
@@ -93,7 +93,47 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--conditions", nargs="+", default=[], metavar="LABEL", help='such as "knorm 0.875"; default: all'
     )
+    _add_check(commands)
     return parser
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "check", help="say whether a cache setting is safe, from two sets of answers"
+    )
+    parser.set_defaults(function=_check)
+    parser.add_argument(
+        "sets",
+        nargs="*",
+        metavar="ANSWERS",
+        help="BASE and OTHER: EXPERIMENT:CONDITION, samples_*.jsonl of lm-evaluation-harness, or JSONL; "
+        "without them both are generated, by the options that follow",
+    )
+    parser.add_argument("--margin", type=float, default=5.0, help="points of accuracy that may be lost")
+    parser.add_argument("--out", metavar="FOLDER", help="where the page goes; default: figures/NAME")
+    for option, kind, text in (
+        ("model", str, "short name, hub id, folder or .gguf file"),
+        ("press", str, "a short name, or a kvpress class"),
+        ("ratio", float, "fraction of the prompt's cache removed"),
+        ("task", str, "a task of this package; default: onestep"),
+        ("name", str, "experiment of both conditions; default: check"),
+    ):
+        parser.add_argument(f"--{option}", type=kind, help=text)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other parameters"
+    )
+
+
+def _check(options: argparse.Namespace) -> str:
+    from kvhelpers.commands.check import run_check, written
+    from kvhelpers.compare import EXIT_CODES, as_markdown
+
+    given = {"model": options.model, "press": options.press, "ratio": options.ratio}
+    given |= {"task": options.task, "experiment": options.name}
+    given = {key: value for key, value in given.items() if value is not None}
+    done, folder = run_check(options.sets, parse_overrides(options.set) | given, options.margin, options.out)
+    options.status = EXIT_CODES[done.verdict]
+    return f"{as_markdown(done)}\n{written(folder)}"
 
 
 def _add_lm_eval(commands: argparse._SubParsersAction) -> None:
@@ -280,9 +320,9 @@ def _where(name: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status: 0, or 2 after one sentence on stderr."""
+    """Return the exit status: 0, or 2 after one sentence on stderr; `_check` has 1 and 3 too."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
+    options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments, status=0))
     try:
         if "experiment" in options:
             _check_name(options.experiment)
@@ -294,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
         at = f" ({error.filename})" if error.filename else ""
         print(f"kvhelpers: error: {error.strerror or error}{at}; what was finished is kept", file=sys.stderr)
         return 2
-    return 0
+    return options.status
 
 
 if __name__ == "__main__":

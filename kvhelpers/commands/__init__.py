@@ -4,4 +4,4 @@ it.
 A command puts the other packages to work. It computes nothing of its own, and no other package knows it.
 """
 
-__all__ = ["cluster", "plan", "rescore", "run", "sample", "verify"]
+__all__ = ["check", "cluster", "plan", "rescore", "run", "sample", "verify"]

@@ -27,6 +27,7 @@ from kvhelpers.stats.paired import (
     adjusted,
     compare_counts,
     fewest_discordant,
+    score_interval,
     sign_test,
 )
 from kvhelpers.stats.token_metrics import (
@@ -62,6 +63,7 @@ __all__ = [
     "percentile_ends",
     "proportion",
     "reliability",
+    "score_interval",
     "sign_test",
     "simultaneous_errors",
     "token_metrics",
