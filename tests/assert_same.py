@@ -1,9 +1,12 @@
 """Two runs of the same condition must say the same: tokens and outcomes exactly, signals to 1e-4; times,
-batch sizes and provenance aside.
+batch sizes and provenance aside. A study's log must have its script's tables.
 """
 
 import pandas as pd
 import pytest
+
+from kvhelpers.log import with_tables
+from kvhelpers.paths import REPOSITORY
 
 SIGNALS = ("mean_entropy", "max_entropy", "min_top1_prob")
 MAKING = dict.fromkeys(("seconds", "finished", "provenance"))
@@ -26,3 +29,11 @@ def assert_same(first, second):
         assert getattr(first.summary, name) == pytest.approx(getattr(second.summary, name), abs=1e-4)
     signals = [result.signals().assign(experiment="x") for result in (first, second)]
     pd.testing.assert_frame_equal(*signals, rtol=0, atol=1e-4)
+
+
+def assert_log_has(tables, name, column):
+    """A committed log has these tables, and would not have others; ``column`` is one of the first's."""
+    text = (REPOSITORY / "experiments" / f"{name}.md").read_text()
+    assert with_tables(text, tables) == text
+    tables[0].loc[0, column] = "1 %"
+    assert with_tables(text, tables) != text

@@ -6,11 +6,13 @@ and the batch, and 1e-4 is what is promised of signals in float32. `approx` with
 for arithmetic in double precision on the same numbers.
 """
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import yaml
 from factories import SMALL_EXPERIMENT
-from reference import MATRIX, tiny_llama
+from reference import MATRIX, save_answering, tiny_llama
 
 from kvhelpers.generation.self_check import check_model
 from kvhelpers.models.load import LanguageModel, load_model
@@ -20,6 +22,22 @@ from kvhelpers.models.packed import pack
 @pytest.fixture(scope="session")
 def embedded() -> LanguageModel:
     return load_model("smollm2-135m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def stand_in(embedded) -> LanguageModel:
+    """Random weights under the embedded model's name, with its tokenizer: for tests that do not ask what a
+    model says, a hundred times faster.
+    """
+    model = tiny_llama(vocab_size=len(embedded.tokenizer), max_position_embeddings=8192)
+    return replace(embedded, model=model, packed=pack(model))
+
+
+@pytest.fixture(scope="session")
+def counting(tmp_path_factory) -> LanguageModel:
+    """A model in a folder, for other processes too, that counts to 59 and ends, whatever it is asked."""
+    pieces = [f" {number}" for number in range(1, 60)]
+    return load_model(str(save_answering(tmp_path_factory.mktemp("counting"), pieces)), device="cpu")
 
 
 @pytest.fixture(scope="session")

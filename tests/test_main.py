@@ -13,6 +13,7 @@ from filelock import FileLock
 from kvhelpers.__main__ import main
 from kvhelpers.commands import run as runner
 from kvhelpers.experiment.grid import find_experiment, load_experiment
+from kvhelpers.experiment.results import read_result
 from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import log_path, results_dir
 
@@ -66,8 +67,8 @@ def test_names_that_are_none_get_one_sentence(output, capsys, command, name):
     assert list(output.iterdir()) == []
 
 
-def test_a_bad_file_beside_results_is_named_by_log(write, output, embedded, capsys):
-    run_condition(load_experiment(write()).conditions()[0], embedded)
+def test_a_bad_file_beside_results_is_named_by_log(write, output, stand_in, capsys):
+    run_condition(load_experiment(write()).conditions()[0], stand_in)
     (results_dir("small") / "experiment.yaml").write_text(
         "{name: small, objective: x, grid: [{press: none}], parameters: {n_prompts: many}}"
     )
@@ -78,9 +79,9 @@ def test_a_bad_file_beside_results_is_named_by_log(write, output, embedded, caps
     assert error.count("\n") == 1 and not log_path("small").exists()
 
 
-def test_conditions_of_another_experiment_are_found_before_anything_runs(write, output, embedded, capsys):
-    run_condition(load_experiment(write()).conditions()[0], embedded)
-    odd = run_condition(load_experiment(write(), "odd", {"seed": 7}).conditions()[1], embedded)
+def test_conditions_of_another_experiment_are_found_before_anything_runs(write, output, stand_in, capsys):
+    run_condition(load_experiment(write()).conditions()[0], stand_in)
+    odd = run_condition(load_experiment(write(), "odd", {"seed": 7}).conditions()[1], stand_in)
     stray = results_dir("small") / "random" / "stray.json"
     stray.parent.mkdir()
     stray.write_text(odd.path.read_text())
@@ -105,30 +106,33 @@ def test_every_set_counts(write, monkeypatch, output):
     assert (seen["seed"], seen["n_prompts"], seen["n_fewshot"]) == (1, 3, 0)
 
 
-def test_an_experiment_runs_once_and_logs(write, output, capsys, monkeypatch):
+def test_an_experiment_goes_on_runs_once_and_logs(write, output, counting, capsys, monkeypatch):
     path = write()
-    assert main(["run", str(path)]) == 0
+    run = ["run", str(path), "--name", "own", "--set", f"model={counting.name}"]
+    (first, _) = load_experiment(path, "own", {"model": counting.name}).conditions()
+    finished = run_condition(first, counting)
+    finished.path.with_suffix(".ipynb").touch()
+    capsys.readouterr()
+    assert main(run) == 0
     printed = capsys.readouterr().out
-    assert "experiments/small.md" in printed and log_path("small").exists()
+    assert "experiments/own.md" in printed and log_path("own").exists()
     assert (
         re.search(r"^ *knorm 0.5 .*\[.* of .* 2 ", printed, re.MULTILINE)
         and "Look next at knorm 0.5" in printed
     )
-    executed = sorted(
-        p.relative_to(results_dir("small")).as_posix() for p in results_dir("small").rglob("*.ipynb")
-    )
-    assert executed == ["knorm/smollm2-135m_0.5_2p.ipynb", "none/smollm2-135m_0_2p.ipynb"]
-    log = log_path("small").read_text()
+    executed = sorted(path.parent.name for path in results_dir("own").rglob("*.ipynb"))
+    assert executed == ["knorm", "none"] and finished == read_result(finished.path)
+    log = log_path("own").read_text()
     assert "See that it runs." in log and log.index("| none |") < log.index("| knorm 0.5 |")
     monkeypatch.setattr(runner, "run_conditions", lambda *_: pytest.fail("a finished condition ran again"))
-    assert main(["run", str(path)]) == 0
-    assert log_path("small").read_text() == log
-    assert find_experiment("small").objective == "See that it runs."
+    assert main(run) == 0
+    assert log_path("own").read_text() == log
+    assert find_experiment("own").objective == "See that it runs."
 
 
 @pytest.fixture
-def one_process(monkeypatch):
-    """Conditions run in this process, where no worker has to load its libraries first."""
+def one_process(stand_in, monkeypatch):
+    """Conditions run in this process, with the model that is loaded; no notebook is executed."""
 
     @contextmanager
     def connected(*_):
@@ -137,6 +141,9 @@ def one_process(monkeypatch):
             yield client
 
     monkeypatch.setattr(runner, "connected", connected)
+    monkeypatch.setattr(runner, "_KEPT", {})
+    monkeypatch.setattr(runner, "load_model", lambda *_: stand_in)
+    monkeypatch.setattr(runner, "execute", lambda condition: None)
 
 
 def test_one_failing_condition_is_named_and_the_others_go_on(write, output, capsys, one_process):
@@ -149,7 +156,7 @@ def test_one_failing_condition_is_named_and_the_others_go_on(write, output, caps
     assert "Not finished: `none`." in log_path("small").read_text()
 
 
-def test_a_dry_run_tells_what_is_left_and_writes_nothing(write, output, capsys, embedded):
+def test_a_dry_run_tells_what_is_left_and_writes_nothing(write, output, capsys, stand_in):
     path = write()
     before = sorted(output.rglob("*"))
     assert main(["run", str(path), "--dry-run"]) == 0
@@ -158,7 +165,7 @@ def test_a_dry_run_tells_what_is_left_and_writes_nothing(write, output, capsys, 
         r"2 of 2 conditions with 4 prompts to do, about \d+ min on one worker \(at most", printed
     )
     assert sorted(output.rglob("*")) == before
-    run_condition(load_experiment(path).conditions()[1], embedded)
+    run_condition(load_experiment(path).conditions()[1], stand_in)
     assert main(["run", str(path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert re.search(
@@ -181,9 +188,9 @@ FULL = (
 )
 
 
-def test_a_disk_that_takes_no_more_is_named_and_nothing_is_lost(write, output, embedded):
+def test_a_disk_that_takes_no_more_is_named_and_nothing_is_lost(write, output, stand_in):
     """A limit on the size of files stands for a full disk: writing fails in the middle of a file."""
-    run_condition(load_experiment(write()).conditions()[0], embedded)
+    run_condition(load_experiment(write()).conditions()[0], stand_in)
     assert main(["log", "small"]) == 0
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     run = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, env=dict(os.environ))

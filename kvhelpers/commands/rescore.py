@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from kvhelpers.commands.prompts import Tokenizers, prompts_again
+from kvhelpers.commands.prompts import PromptsAgain
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.checkpoint import write_json
 from kvhelpers.experiment.grid import finished_results
@@ -43,7 +42,7 @@ def rescore(experiment: str) -> tuple[int, int]:
         whose prompts cannot be the same today.
     """
     changed = total = 0
-    tokenizers = Tokenizers()
+    again = PromptsAgain()
     for result in tqdm(
         finished_results(experiment, previous=True), desc=f"rescore {experiment}", unit="condition"
     ):
@@ -51,14 +50,14 @@ def rescore(experiment: str) -> tuple[int, int]:
         records = rescored(result, signals)
         total += len(records)
         changed += sum(map(_judged_otherwise, records, result.records))
-        tokenizer = tokenizers.of(result)
+        tokenizer = again.tokenizer(result)
         if (previous := _is_previous(result.path)) and tokenizer is not None and think_tags(tokenizer):
             raise InputError(
                 f"results file {relative(result.path)} cannot be brought over: its model thinks, and its "
                 "thoughts were not told from its answers; run the condition again under another name"
             )
         if all(record.prompt_hash is None for record in records):
-            records = _with_prompt_hashes(result, records, tokenizer)
+            records = _with_prompt_hashes(result, records, again)
         summary = summarize(records, signals)
         judged_anew = result.model_copy(update={"records": records, "summary": summary})
         if judged_anew != result or previous:
@@ -78,7 +77,7 @@ def _is_previous(path: Path) -> bool:
 
 
 def _with_prompt_hashes(
-    result: ConditionResult, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | None
+    result: ConditionResult, records: Sequence[Record], again: PromptsAgain
 ) -> tuple[Record, ...]:
     """The records of prompts whose tokens were not noted, with the hash of what they are today, if they can
     be made again.
@@ -87,13 +86,11 @@ def _with_prompt_hashes(
     ------
     InputError : they have other lengths, or depend on the day, which was not noted.
     """
-    prompts = prompts_again(result, tokenizer)
+    prompts = again.of(result)
     if prompts is None:
         return tuple(records)
     hashes = [prompt_hash(prompt.token_ids) for prompt in prompts]
-    on_another_day = [
-        prompt_hash(prompt.token_ids) for prompt in prompts_again(result, tokenizer, ANOTHER_DAY)
-    ]
+    on_another_day = [prompt_hash(prompt.token_ids) for prompt in again.of(result, ANOTHER_DAY)]
     lengths = [len(prompt.token_ids) for prompt in prompts]
     if hashes != on_another_day or lengths != [record.prompt_tokens for record in records]:
         raise InputError(

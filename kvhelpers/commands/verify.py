@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from kvhelpers.commands.prompts import Tokenizers, prompts_again
+from kvhelpers.commands.prompts import PromptsAgain
 from kvhelpers.commands.rescore import JUDGED, rescored
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.grid import find_experiment
@@ -50,7 +50,7 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
     paths = result_paths(experiment, root)
     if not paths:
         raise InputError(f"experiment {experiment!r} has no finished condition to verify")
-    done, tokenizers, first = Verification(), Tokenizers(), None
+    done, again, first = Verification(), PromptsAgain(), None
     try:
         find_experiment(experiment, root)
     except InputError as error:
@@ -60,14 +60,14 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
             result = read_result(path)
             first = first or result
             refuse_mixed(first, result)
-            faults = list(_faults(result, tokenizers))
-            asked = _about_the_prompts_tokens(result, tokenizers.of(result))
+            faults = list(_faults(result, again))
+            asked = _about_the_prompts_tokens(result, again)
             faults += asked or []
         except InputError as error:
             faults = [str(error)]
         else:
             done.runs += len(result.records)
-            done.unread += tokenizers.of(result) is None
+            done.unread += again.tokenizer(result) is None
             done.unasked += asked is None
             done.unchecked += result.provenance.self_check is None
         done.conditions += 1
@@ -76,13 +76,13 @@ def verify(experiment: str, root: Path | None = None) -> Verification:
     return done
 
 
-def _faults(result: ConditionResult, tokenizers: Tokenizers) -> Iterator[str]:
+def _faults(result: ConditionResult, again: PromptsAgain) -> Iterator[str]:
     yield from _about_the_condition(result)
     yield from _about_the_prompts(result)
     signals = result.signals(["step", *JUDGED])
     by_prompt = dict(tuple(signals.groupby("prompt_index")))
     yield from _about_the_tokens(result, by_prompt)
-    if (tokenizer := tokenizers.of(result)) is not None:
+    if (tokenizer := again.tokenizer(result)) is not None:
         yield from _about_the_texts(result, by_prompt, tokenizer)
     if rescored(result, signals) != result.records:
         yield "answers or failures of some runs are not what today's rules say; see the command rescore"
@@ -113,14 +113,12 @@ def _about_the_prompts(result: ConditionResult) -> Iterator[str]:
                 yield f"prompt {record.prompt_index} is not the task's, {problem.id}"
 
 
-def _about_the_prompts_tokens(
-    result: ConditionResult, tokenizer: PreTrainedTokenizerBase | None
-) -> list[str] | None:
+def _about_the_prompts_tokens(result: ConditionResult, again: PromptsAgain) -> list[str] | None:
     """What is wrong with the prompts' tokens; None where they cannot be compared with their hashes."""
     if all(record.prompt_hash is None for record in result.records):
         return None
     try:
-        prompts = prompts_again(result, tokenizer)
+        prompts = again.of(result)
         if prompts is not None:
             refuse_other_prompts(result.records, prompts, relative(result.path))
     except InputError as error:

@@ -8,7 +8,7 @@ from kvhelpers.scoring.failure_modes import failure_mode
 from kvhelpers.scoring.failures import find_failures, find_periodic_loop, find_window_loop
 from kvhelpers.scoring.flags import FLAGS, INVALIDATING, baseline_is_weak
 from kvhelpers.scoring.score import Ended, Score, score
-from kvhelpers.scoring.summary import endings, most_interesting, summarize
+from kvhelpers.scoring.summary import most_interesting, summarize
 
 __all__ = [
     "FLAGS",
@@ -16,7 +16,6 @@ __all__ = [
     "Ended",
     "Score",
     "baseline_is_weak",
-    "endings",
     "failure_mode",
     "find_failures",
     "find_periodic_loop",

@@ -91,8 +91,12 @@ def find_periodic_loop(
     best = None
     for period in range(1, len(tokens) // repeats + 1):
         needed = max(repeats * period, window + (repeats - 1) * period)
-        equal = np.flatnonzero(tokens[period:] != tokens[:-period])  # breaks of the repetition
-        edges = np.concatenate([[-1], equal, [len(tokens) - period]])
+        if best is not None and needed > best.detected:  # later ones are no surer
+            break
+        differ = tokens[period:] != tokens[:-period]
+        if len(differ) - np.count_nonzero(differ) < needed - period:  # too few equalities for such a stretch
+            continue
+        edges = np.concatenate([[-1], np.flatnonzero(differ), [len(tokens) - period]])
         lengths = np.diff(edges) - 1 + period  # a run of k equalities spans k + period tokens
         for run in np.flatnonzero((lengths >= needed) & (np.diff(edges) > 1))[:1]:
             start = int(edges[run]) + 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from kvhelpers.records import Rate, Record, StopReason, Summary
+from kvhelpers.records import Record, StopReason, Summary
 from kvhelpers.scoring.flags import worst_flags
 from kvhelpers.stats.wilson import wilson
 from kvhelpers.tasks.answers import is_right
@@ -23,6 +23,9 @@ RATES: dict[str, Callable[[Record], bool]] = {
 }
 
 NEVER_LEFT_THINKING = "never_left_thinking"  # of models whose thinking tags are known
+# how answers end: right by lm-evaluation-harness's strict-match; by its flexible-extract; by the latter,
+# without what strict-match looks for; right, but the run never ended; it looped, and ended all the same; it
+# left its loop for the right answer; it never left its thoughts
 ENDINGS: dict[str, Callable[[Record], bool]] = {
     "strict": lambda record: _ended_right(record, "strict-match", record.answer.strict),
     "flexible": lambda record: _ended_right(record, "flexible-extract", record.answer.flexible),
@@ -42,20 +45,6 @@ def _ended_right(record: Record, rule: str, value: str | None) -> bool:
     decided = value is not None and value == record.answer.value and not record.marks
     right = not record.failures.wrong_answer if decided else is_right(value, record.reference)
     return record.stop_reason.ended and (given[0] == FULL if given else right)
-
-
-def endings(records: Sequence[Record]) -> dict[str, Rate]:
-    """How answers end, of all runs: right by lm-evaluation-harness's strict-match; by its flexible-extract;
-    by the latter, without what strict-match looks for (``format_lost``); right, but the run never ended; it
-    looped, and ended all the same; it left its loop for the right answer; never left its thoughts, which is
-    there only of models that think.
-    """
-    thinks = any(record.thinking_tokens is not None for record in records)
-    return {
-        name: wilson(sum(map(rule, records)), len(records))
-        for name, rule in ENDINGS.items()
-        if thinks or name != NEVER_LEFT_THINKING
-    }
 
 
 def most_interesting(records: Sequence[Record]) -> Record:

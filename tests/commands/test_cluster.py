@@ -1,4 +1,7 @@
-"""A real Dask scheduler with workers in processes of their own, one of which is killed."""
+"""A real Dask scheduler with workers in processes of their own, one of which is killed.
+
+The model is tiny: what is looked at is who runs which prompt.
+"""
 
 import json
 import os
@@ -23,18 +26,22 @@ from kvhelpers.experiment.checkpoint import Checkpoint
 from kvhelpers.experiment.condition import make_condition
 from kvhelpers.experiment.identity import identity_hash
 from kvhelpers.experiment.results import find_finished, result_path
-from kvhelpers.experiment.run import run_condition
+from kvhelpers.experiment.run import finish_condition, run_condition
 from kvhelpers.generation.prefill import Prefiller
 from kvhelpers.generation.self_check import check_model
 
 VALUES = {
     "n_fewshot": 1,
     "n_prompts": 12,
-    "max_new_tokens": 24,
+    "max_new_tokens": 60,
     "ratio": 0.75,
     "batch_size": 2,
     "device": "cpu",
 }
+
+
+def condition_of(lm, **changes):
+    return make_condition(VALUES | {"model": lm.name} | changes)
 
 
 def dask(*arguments):
@@ -72,10 +79,11 @@ def kill_in_the_middle(process, condition, before):
     before.extend(record for record, _ in checkpoint.load())
 
 
-def test_a_lost_worker_s_prompts_are_taken_up_by_another(scheduler, embedded):
+@pytest.mark.soak
+def test_a_lost_worker_s_prompts_are_taken_up_by_another(scheduler, counting):
     address, workers = scheduler
-    serial = run_condition(make_condition(VALUES | {"experiment": "serial"}), embedded)
-    condition, before = make_condition(VALUES | {"experiment": "spread"}), []
+    serial = run_condition(condition_of(counting, experiment="serial"), counting)
+    condition, before = condition_of(counting, experiment="spread"), []
     killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], condition, before))
     with cluster.connected(address) as client:
         client.wait_for_workers(2, timeout=60)
@@ -91,6 +99,44 @@ def test_a_lost_worker_s_prompts_are_taken_up_by_another(scheduler, embedded):
     assert result_path(condition).with_suffix(".ipynb").exists()
 
 
+def test_a_task_that_is_repeated_goes_on_and_repeats_no_finished_prompt(output, counting, monkeypatch):
+    """Dask repeats the task of a worker that was lost."""
+    condition, save = condition_of(counting), Checkpoint.save
+    monkeypatch.setattr(runner, "_tools", lambda *_: (counting, None))
+    saved = []
+
+    def lost_after_three(checkpoint, record, *rest):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        save(checkpoint, record, *rest)
+        saved.append(record)
+
+    task = condition.model_dump(), [*range(VALUES["n_prompts"])], (str(output), identity_hash(condition))
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", lost_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            run_shard(*task)
+    run_shard(*task)
+    spread = finish_condition(condition)
+    assert all(record in spread.records for record in saved)  # times included
+    assert_same(spread, run_condition(condition_of(counting, experiment="serial"), counting))
+
+
+DIES_ONCE = """
+import os, pathlib, signal
+if not (there := pathlib.Path({!r})).exists():
+    there.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_task_of_a_worker_that_is_killed_is_repeated(output):
+    there = output / "there"
+    with cluster.connected(workers=1) as client:
+        assert client.submit(exec, DIES_ONCE.format(str(there)), {}).result(timeout=120) is None
+    assert there.exists()
+
+
 def test_a_worker_with_several_threads_is_refused():
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as local,
@@ -102,34 +148,34 @@ def test_a_worker_with_several_threads_is_refused():
         pass
 
 
-def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated(output, embedded):
-    condition = make_condition(VALUES | {"n_prompts": 2, "max_new_tokens": 4})
-    run_condition(condition, embedded)
+def test_a_condition_that_is_finished_is_not_run_again_when_its_task_is_repeated(output, counting):
+    condition = condition_of(counting, n_prompts=2, max_new_tokens=4)
+    run_condition(condition, counting)
     run_shard(condition.model_dump(), [0, 1], (str(output), identity_hash(condition)))
     assert not list(output.rglob("*.partial"))
 
 
-def test_a_worker_keeps_a_model_and_its_passes_from_one_condition_to_the_next(output, embedded, monkeypatch):
+def test_a_worker_keeps_a_model_and_its_passes_from_one_condition_to_the_next(output, counting, monkeypatch):
     for attn in ("sdpa", "eager"):
-        check_model(embedded.attending(attn), pressed=True)  # it prefills too
+        check_model(counting.attending(attn), pressed=True)  # it prefills too
     loaded, seen, prefill = [], [], Prefiller._run
     monkeypatch.setattr(runner, "_KEPT", {})
 
     def load(name, device, dtype):
         loaded.append(name)
-        return replace(embedded, dtype=embedded.dtype if dtype == "auto" else dtype)
+        return replace(counting, dtype=counting.dtype if dtype == "auto" else dtype)
 
     monkeypatch.setattr(runner, "load_model", load)
     monkeypatch.setattr(
         Prefiller, "_run", lambda self, *args: seen.append(len(args[0])) or prefill(self, *args)
     )
-    few = VALUES | {"n_prompts": 3, "max_new_tokens": 4, "batch_size": 3}
+    few = {"n_prompts": 3, "max_new_tokens": 4, "batch_size": 3}
     for values in ({"press": "none", "ratio": 0.0}, {}, {"press": "observed_attention"}, {"press": "knorm"}):
-        condition = make_condition(few | values)
+        condition = condition_of(counting, **few | values)
         run_shard(condition.model_dump(), [0, 1, 2], (str(output), identity_hash(condition)))
     assert len(loaded) == 1 and seen == [1, 3]  # the common beginning, then three endings, once
     assert len(Checkpoint(condition).finished()) == 3
-    other = make_condition(few | {"dtype": "bfloat16"})
+    other = condition_of(counting, **few, dtype="bfloat16")
     run_shard(other.model_copy(update={"n_prompts": 3}).model_dump(), [], (str(output), identity_hash(other)))
     assert len(loaded) == 2 and len(runner._KEPT) == 1
 

@@ -18,7 +18,7 @@ from kvhelpers.scoring.failure_modes import failure_mode
 
 
 @pytest.fixture
-def finished(output, embedded):
+def finished(output, stand_in):
     values = {
         "press": "snapkv",
         "ratio": 0.875,
@@ -27,7 +27,7 @@ def finished(output, embedded):
         "max_new_tokens": 80,
         "device": "cpu",
     }
-    return run_condition(make_condition(values), embedded)
+    return run_condition(make_condition(values), stand_in)
 
 
 def test_the_same_rules_change_nothing(finished):

@@ -34,11 +34,11 @@ def test_the_committed_table_of_runs_is_today_s(name):
     pd.testing.assert_frame_equal(table, frames.runs(finished_results(name, samples_dir()))[list(RUNS)])
 
 
-def test_a_sample_is_the_results_without_the_lists(output, embedded, monkeypatch):
+def test_a_sample_is_the_results_without_the_lists(output, stand_in, monkeypatch):
     condition = make_condition(
         {"experiment": "small", "press": "knorm", "ratio": 0.5, "n_prompts": 2, "max_new_tokens": 4}
     )
-    result = run_condition(condition, embedded)
+    result = run_condition(condition, stand_in)
     monkeypatch.setattr("kvhelpers.commands.sample.samples_dir", lambda: output / "samples")
     folder = write_sample("small")
     (copied,) = finished_results("small", folder.parent)
@@ -64,7 +64,7 @@ def test_a_sample_stays_where_the_new_one_cannot_be_whole(output, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == [NAME]
 
 
-def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):
+def test_a_sample_has_no_prompt_of_others(output, stand_in, monkeypatch):
     source = output / "problems.jsonl"
     problems = [
         {"question": f"Bob has {n} rare cats. How many?", "answer": f"He has {n}.\n#### {n}"}
@@ -72,7 +72,7 @@ def test_a_sample_has_no_prompt_of_others(output, embedded, monkeypatch):
     ]
     source.write_text("\n".join(map(json.dumps, problems)))
     values = {"experiment": "small", "press": "none", "n_prompts": 2, "n_fewshot": 1, "max_new_tokens": 4}
-    result = run_condition(make_condition(values | {"task": "gsm8k", "data_file": str(source)}), embedded)
+    result = run_condition(make_condition(values | {"task": "gsm8k", "data_file": str(source)}), stand_in)
     monkeypatch.setattr("kvhelpers.commands.sample.samples_dir", lambda: output / "samples")
     folder = write_sample("small")
     (copied,) = finished_results("small", folder.parent)

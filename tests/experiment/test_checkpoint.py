@@ -24,15 +24,15 @@ VALUES = {
 
 
 @pytest.fixture
-def saved(output, embedded):
+def saved(output, stand_in):
     """A condition with three of its four prompts saved, and the folder that holds them."""
     condition = make_condition(VALUES)
-    for _ in run_prompts(condition, embedded, [0, 1, 2]):
+    for _ in run_prompts(condition, stand_in, [0, 1, 2]):
         pass
     return condition, Checkpoint(condition).folder
 
 
-def resumed(condition, embedded):
+def resumed(condition, stand_in):
     """The prompts of the result of a resumed run, and which of them it ran again."""
 
     def files():
@@ -42,7 +42,7 @@ def resumed(condition, embedded):
         }
 
     before = files()
-    list(run_prompts(condition, embedded))
+    list(run_prompts(condition, stand_in))
     after = files()
     again = [int(name[:5]) for name in sorted(after) if before.get(name) != after[name]]
     return [record.prompt_index for record in finish_condition(condition).records], again
@@ -140,32 +140,32 @@ def in_another_precision(folder):
         in_another_precision,
     ],
 )
-def test_a_checkpoint_that_is_not_its_prompt_s_is_named_and_run_again(saved, embedded, spoil):
+def test_a_checkpoint_that_is_not_its_prompt_s_is_named_and_run_again(saved, stand_in, spoil):
     condition, folder = saved
     spoiled = spoil(folder)
     with pytest.warns(
         UserWarning, match=rf"/0000{spoiled[0]}.parquet is damaged; prompt {spoiled[0]} is run again"
     ):
-        prompts, again = resumed(condition, embedded)
+        prompts, again = resumed(condition, stand_in)
     assert prompts == [0, 1, 2, 3] and again == [*spoiled, *({3} - set(spoiled))]
 
 
-def test_files_that_are_no_prompt_s_do_not_count(saved, embedded):
+def test_files_that_are_no_prompt_s_do_not_count(saved, stand_in):
     condition, folder = saved
     for name in ("1x.parquet", "00009.parquet", "1.parquet"):
         shutil.copy(folder / "00000.parquet", folder / name)
     assert Checkpoint(condition).finished() == {0, 1, 2}
-    assert resumed(condition, embedded) == ([0, 1, 2, 3], [3])
+    assert resumed(condition, stand_in) == ([0, 1, 2, 3], [3])
 
 
-def test_a_condition_is_not_finished_with_a_damaged_prompt(saved, embedded):
+def test_a_condition_is_not_finished_with_a_damaged_prompt(saved, stand_in):
     condition, folder = saved
-    list(run_prompts(condition, embedded, [3]))
+    list(run_prompts(condition, stand_in, [3]))
     of_no_length(folder)
     with pytest.raises(InputError, match=r"00001.parquet is damaged \(.*\); run the condition again"):
         finish_condition(condition)
     with pytest.warns(UserWarning, match="00001.parquet is damaged"):
-        assert len(run_condition(condition, embedded).records) == 4
+        assert len(run_condition(condition, stand_in).records) == 4
 
 
 def test_a_disk_that_fails_costs_no_finished_prompt(saved, monkeypatch):

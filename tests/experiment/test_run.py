@@ -35,8 +35,8 @@ def small(**changes):
     return make_condition(SMALL | changes)
 
 
-def test_a_condition_is_written_whole_and_read_back(output, embedded):
-    result = module.run_condition(small(experiment="mine"), embedded)
+def test_a_condition_is_written_whole_and_read_back(output, stand_in):
+    result = module.run_condition(small(experiment="mine"), stand_in)
     assert result.path == output / "data/results/mine/streaming_llm/smollm2-135m_0.5_4p.json"
     read = read_result(result.path)
     assert read == result and read.schema_version == SCHEMA_VERSION and len(read.records) == 4
@@ -61,26 +61,26 @@ def test_a_run_says_what_is_kept_of_its_question(output, embedded):
         assert 0 < expected < 1 and record.cache.question_kept == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_finished_condition_is_not_run_again(output, embedded, monkeypatch):
-    first = module.run_condition(small(), embedded)
+def test_a_finished_condition_is_not_run_again(output, stand_in, monkeypatch):
+    first = module.run_condition(small(), stand_in)
     monkeypatch.setattr(
         module, "load_for", lambda condition: pytest.fail("the model was loaded for a finished condition")
     )
     assert module.run_condition(small(batch_size=2)) == first
 
 
-def test_another_configuration_never_overwrites(output, embedded):
-    path = module.run_condition(small(experiment="mine"), embedded).path
+def test_another_configuration_never_overwrites(output, stand_in):
+    path = module.run_condition(small(experiment="mine"), stand_in).path
     before = path.read_bytes()
     with pytest.raises(
         InputError, match=r"already holds .* \(max_new_tokens 16 → 8\); run it under another experiment name"
     ):
-        module.run_condition(small(experiment="mine", max_new_tokens=8), embedded)
+        module.run_condition(small(experiment="mine", max_new_tokens=8), stand_in)
     assert path.read_bytes() == before
 
 
-def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
-    path = module.run_condition(small(), embedded).path
+def test_results_of_another_schema_or_broken_ones_are_named(output, stand_in):
+    path = module.run_condition(small(), stand_in).path
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"schema_version": 99}))
     with pytest.raises(InputError, match="has schema version 99; this version reads 5: delete it"):
@@ -95,8 +95,8 @@ def test_results_of_another_schema_or_broken_ones_are_named(output, embedded):
         read_result(path).signals()
 
 
-def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output, embedded, monkeypatch):
-    whole = module.run_condition(small(experiment="whole"), embedded)
+def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output, stand_in, monkeypatch):
+    whole = module.run_condition(small(experiment="whole"), stand_in)
     condition, generated = small(batch_size=2), []
     real = generation.generate
 
@@ -109,9 +109,9 @@ def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output,
 
     monkeypatch.setattr(module, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        module.run_condition(condition, embedded)
+        module.run_condition(condition, stand_in)
     assert not result_path(condition).exists() and len(list(Checkpoint(condition).load())) == 2
-    resumed = module.run_condition(condition, embedded)
+    resumed = module.run_condition(condition, stand_in)
     assert generated == [4, 2]
     assert {record.batch_size for record in resumed.records} == {2}
     assert {record.batch_size for record in whole.records} == {4}
@@ -122,12 +122,12 @@ def test_an_interrupted_condition_goes_on_and_repeats_no_finished_prompt(output,
 RUN = "from kvhelpers.experiment import make_condition, run_condition; run_condition(make_condition({!r}))"
 
 
-def test_kill_9_in_the_middle_changes_nothing(output, embedded):
+def test_kill_9_in_the_middle_changes_nothing(output, counting):
     """A process is killed once some prompts are finished; a second one ends with an undisturbed run's
     results.
     """
-    values = SMALL | {"press": "streaming_llm", "ratio": 0.75, "n_prompts": 8, "batch_size": 2}
-    undisturbed = module.run_condition(make_condition(values | {"experiment": "undisturbed"}), embedded)
+    values = SMALL | {"model": counting.name, "n_prompts": 12, "batch_size": 2, "max_new_tokens": 60}
+    undisturbed = module.run_condition(make_condition(values | {"experiment": "undisturbed"}), counting)
     condition = make_condition(values | {"experiment": "killed"})
     process = subprocess.Popen(
         [sys.executable, "-c", RUN.format(condition.model_dump())], env=dict(os.environ)
@@ -141,9 +141,9 @@ def test_kill_9_in_the_middle_changes_nothing(output, embedded):
     process.wait()
     assert not result_path(condition).exists()
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*.parquet")}
-    assert 2 <= len(finished) <= len(stamps) < 8
+    assert 2 <= len(finished) <= len(stamps) < 12
     kept = shutil.copytree(folder, output / "kept")
-    resumed = module.run_condition(condition, embedded)
+    resumed = module.run_condition(condition, counting)
     assert_same(resumed, undisturbed)
     for path in kept.glob(
         "[0-9]*.parquet"
@@ -152,30 +152,30 @@ def test_kill_9_in_the_middle_changes_nothing(output, embedded):
         assert record in resumed.records
 
 
-def test_a_budget_above_the_prompt_is_refused_before_anything_is_written(output, embedded):
+def test_a_budget_above_the_prompt_is_refused_before_anything_is_written(output, stand_in):
     with pytest.raises(InputError, match="budget 4000 is above the prompt's"):
-        module.run_condition(small(ratio=None, budget=4000), embedded)
+        module.run_condition(small(ratio=None, budget=4000), stand_in)
     assert list(output.iterdir()) == []
 
 
 CONTEXT = {"press": "random", "multiturn": False, "compress": "context", "n_fewshot": 3}
 
 
-def test_a_context_is_compressed_once_and_its_numbers_are_its_own(output, embedded, monkeypatch):
+def test_a_context_is_compressed_once_and_its_numbers_are_its_own(output, stand_in, monkeypatch):
     """A killed condition goes on with the same cache, which depends on the context and not on the prompt."""
     prefilled, prefill = [], Prefiller.__call__
     monkeypatch.setattr(
         Prefiller, "__call__", lambda *args, **more: prefilled.append(len(args[1])) or prefill(*args, **more)
     )
-    whole = module.run_condition(small(**CONTEXT, experiment="whole"), embedded)
+    whole = module.run_condition(small(**CONTEXT, experiment="whole"), stand_in)
     assert prefilled == [1]
     condition = small(**CONTEXT, batch_size=1)
-    prompts = module.prompts_of(condition, embedded)
+    prompts = module.prompts_of(condition, stand_in)
     assert len({tuple(prompt.compressed) for prompt in prompts}) == 1
-    runs = module.run_prompts(condition, embedded)
+    runs = module.run_prompts(condition, stand_in)
     next(runs), next(runs)
     runs.close()
-    assert_same(module.run_condition(condition, embedded), whole)
+    assert_same(module.run_condition(condition, stand_in), whole)
     for record, prompt in zip(whole.records, prompts, strict=True):
         cache = record.cache
         assert record.prompt_tokens == len(prompt.token_ids) > cache.prompt_tokens == prompt.context
@@ -188,41 +188,41 @@ def test_a_context_is_compressed_once_and_its_numbers_are_its_own(output, embedd
     assert f"of {prompts[0].context}" in screen_text([whole])
 
 
-def test_flags_and_budgets_of_a_compressed_context_are_of_the_context(output, embedded):
+def test_flags_and_budgets_of_a_compressed_context_are_of_the_context(output, stand_in):
     condition = small(**CONTEXT | {"press": "snapkv", "n_fewshot": 1, "ratio": 0.5})
-    (size,) = {prompt.context for prompt in module.prompts_of(condition, embedded)}
+    (size,) = {prompt.context for prompt in module.prompts_of(condition, stand_in)}
     wide = {"press_kwargs": {"window_size": size + 1}}  # not as wide as the whole prompt
-    failed = module.run_condition(condition.model_copy(update=wide), embedded)
+    failed = module.run_condition(condition.model_copy(update=wide), stand_in)
     assert failed.summary.flags == {"run_failed": 4, "prompt_within_window": 4}
     narrow = {"press_kwargs": {"window_size": size // 2 + 2}, "experiment": "narrow"}
-    narrowed = module.run_condition(condition.model_copy(update=narrow), embedded)
+    narrowed = module.run_condition(condition.model_copy(update=narrow), stand_in)
     assert narrowed.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
     few = condition.model_copy(update={"press": "knorm", "ratio": None, "budget": 9, "experiment": "few"})
-    result = module.run_condition(few, embedded)
+    result = module.run_condition(few, stand_in)
     assert {record.cache.kept_tokens for record in result.records} == {9}
     with pytest.raises(InputError, match=f"budget {size + 1} is above the prompt's {size} tokens that can"):
-        module.run_condition(few.model_copy(update={"budget": size + 1, "experiment": "many"}), embedded)
+        module.run_condition(few.model_copy(update={"budget": size + 1, "experiment": "many"}), stand_in)
 
 
-def test_failed_prompts_stay_in_the_denominator(output, embedded):
-    result = module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
+def test_failed_prompts_stay_in_the_denominator(output, stand_in):
+    result = module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), stand_in)
     assert (result.summary.accuracy.count, result.summary.accuracy.n) == (0, 4)
     assert result.summary.stop_reasons == {"error": 4} and result.summary.kept_tokens is None
     assert result.summary.flags == {"run_failed": 4, "prompt_within_window": 4}
     assert result.summary.cfr.count == 4
 
 
-def test_a_condition_without_a_token_has_a_log_that_says_so(output, embedded):
-    module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), embedded)
+def test_a_condition_without_a_token_has_a_log_that_says_so(output, stand_in):
+    module.run_condition(small(press="snapkv", press_kwargs={"window_size": 1000}), stand_in)
     log = write_log("scratch").read_text()
     assert "4 runs broke or were stopped by `timeout_s`" in log and "nan" not in log
     assert "`run_failed`: the run ended in an error" in log
 
 
-def test_a_model_that_ends_at_once_has_results_and_a_log(output, embedded):
+def test_a_model_that_ends_at_once_has_results_and_a_log(output, stand_in):
     """Its first token is the end token, whatever it is asked."""
-    ends_at_once = copy.deepcopy(embedded.model)
-    (end,) = sorted(embedded.stop_ids)[:1]
+    ends_at_once = copy.deepcopy(stand_in.model)
+    (end,) = sorted(stand_in.stop_ids)[:1]
     forward = ends_at_once.forward
 
     def only_the_end(*args, **kwargs):
@@ -231,38 +231,38 @@ def test_a_model_that_ends_at_once_has_results_and_a_log(output, embedded):
         return out
 
     ends_at_once.forward = only_the_end
-    result = module.run_condition(small(), dataclasses.replace(embedded, model=ends_at_once))
+    result = module.run_condition(small(), dataclasses.replace(stand_in, model=ends_at_once))
     assert [record.text for record in result.records] == [""] * 4
     assert result.summary.stop_reasons == {"eos": 4} and result.summary.avg_tokens == 1
     assert result.summary.cfr.count == 4 and "nan" not in write_log("scratch").read_text()
 
 
-def test_runs_out_of_time_are_counted_and_no_evidence_about_the_press(output, embedded):
-    result = module.run_condition(small(press="knorm", timeout_s=1e-9), embedded)
+def test_runs_out_of_time_are_counted_and_no_evidence_about_the_press(output, stand_in):
+    result = module.run_condition(small(press="knorm", timeout_s=1e-9), stand_in)
     assert result.summary.stop_reasons == {"timeout": 4} and result.summary.flags == {"timed_out": 4}
     assert (result.summary.cfr.count, result.summary.cfr.n) == (4, 4) and result.is_invalid
     log = write_log("scratch").read_text()
     assert "`timed_out` in 1. †: no valid evidence" in log and "| knorm 0.5 † |" in log
-    in_time = module.run_condition(small(press="knorm", timeout_s=1e9, experiment="in-time"), embedded)
+    in_time = module.run_condition(small(press="knorm", timeout_s=1e9, experiment="in-time"), stand_in)
     assert in_time.summary.flags == {} and not in_time.is_invalid
 
 
-def test_a_window_that_does_not_fit_is_flagged_in_the_result_and_the_log(output, embedded):
-    result = module.run_condition(small(press="snapkv", ratio=0.875), embedded)
+def test_a_window_that_does_not_fit_is_flagged_in_the_result_and_the_log(output, stand_in):
+    result = module.run_condition(small(press="snapkv", ratio=0.875), stand_in)
     assert result.summary.flags == {"kept_within_window": 4, "sink_evicted": 4}
     log = write_log("scratch").read_text()
     assert "| snapkv 0.875 † |" in log and "`kept_within_window` in 1" in log
 
 
-def test_conditions_of_an_experiment_differ_in_their_press_only(output, embedded):
-    module.run_condition(small(experiment="mine"), embedded)
+def test_conditions_of_an_experiment_differ_in_their_press_only(output, stand_in):
+    module.run_condition(small(experiment="mine"), stand_in)
     with pytest.raises(InputError, match=r"already holds .* \(seed 42 → 1\)"):
-        module.run_condition(small(experiment="mine", press="knorm", seed=1), embedded)
+        module.run_condition(small(experiment="mine", press="knorm", seed=1), stand_in)
     with pytest.raises(InputError, match="n_prompts 4 → 3"):
-        module.run_condition(small(experiment="mine", n_prompts=3), embedded)
+        module.run_condition(small(experiment="mine", n_prompts=3), stand_in)
 
 
-def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
+def test_every_knob_reaches_the_generation(output, stand_in, monkeypatch):
     seen = {}
 
     def spy(lm, requests, settings, passes):
@@ -273,9 +273,9 @@ def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
     condition = small(
         repetition_penalty=1.2, timeout_s=9.0, batch_size=3, multiturn=False, press_kwargs={"n_sink": 2}
     )
-    prompts = module.prompts_of(condition, embedded)
-    rows = module.rows_together(condition, embedded, prompts)
-    list(module.generate_prompts(condition, embedded, prompts, rows))
+    prompts = module.prompts_of(condition, stand_in)
+    rows = module.rows_together(condition, stand_in, prompts)
+    list(module.generate_prompts(condition, stand_in, prompts, rows))
     wanted = Settings(16, 3, stop_strings=STOP_STRINGS, repetition_penalty=1.2, timeout_s=9.0)
     assert seen["settings"] == wanted
     assert [request.token_ids for request in seen["requests"]] == [prompt.token_ids for prompt in prompts]
@@ -285,39 +285,39 @@ def test_every_knob_reaches_the_generation(output, embedded, monkeypatch):
     assert [message["role"] for message in prompts[0].messages] == ["user"]
 
 
-def test_a_resumed_condition_counts_the_time_before_the_kill(output, embedded, monkeypatch):
+def test_a_resumed_condition_counts_the_time_before_the_kill(output, stand_in, monkeypatch):
     ticks = itertools.count(step=10)  # each look at the clock is 10 s after the last
     monkeypatch.setattr(module.time, "monotonic", lambda: next(ticks))
     condition = small(batch_size=1)
-    runs = module.run_prompts(condition, embedded)
+    runs = module.run_prompts(condition, stand_in)
     next(runs), next(runs)
     runs.close()
     before = {record.prompt_index: record.wall_seconds for record, _ in Checkpoint(condition).load()}
-    resumed = module.run_condition(condition, embedded)
+    resumed = module.run_condition(condition, stand_in)
     after = {record.prompt_index: record.wall_seconds for record in resumed.records}
     assert len(before) == 2 and before.items() < after.items()
     assert resumed.seconds == sum(after.values()) > sum(before.values()) > 0
 
 
-def test_a_resumed_condition_names_the_commits_of_all_its_prompts(output, embedded, monkeypatch):
+def test_a_resumed_condition_names_the_commits_of_all_its_prompts(output, stand_in, monkeypatch):
     condition, earlier = small(batch_size=1), "e" * 40
     monkeypatch.setattr("kvhelpers.experiment.checkpoint.code_version", lambda: (earlier, True))
-    runs = module.run_prompts(condition, embedded)
+    runs = module.run_prompts(condition, stand_in)
     next(runs)
     runs.close()
     monkeypatch.undo()
     monkeypatch.setenv("KVHELPERS_OUTPUT", str(output))
-    made = module.run_condition(condition, embedded).provenance
+    made = module.run_condition(condition, stand_in).provenance
     assert made.earlier_commits == (earlier,) and made.commit != earlier
 
 
-def test_failed_prompts_are_tried_again_on_resume(output, embedded):
+def test_failed_prompts_are_tried_again_on_resume(output, stand_in):
     condition = small()
-    errored = module.run_condition(small(experiment="x", timeout_s=1e-9), embedded).records[0]
+    errored = module.run_condition(small(experiment="x", timeout_s=1e-9), stand_in).records[0]
     Checkpoint(condition).save(
         errored.model_copy(update={"stop_reason": StopReason.ERROR, "n_tokens": 0}), {}
     )
-    result = module.run_condition(condition, embedded)
+    result = module.run_condition(condition, stand_in)
     assert "error" not in result.summary.stop_reasons and len(result.records) == 4
 
 
@@ -329,12 +329,12 @@ def test_a_looping_record_says_where_its_text_begins_to_loop(output, embedded):
         assert 0 <= record.loop_onset_char < len(record.text)
 
 
-def test_uncompressed_run_is_the_none_condition_s_finished_or_not(output, embedded, monkeypatch):
-    monkeypatch.setattr(module, "load_for", lambda _: embedded)
+def test_uncompressed_run_is_the_none_condition_s_finished_or_not(output, stand_in, monkeypatch):
+    monkeypatch.setattr(module, "load_for", lambda _: stand_in)
     condition = small()
     fresh, tokens = module.uncompressed_run(condition, 2)
     assert not list(output.iterdir())
-    bare = module.run_condition(condition.uncompressed(), embedded)
+    bare = module.run_condition(condition.uncompressed(), stand_in)
     finished, same = module.uncompressed_run(condition, 2)
     assert finished == bare.records[2]
     assert (fresh.text, fresh.n_tokens, fresh.answer) == (finished.text, finished.n_tokens, finished.answer)
@@ -343,12 +343,12 @@ def test_uncompressed_run_is_the_none_condition_s_finished_or_not(output, embedd
     np.testing.assert_allclose(tokens["entropy"], same["entropy"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_half_written_temporary_file_does_not_block_the_experiment(output, embedded):
+def test_a_half_written_temporary_file_does_not_block_the_experiment(output, stand_in):
     path = result_path(small())
     path.parent.mkdir(parents=True)
     path.with_name(f".999-{path.name}").write_text('{"half')
     assert find_finished(small()) is None
-    assert module.run_condition(small(), embedded).path == path
+    assert module.run_condition(small(), stand_in).path == path
     assert [c.path for c in read_experiment("scratch")] == [path]
 
 
@@ -360,10 +360,10 @@ def test_a_half_written_temporary_file_does_not_block_the_experiment(output, emb
         ({"attn": "eager"}, "loaded with attn 'eager', the condition has 'sdpa'"),
     ],
 )
-def test_another_model_than_the_condition_s_is_refused(output, embedded, given, sentence):
+def test_another_model_than_the_condition_s_is_refused(output, stand_in, given, sentence):
     condition = make_condition({"n_prompts": 1, "max_new_tokens": 2, "device": "cpu"})
     with pytest.raises(InputError, match=sentence):
-        module.run_condition(condition, dataclasses.replace(embedded, **given))
+        module.run_condition(condition, dataclasses.replace(stand_in, **given))
     assert not list(output.rglob("*.parquet"))
 
 

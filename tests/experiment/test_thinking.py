@@ -19,7 +19,6 @@ from kvhelpers.experiment.seal import sealed
 from kvhelpers.frames import runs as runs_of
 from kvhelpers.log import write_log
 from kvhelpers.models.load import load_model
-from kvhelpers.scoring.summary import endings
 
 PLAIN = CHAT.removesuffix("{% endif %}")
 QWEN3 = PLAIN + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
@@ -79,14 +78,12 @@ def test_an_answer_is_what_stands_behind_the_thoughts(
         if thought:
             thoughts = record.text[: record.thinking_chars]
             assert thoughts.endswith(("</think>", "</r>")) or record.thinking_tokens == record.n_tokens
-    never = endings(result.records).get("never_left_thinking")
-    expected = None if thought is None else 2 if thought == result.records[0].n_tokens else 0
-    assert (never and never.count) == expected and (never is None or never.n == 2)
     runs = runs_of([result])
     assert ("never_left_thinking" in runs) == ("thinking_tokens" in runs) == (thought is not None)
     if thought is not None:
         assert (runs["thinking_tokens"] + runs["answering_tokens"] == runs["tokens"]).all()
         assert (runs["thinking_tokens"] == thought).all()
+        assert (runs["never_left_thinking"] == (thought == runs["tokens"])).all()
     assert rescore("scratch") == (0, 2) and verify("scratch").faults == []
 
 

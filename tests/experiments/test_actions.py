@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from assert_same import assert_log_has
 from factories import make_result
 from scipy.stats import binomtest
 
@@ -15,7 +16,6 @@ from kvhelpers.errors import InputError
 from kvhelpers.guard.definition import ActionsDefinition
 from kvhelpers.guard.source import Source
 from kvhelpers.guard.study import read_study
-from kvhelpers.log import with_tables
 from kvhelpers.paths import REPOSITORY, experiment_script, figures_dir, guard_path, log_path, samples_dir
 from kvhelpers.records import StopReason
 
@@ -103,11 +103,7 @@ def test_what_is_written_is_what_is_committed(study, long, output, monkeypatch):
 
 
 def test_the_log_s_tables_are_the_long_frame_s(study, long):
-    text = (REPOSITORY / "experiments" / f"{study.definition.name}.md").read_text()
-    tables = SCRIPT["tables"](study, long)
-    assert with_tables(text, tables) == text
-    tables[0].loc[0, "restore"] = "1 %"
-    assert with_tables(text, tables) != text
+    assert_log_has(SCRIPT["tables"](study, long), study.definition.name, "restore")
 
 
 def test_intervals_are_drawn_where_the_long_frame_has_them(study, long):

@@ -1,8 +1,6 @@
 """013: features of a run's inside are causal, checked against the stored run, and judged by what they add."""
 
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -155,9 +153,9 @@ def test_what_is_committed_is_of_the_samples_runs(output):
     assert SCRIPT["write_log"](NAME).read_text() == text
 
 
-def test_a_study_without_runs_is_one_sentence():
-    command = [sys.executable, str(experiment_script(NAME)), "mine"]
+def test_a_study_without_runs_is_one_sentence(output, monkeypatch):
+    script = str(experiment_script(NAME))
     for words, sentence in (([], "has no experiment to read"), (["nothing"], "has no finished condition")):
-        run = subprocess.run(command + words, capture_output=True, text=True)
-        assert run.returncode == 1 and run.stderr.startswith("error: ") and sentence in run.stderr
-        assert run.stderr.count("\n") == 1
+        monkeypatch.setattr("sys.argv", [script, "mine", *words])
+        with pytest.raises(SystemExit, match=f"^error: .*{sentence}[^\n]*$"):
+            runpy.run_path(script, run_name="__main__")
