@@ -58,15 +58,15 @@ def both_stand_apart(name):
     assert first.label in log and second.label in log and "Not finished" not in log
 
 
-def test_python(press, output, embedded):
+def test_python(press, output, stand_in):
     values = SMALL | {"press": f"{press}:ValueNormPress"}
-    first = run_condition(make_condition(values), embedded)
-    assert run_condition(make_condition(values), embedded).path == first.path
+    first = run_condition(make_condition(values), stand_in)
+    assert run_condition(make_condition(values), stand_in).path == first.path
     press.write_text(EDITED)
     assert read_experiment("scratch")[0] == first  # needs no file
     with pytest.raises(InputError, match="has been edited since"):
         make_condition(first.condition.model_dump())
-    assert run_condition(make_condition(values), embedded).path != first.path
+    assert run_condition(make_condition(values), stand_in).path != first.path
     both_stand_apart("scratch")
 
 
@@ -128,43 +128,43 @@ def test_a_press_without_a_ratio_takes_none(press):
     check_before_loading(make_condition(values | {"ratio": 0.0}))
 
 
-def test_a_task_of_one_s_own(tmp_path, output, embedded):
+def test_a_task_of_one_s_own(tmp_path, output, stand_in):
     path = tmp_path / "my_task.py"
     path.write_text(TASK)
     values = SMALL | {"task": f"{path}:load", "press": "none", "ratio": 0.0}
-    result = run_condition(make_condition(values), embedded)
+    result = run_condition(make_condition(values), stand_in)
     assert {record.prompt_id.split("/")[-1] for record in result.records} < {"sum0", "sum1", "sum2"}
     assert not any(record.failures.wrong_answer for record in result.records)  # so its judge says
     path.write_text(TASK.replace("return True", "return False"))
-    again = run_condition(make_condition(values), embedded)
+    again = run_condition(make_condition(values), stand_in)
     assert again.path != result.path and all(record.failures.wrong_answer for record in again.records)
     few = make_condition(values | {"n_prompts": 3})
     with pytest.raises(InputError, match="ask for 4 rows, but task .*my_task.py:load.* has 3"):
         check_before_loading(few)
     more = make_condition(values | {"n_prompts": 3, "task_kwargs": {"biggest": 4}})
-    assert len(prompts_of(more, embedded)) == 3
+    assert len(prompts_of(more, stand_in)) == 3
     path.write_text("def load():\n    return [{'question': 'What?'}]\n")
     with pytest.raises(InputError, match="it is a mapping with the texts 'question' and 'answer'"):
         check_before_loading(make_condition(values))
 
 
-def test_scratch_takes_any_parameter_and_shows_what_was_asked_for_last(output, embedded):
-    first = run_condition(make_condition(SMALL), embedded)
-    second = run_condition(make_condition(SMALL | {"n_prompts": 3, "max_new_tokens": 5}), embedded)
+def test_scratch_takes_any_parameter_and_shows_what_was_asked_for_last(output, stand_in):
+    first = run_condition(make_condition(SMALL), stand_in)
+    second = run_condition(make_condition(SMALL | {"n_prompts": 3, "max_new_tokens": 5}), stand_in)
     assert first.path != second.path and read_experiment("scratch") == [second]
     assert run_condition(make_condition(SMALL)) == first  # found by what it is
     assert read_experiment("scratch") == [first]
 
 
-def test_a_named_experiment_refuses_by_the_parameter_in_plain_words(output, embedded, tmp_path):
+def test_a_named_experiment_refuses_by_the_parameter_in_plain_words(output, stand_in, tmp_path):
     rows = [{"question": f"What is {a} and 1?", "answer": f"#### {a + 1}"} for a in range(4)]
     data = tmp_path / "rows.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     values = SMALL | {"experiment": "mine", "task": "gsm8k", "data_file": str(data)}
-    run_condition(make_condition(values), embedded)
+    run_condition(make_condition(values), stand_in)
     data.write_text("\n".join(map(json.dumps, rows[::-1])))
     with pytest.raises(
         InputError, match=r"\(the data changed\); run it under another experiment name"
     ) as caught:
-        run_condition(make_condition(values | {"ratio": 0.5}), embedded)
+        run_condition(make_condition(values | {"ratio": 0.5}), stand_in)
     assert "sha256" not in str(caught.value)
