@@ -106,28 +106,26 @@ def test_every_set_counts(write, monkeypatch, output):
     assert (seen["seed"], seen["n_prompts"], seen["n_fewshot"]) == (1, 3, 0)
 
 
-def test_an_experiment_goes_on_runs_once_and_logs(write, output, counting, capsys, monkeypatch):
+def test_an_experiment_goes_on_runs_once_and_logs(write, output, embedded, capsys, monkeypatch):
     path = write()
-    run = ["run", str(path), "--name", "own", "--set", f"model={counting.name}"]
-    (first, _) = load_experiment(path, "own", {"model": counting.name}).conditions()
-    finished = run_condition(first, counting)
+    finished = run_condition(load_experiment(path).conditions()[0], embedded)
     finished.path.with_suffix(".ipynb").touch()
     capsys.readouterr()
-    assert main(run) == 0
+    assert main(["run", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert "experiments/own.md" in printed and log_path("own").exists()
+    assert "experiments/small.md" in printed and log_path("small").exists()
     assert (
         re.search(r"^ *knorm 0.5 .*\[.* of .* 2 ", printed, re.MULTILINE)
         and "Look next at knorm 0.5" in printed
     )
-    executed = sorted(path.parent.name for path in results_dir("own").rglob("*.ipynb"))
+    executed = sorted(path.parent.name for path in results_dir("small").rglob("*.ipynb"))
     assert executed == ["knorm", "none"] and finished == read_result(finished.path)
-    log = log_path("own").read_text()
+    log = log_path("small").read_text()
     assert "See that it runs." in log and log.index("| none |") < log.index("| knorm 0.5 |")
     monkeypatch.setattr(runner, "run_conditions", lambda *_: pytest.fail("a finished condition ran again"))
-    assert main(run) == 0
-    assert log_path("own").read_text() == log
-    assert find_experiment("own").objective == "See that it runs."
+    assert main(["run", str(path)]) == 0
+    assert log_path("small").read_text() == log
+    assert find_experiment("small").objective == "See that it runs."
 
 
 @pytest.fixture

@@ -11,16 +11,25 @@ from kvhelpers.experiment.run import run_condition
 from kvhelpers.paths import replay_path
 from kvhelpers.records import ATTENTION, COURSE, FULL, INSIDE
 
-VALUES = {"ratio": 0.625, "n_prompts": 4, "n_fewshot": 4, "max_new_tokens": 80, "device": "cpu"}
+VALUES = {"ratio": 0.625, "n_prompts": 4, "n_fewshot": 1, "max_new_tokens": 80, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def loaded(stand_in, monkeypatch):
+    """The stand-in, with the attention that a condition's press needs."""
+
+    def load(condition):
+        return stand_in.attending(condition.asked_attention)
+
+    monkeypatch.setattr("kvhelpers.commands.replay.load_for", load)
+    return load
 
 
 @pytest.fixture
-def results(output, embedded):
-    return [
-        run_condition(make_condition(VALUES | {"press": "knorm"}), embedded),
-        run_condition(make_condition(VALUES | {"press": "observed_attention"})),  # another attention
-        run_condition(make_condition(VALUES | {"press": "none", "ratio": 0}), embedded),
-    ]
+def results(output, loaded):
+    presses = ({"press": "knorm"}, {"press": "observed_attention"}, {"press": "none", "ratio": 0})
+    conditions = [make_condition(VALUES | press) for press in presses]  # the second with another attention
+    return [run_condition(condition, loaded(condition)) for condition in conditions]
 
 
 def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys):
@@ -52,10 +61,10 @@ def test_replays_give_the_stored_signals_and_are_not_made_twice(results, capsys)
 
 
 @pytest.fixture
-def short(output, embedded):
+def short(output, stand_in):
     """A function that runs a condition with one prompt and few tokens."""
     few = VALUES | {"n_prompts": 1, "max_new_tokens": 4, "press": "knorm"}
-    return lambda **values: run_condition(make_condition(few | values), embedded)
+    return lambda **values: run_condition(make_condition(few | values), stand_in)
 
 
 def test_a_condition_that_is_not_there_is_one_sentence(short):
@@ -78,12 +87,11 @@ def test_a_question_fed_to_a_compressed_context_is_refused(short):
         replay("scratch")
 
 
-def test_prompts_that_are_not_what_they_were_are_refused(short, embedded, monkeypatch):
-    short(max_new_tokens=40)
-    monkeypatch.setattr("kvhelpers.commands.replay.load_for", lambda condition: embedded)
-    changed = embedded.tokenizer.chat_template.replace("helpful AI", "helpful  AI")
-    assert changed != embedded.tokenizer.chat_template
-    monkeypatch.setattr(embedded.tokenizer, "chat_template", changed)
+def test_prompts_that_are_not_what_they_were_are_refused(short, stand_in, monkeypatch):
+    short(max_new_tokens=80)
+    changed = stand_in.tokenizer.chat_template.replace("helpful AI", "helpful  AI")
+    assert changed != stand_in.tokenizer.chat_template
+    monkeypatch.setattr(stand_in.tokenizer, "chat_template", changed)
     with pytest.raises(InputError, match="has other tokens .* than when it was run"):
         replay("scratch", ["knorm 0.625"])
 

@@ -24,7 +24,6 @@ def record_with(monkeypatch, recorder):
     "spec",
     (
         PressSpec("none", 0.0),
-        PressSpec("snapkv", 0.5, kwargs={"window_size": 8}),
         PressSpec("PyramidKVPress", 0.5, kwargs={"window_size": 8}),
         PressSpec("AdaKVPress", 0.5, kwargs={"press": {"name": "knorm"}}),
     ),

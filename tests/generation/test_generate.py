@@ -76,7 +76,7 @@ def test_embedded_model_is_exact(embedded, name):
         p.token_ids for p in build_prompts(*load_problems("onestep", 2, 1, seed=42), embedded.tokenizer)
     ]
     assert_exact(
-        embedded, prompts, PressSpec(name, 0.0 if name == "none" else 0.3), max_new_tokens=16, batch_size=2
+        embedded, prompts, PressSpec(name, 0.0 if name == "none" else 0.3), max_new_tokens=12, batch_size=2
     )
 
 
@@ -99,9 +99,9 @@ def test_presses_that_differ_by_head_or_layer_are_exact_too(tiny, name, kwargs):
 
 @pytest.mark.parametrize("name", ("none", "knorm", "snapkv", "observed_attention"))
 def test_batch_size_does_not_matter(tiny, name):
-    spec, prompts = PressSpec(name, 0.0 if name == "none" else 0.5), random_prompts(40)
+    spec, prompts = PressSpec(name, 0.0 if name == "none" else 0.5), random_prompts(12)
     lm = with_attention(tiny, spec)
-    singly, *batched = (generate_all(lm, prompts, spec, 20, size) for size in (1, 7, 32))
+    singly, *batched = (generate_all(lm, prompts, spec, 20, size) for size in (1, 5, 12))
     for runs in batched:
         for alone_, together in zip(singly, runs, strict=True):
             assert alone_.token_ids == together.token_ids and alone_.stop_reason == together.stop_reason
@@ -117,8 +117,8 @@ def test_prompts_of_very_different_lengths_in_batches_of_any_size_have_the_same_
     prompts = [torch.randint(3, 300, (length,), generator=draw).tolist() for length in lengths]
     spec = PressSpec(name, 0.0 if name == "none" else 0.5)
     lm = with_attention(tiny, spec)
-    first, *others = ([r.token_ids for r in generate_all(lm, prompts, spec, 12, size)] for size in (1, 7, 32))
-    assert others == [first, first]
+    first, *others = ([r.token_ids for r in generate_all(lm, prompts, spec, 12, size)] for size in (1, 4))
+    assert others == [first]
 
 
 @pytest.mark.parametrize("size", (3, 4, 9))

@@ -31,7 +31,7 @@ DEFINITION = LiveDefinition(
     name="made",
     objective="See.",
     sources=[
-        {"experiment": "002-compression-sweep", "conditions": ["tova 0.75"]},
+        {"experiment": "002-compression-sweep", "conditions": ["streaming_llm 0.875"]},
     ],
     policies=POLICIES,
     n_prompts=2,
