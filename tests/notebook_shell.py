@@ -16,16 +16,15 @@ class Shell(InteractiveShell):
         pass
 
 
-def error_with(name, parameters):
+def error_with(name, parameters, last=None):
     """The first error of a notebook whose parameters are changed as papermill would inject them; None if it
-    runs to its end.
+    runs to its end, or to its code cell number ``last``.
     """
     shell = Shell(config=Config({"HistoryManager": {"enabled": False}}))
     backend = plt.get_backend()
     try:
-        for cell in nbformat.read(notebook_path(name), as_version=4).cells:
-            if cell.cell_type != "code":
-                continue
+        cells = nbformat.read(notebook_path(name), as_version=4).cells
+        for cell in [cell for cell in cells if cell.cell_type == "code"][:last]:
             sources = [cell.source]
             if "parameters" in cell.metadata.get("tags", []):
                 assigned = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())

@@ -58,6 +58,13 @@ def apart(tmp_path_factory, embedded):
         yield
 
 
+@pytest.fixture
+def quick(stand_in, monkeypatch):
+    """The stand-in, for tests that do not ask what the model says."""
+    monkeypatch.setattr("kvhelpers.lm_eval.model.load_for", lambda condition: stand_in)
+    return stand_in
+
+
 @pytest.fixture(scope="module")
 def evaluated(apart, tmp_path_factory):
     """What the harness and this project say of the same runs."""
@@ -142,7 +149,7 @@ def test_what_02_and_03_read_is_there(evaluated):
     }
 
 
-def test_a_second_call_runs_nothing_and_a_killed_one_goes_on(output, monkeypatch):
+def test_a_second_call_runs_nothing_and_a_killed_one_goes_on(output, quick, monkeypatch):
     settings = SHORT | {"gen_kwargs": "max_gen_toks=6"}
     save, saved = Checkpoint.save, []
 
@@ -166,9 +173,9 @@ def test_a_second_call_runs_nothing_and_a_killed_one_goes_on(output, monkeypatch
         evaluate(["onestep"], PRESS, CHAT, name="killed", **settings | {"limit": 4})
 
 
-def test_uncompressed_answers_are_those_of_the_harness_s_own_model(embedded, output):
+def test_uncompressed_answers_are_those_of_the_harness_s_own_model(quick, output):
     """Chat template, special tokens, stop texts and limit: all as HFLM has them."""
-    theirs = HFLM(pretrained=embedded.model, tokenizer=embedded.tokenizer, device="cpu", batch_size=1)
+    theirs = HFLM(pretrained=quick.model, tokenizer=quick.tokenizer, device="cpu", batch_size=1)
     ours = CompressedLM(press="none", device="cpu")
     manager = LocalTasks(include_path=str(TASKS))
     answers = []
@@ -190,7 +197,7 @@ def test_uncompressed_answers_are_those_of_the_harness_s_own_model(embedded, out
         assert ours.tok_encode(text) == theirs.tok_encode(text)
 
 
-def test_by_name_in_the_harness_with_a_press_s_own_fields(embedded, output):
+def test_by_name_in_the_harness_with_a_press_s_own_fields(quick, output):
     """Tokens are those of ``model.generate`` inside kvpress's press."""
     fields = 'press_kwargs={"window_size": 16}'
     run = harness.simple_evaluate(
@@ -206,9 +213,9 @@ def test_by_name_in_the_harness_with_a_press_s_own_fields(embedded, output):
     )
     spec = PressSpec("snapkv", 0.75, kwargs={"window_size": 16})
     for sample in run["samples"]["onestep"]:
-        prompt = embedded.tokenizer.encode(sample["arguments"][0][0])
-        tokens = alone(embedded, prompt, spec.for_prompt(len(prompt)), 0, 16)
-        text = embedded.tokenizer.decode(tokens).removesuffix("<|im_end|>")
+        prompt = quick.tokenizer.encode(sample["arguments"][0][0])
+        tokens = alone(quick, prompt, spec.for_prompt(len(prompt)), 0, 16)
+        text = quick.tokenizer.decode(tokens).removesuffix("<|im_end|>")
         assert sample["resps"] == [[text.partition("Question:")[0]]]
     assert not list(output.iterdir())
 
@@ -285,7 +292,7 @@ def test_how_a_task_marks_is_hashed_with_the_files_of_its_functions(output):
     assert hashed() == different[0] == hashed(num_fewshot=1)
 
 
-def test_results_that_do_not_note_how_they_were_marked_are_read_and_not_gone_on_with(output):
+def test_results_that_do_not_note_how_they_were_marked_are_read_and_not_gone_on_with(output, quick):
     def run():
         return evaluate(["onestep"], PRESS, CHAT, name="old", **SHORT | {"limit": 2})
 
@@ -324,7 +331,7 @@ def test_the_harness_s_marks_decide_whatever_our_rules_find(text, marks, right):
         assert not cut.correct and cut.failures.wrong_answer is wrong
 
 
-def test_the_command(output, capsys):
+def test_the_command(output, quick, capsys):
     arguments = ["lm-eval", "--press", "knorm", "--ratio", "0.5", "--tasks", "onestep", "--limit", "2"]
     arguments += ["--include_path", str(TASKS), "--gen-kwargs", "max_gen_toks=4", "--name", "c"]
     assert main(arguments) == 0

@@ -76,17 +76,14 @@ def hashed(tmp_path, monkeypatch):
 def test_every_process_has_the_same_hash(hashed, tmp_path):
     folder, here = hashed()
     changed = {"HF_DATASETS_CACHE": str(tmp_path / "datasets")}
-    elsewhere = [
-        subprocess.run(
-            [sys.executable, "-c", HASH, str(folder)],
-            env=os.environ | changed | {"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()[-1]
-        for seed in ("1", "2")
-    ]
-    assert elsewhere == [here, here]
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", HASH, str(folder)],
+        env=os.environ | changed | {"PYTHONHASHSEED": "1"},  # this process has another
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert elsewhere.stdout.split()[-1] == here
 
 
 def test_a_corrected_class_or_another_argument_gives_another_hash(hashed):
