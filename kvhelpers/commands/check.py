@@ -58,10 +58,9 @@ def generated(parameters: Mapping[str, Any]) -> tuple[AnswerSet, AnswerSet]:
         raise InputError(f"press {shown(values.get('press'))} is not allowed: name the press to be checked")
     plain = {key: value for key, value in values.items() if key not in ("ratio", "budget", "press_kwargs")}
     conditions = [make_condition(plain | {"press": NONE}), make_condition(values)]
-    from kvhelpers.experiment.identity import check_here
-    from kvhelpers.experiment.run import run_condition
+    from kvhelpers.experiment.run import check_before_loading, run_condition
 
-    for condition in map(check_here, conditions):
+    for condition in map(check_before_loading, conditions):
         check_same_experiment(condition)
     base, other = (condition_set(run_condition(condition)) for condition in conditions)
     return base, other
