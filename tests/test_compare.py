@@ -108,21 +108,15 @@ def test_a_wider_margin_is_safe_sooner():
     assert [decide({RIGHT: (4, 4)}, 100, 50, margin)[0] for margin in (0.05, 0.1)] == ["undecided", "safe"]
 
 
-@pytest.mark.parametrize("rates", [(0.05, 0.05), (0.02, 0.0), (0.12, 0.02), (0.3, 0.1)])
-def test_so_many_prompts_decide_in_four_of_five_cases(rates):
-    """Rates of loss and gain of right answers, as 1000 prompts would show them."""
-    n = needed({RIGHT: (round(1000 * rates[0]), round(1000 * rates[1]))}, 1000, 500)
-    n = n if n > 1010 else _from_fewer(rates)
-    drawn = np.random.default_rng(0).multinomial(n, [*rates, 1 - sum(rates)], size=2000)
-    decided = np.mean([decide({RIGHT: (int(a), int(b))}, n, n // 2)[0] != "undecided" for a, b, _ in drawn])
-    assert 0.75 < decided < 0.97
-
-
-def _from_fewer(rates):
-    counts = {RIGHT: tuple(int(100 * rate) for rate in rates)}
-    small = {RIGHT: tuple(round(rate * 50) for rate in rates)} if counts[RIGHT] == (30, 10) else counts
-    n = 50 if small is not counts else 100
-    return needed(small, n, n // 2)
+@pytest.mark.parametrize(("lost", "gained"), [(2, 2), (1, 0), (5, 1), (8, 2)])
+def test_so_many_prompts_decide_in_four_of_five_cases(lost, gained):
+    """Prompts drawn with the rates that 40 prompts showed."""
+    n, rates = needed({RIGHT: (lost, gained)}, 40, 20), np.array([lost, gained]) / 40
+    drawn = np.random.default_rng(0).multinomial(n, [*rates, 1 - rates.sum()], size=500)
+    verdicts = [decide({RIGHT: (int(a), int(b))}, n, n // 2)[0] for a, b, _ in drawn]
+    safe, worse = verdicts.count("safe"), verdicts.count("worse")
+    assert n > 41 and 350 < safe + worse < 490
+    assert min(safe, worse) < 15  # 2.5 % of verdicts may be wrong
 
 
 def test_a_loss_of_just_the_margin_needs_more_prompts_than_anyone_has():
@@ -318,7 +312,10 @@ def test_ids_that_occur_twice_and_gaps_are_refused(tmp_path):
     ("text", "start"),
     [
         ("Tom has 3 pens and buys 4 more, so he has 7 pens. #### 7", None),
-        ("Well. " + "He has 3 + 4 = 7 pens, and then 7 + 4 = 11 more pens to sell. " * 4, 6),
+        (
+            "Well. " + "He has 3 + 4 = 7 pens, and then 7 + 4 = 11 more pens to sell. " * 4,
+            4,
+        ),  # the full stop repeats too
         ("aaaaaaaaaa" * 60, 0),
         ("... ..." * 3, None),
         ("", None),

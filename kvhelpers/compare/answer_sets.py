@@ -108,7 +108,8 @@ def condition_set(result: ConditionResult, name: str | None = None) -> AnswerSet
         "stop_strings": condition.stop_strings,
         "repetition_penalty": condition.repetition_penalty,
     }
-    about = {"model": condition.model, "condition": result.label, "dtype": result.identity["dtype"]}
+    about = {"model": condition.model, "condition": result.label}
+    about |= {"dtype": result.provenance.machine.dtype}
     flags = flags_of(result, None)
     named = ", ".join(f"{flag} in {count} of {result.summary.n}" for flag, count in flags.items())
     notes = (f"{name or result.label} has flags: {named}",) if named else ()
