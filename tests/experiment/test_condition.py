@@ -362,7 +362,7 @@ def test_a_cache_in_full_leaves_the_identity_of_older_results():
 
 
 def test_a_bad_format_is_refused_by_name():
-    with pytest.raises(InputError, match="cache_type_k 'q4_2' is unknown; did you mean 'q4_0'?"):
-        make_condition({"cache_type_k": "q4_2"})
+    with pytest.raises(InputError, match="cache_type_k 'q8' is unknown; did you mean 'q8_0'?"):
+        make_condition({"cache_type_k": "q8"})
     with pytest.raises(InputError, match="cache_kwargs.protect_layers.* nan is not allowed"):
         make_condition({"cache_type_k": "q4_0", "cache_kwargs": {"protect_layers": [float("nan")]}})
