@@ -1,6 +1,7 @@
 """Why did the original fail? What is kept of the question, and whether the first token is.
 
-    python experiments/018-the-original.py --intervene   first the runs of the intervention
+    python experiments/018-the-original.py --intervene   first the runs of the intervention (behind it: of how
+                                                         many prompts)
     python experiments/018-the-original.py --kept        first prefill other experiments' prompts again
     python experiments/018-the-original.py               tables and figures of what is there
     python -m kvhelpers log 018-the-original             the log
@@ -124,8 +125,8 @@ def told(way: str, budget: int, n: int, question: tuple[int, int]) -> Told:
     return Told(1 - (stay + 0.5) / n, tuple(kept), tuple(gone))
 
 
-def intervene(path: Path) -> None:
-    """Run the ways at the budgets on the experiment's prompts; a row a run in ``path``."""
+def intervene(path: Path, first: int) -> None:
+    """Run the ways at the budgets on the experiment's ``first`` prompts; a row a run in ``path``."""
     from kvhelpers.generation.generate import Request, Settings, generate
 
     spec = load_experiment(experiment_file(NAME))
@@ -136,7 +137,9 @@ def intervene(path: Path) -> None:
     for budget in BUDGETS:
         for way in WAYS:
             there = {row["prompt"] for row in done if (row["way"], row["budget"]) == (way, budget)}
-            asked = [index for index, prompt in enumerate(prompts) if prompt.id not in there]
+            asked = [i for i, prompt in enumerate(prompts[:first]) if prompt.id not in there]
+            if not asked:
+                continue
             requests = [
                 Request(
                     prompt.token_ids,
@@ -304,7 +307,7 @@ def main(asked: list[str]) -> None:
     folder = figures_dir(NAME)
     made, kept = folder / "intervention_runs.csv", folder / "kept_runs.csv"
     if asked[:1] == ["--intervene"]:
-        intervene(made)
+        intervene(made, int(asked[1]) if len(asked) > 1 else 50)
     elif asked[:1] == ["--kept"]:
         prefill_again(kept, asked[1:] or [*OTHERS])
     elif asked:
