@@ -238,6 +238,12 @@ def test_another_task_or_version_is_refused(tmp_path, toy, given, sentence):
         check(base, read_set(samples(tmp_path / "b", toy, **{"results": {}} | given)))
 
 
+def test_line_ends_of_other_kinds_stand_in_answers(tmp_path):
+    path, text = tmp_path / "a.jsonl", "one\u2028two\x0bthree\x85"
+    path.write_text(json.dumps({"id": 1, "answer": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert list(read_set(str(path)).answers["text"]) == [text]
+
+
 def test_a_file_that_was_cut_is_refused(tmp_path, toy):
     path = samples(tmp_path / "a", toy)
     whole = Path(path).read_text()
