@@ -252,6 +252,14 @@ def test_a_file_that_was_cut_is_refused(tmp_path, toy):
         read_set(path)
 
 
+def test_a_file_that_was_cut_between_filters_is_refused(tmp_path, toy):
+    """The harness writes all documents of a filter, then those of the next."""
+    by_filter = [[both[place]] for place in (0, 1) for both in toy]
+    assert read_set(samples(tmp_path / "a", by_filter)).answers["correct"].all()
+    with pytest.raises(InputError, match="document 5 lacks marks that others have .7 such of 12."):
+        read_set(samples(tmp_path / "b", by_filter[:17]))
+
+
 def test_a_condition_and_a_harness_file_are_not_compared(tmp_path, toy):
     with pytest.raises(InputError, match="one is a condition of this package"):
         check(read_set(BASE), read_set(samples(tmp_path, toy)))
