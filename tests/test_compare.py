@@ -238,12 +238,26 @@ def test_another_task_or_version_is_refused(tmp_path, toy, given, sentence):
         check(base, read_set(samples(tmp_path / "b", toy, **{"results": {}} | given)))
 
 
+def test_line_ends_of_other_kinds_stand_in_answers(tmp_path):
+    path, text = tmp_path / "a.jsonl", "one\u2028two\x0bthree\x85"
+    path.write_text(json.dumps({"id": 1, "answer": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert list(read_set(str(path)).answers["text"]) == [text]
+
+
 def test_a_file_that_was_cut_is_refused(tmp_path, toy):
     path = samples(tmp_path / "a", toy)
     whole = Path(path).read_text()
     Path(path).write_text(whole[:-30])
     with pytest.raises(InputError, match="line 24 is no JSON .*cut short"):
         read_set(path)
+
+
+def test_a_file_that_was_cut_between_filters_is_refused(tmp_path, toy):
+    """The harness writes all documents of a filter, then those of the next."""
+    by_filter = [[both[place]] for place in (0, 1) for both in toy]
+    assert read_set(samples(tmp_path / "a", by_filter)).answers["correct"].all()
+    with pytest.raises(InputError, match="document 5 lacks marks that others have .7 such of 12."):
+        read_set(samples(tmp_path / "b", by_filter[:17]))
 
 
 def test_a_condition_and_a_harness_file_are_not_compared(tmp_path, toy):

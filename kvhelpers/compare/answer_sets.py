@@ -132,7 +132,7 @@ def _typed(answers: pd.DataFrame) -> pd.DataFrame:
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other line ends may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"answers {shown(str(path))} cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):
@@ -178,13 +178,19 @@ def _harness_set(path: Path, name: str, rows: Sequence[dict[str, Any]]) -> Answe
         asked.add(one["asked"])
     answers = pd.DataFrame(by_document.values())
     marks = answers.pop("marks")
+    given = set().union(*marks)
+    if short := [key for key, one in zip(answers["id"], marks, strict=True) if set(one) != given]:
+        raise InputError(
+            f"answers {shown(name)}: document {short[0]} lacks marks that others have ({len(short)} such of "
+            f"{len(answers)}); the file may be cut short"
+        )
     answers["correct"] = [bool(one) and has_full_marks(one) for one in marks]
     strict = [[mark for key, mark in one.items() if key.endswith(f",{STRICT}")] for one in marks]
     if all(strict):
         answers["strict"] = [one[0] == FULL for one in strict]
     answers["never_left"] = _never_left(answers["text"], prompts)
     must, about, notes = _beside(path, name)
-    must |= {"generation_kwargs": sorted(asked)}
+    must |= {"generation_kwargs": sorted(asked), "marks": sorted(given)}
     notes += () if any(map(len, marks)) else (f"{name} has no marks: nothing in it counts as right",)
     return AnswerSet(name, HARNESS, _typed(answers.drop(columns=["prompt", "asked"])), must, about, notes)
 
