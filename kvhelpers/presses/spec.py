@@ -138,7 +138,7 @@ class PressSpec:
         _check_decoding(decoding)
         if prefilling is None:
             return press
-        if not hasattr(prefilling, "compression_ratio"):  # any object would take one, and ignore it
+        if "compression_ratio" not in dir(prefilling):  # any object would take one, and ignore it
             if ratio:
                 raise InputError(f"press {self.name!r} has no compression_ratio; use ratio 0")
             return press

@@ -17,8 +17,7 @@ from kvhelpers.scoring import failures
 from kvhelpers.scoring.failure_modes import failure_mode
 
 
-@pytest.fixture
-def finished(output, stand_in):
+def run(lm):
     values = {
         "press": "snapkv",
         "ratio": 0.875,
@@ -27,7 +26,12 @@ def finished(output, stand_in):
         "max_new_tokens": 80,
         "device": "cpu",
     }
-    return run_condition(make_condition(values), stand_in)
+    return run_condition(make_condition(values), lm)
+
+
+@pytest.fixture
+def finished(output, stand_in):
+    return run(stand_in)
 
 
 def test_the_same_rules_change_nothing(finished):
@@ -62,7 +66,8 @@ def test_a_record_without_its_question_gets_the_mode_that_its_new_judgement_says
         modes(wrong.model_copy(update={"mode": FailureMode.CORRECT}))
 
 
-def test_another_loop_detector_remakes_summary_and_log(finished, monkeypatch, capsys):
+def test_another_loop_detector_remakes_summary_and_log(output, embedded, monkeypatch, capsys):
+    finished = run(embedded)
     looping = finished.summary.looping.count
     assert main(["log", "scratch"]) == 0
     before = log_path("scratch").read_text()

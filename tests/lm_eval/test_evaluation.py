@@ -114,7 +114,8 @@ def test_prompts_and_answers_are_those_of_experiment_001(output):
     done = evaluate(["onestep"], press, CHAT, name="same", **SHORT | {"limit": 3})
     for ours, theirs in zip(done.conditions[0].records, committed.records, strict=False):
         assert theirs.text.startswith(ours.text) and ours.n_tokens == min(48, theirs.n_tokens)
-        assert ours.cache == theirs.cache and ours.reference == theirs.reference
+        noted = theirs.cache.model_dump(exclude_none=True)  # later runs note more
+        assert noted.items() <= ours.cache.model_dump().items() and ours.reference == theirs.reference
         assert ours.question == theirs.question
 
 
