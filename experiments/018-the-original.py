@@ -162,10 +162,12 @@ def intervene(path: Path, first: int) -> None:
 
 
 def intervention_rows(done: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
-    """Rates of each way, and the difference to no press on the same prompts."""
+    """Rates of each way, of all its prompts and of the first ten, and the difference to no press on the same
+    prompts.
+    """
     plain = runs[runs["press"] == NONE].set_index("prompt")
-    rows = []
-    for (way, budget), part in done.groupby(["way", "budget"], sort=False):
+    rows, ten = [], done[done["prompt_index"] < FIRST].assign(way=done["way"] + ", first ten")
+    for (way, budget), part in pd.concat([done, ten]).groupby(["way", "budget"], sort=False):
         subject = f"{way}, {budget} kept"
         for metric, column in SHARES.items():
             twins = plain.loc[part["prompt"], column].to_numpy(bool)
@@ -263,7 +265,7 @@ def explained(runs: pd.DataFrame, name: str) -> list[dict]:
         alone = weights @ (wrong * intact) / np.maximum(weights @ intact, 1e-9)
         return 1 - alone / np.maximum(whole, 1e-9)
 
-    if intact.any() and not intact.all():
+    if min(intact.sum(), (~intact).sum()) >= FIRST:  # fewer are no ground for a share
         made = estimate(attributable, prompts)
         rows.append(frames.estimate_row("lost answers", name, "share that goes with what was lost", made))
     return rows
@@ -304,8 +306,8 @@ def figure(runs: pd.DataFrame) -> plt.Figure:
 
 def main(asked: list[str]) -> None:
     """Make what is asked for, then the tables and figures of all that is there."""
-    folder = figures_dir(NAME)
-    made, kept = folder / "intervention_runs.csv", folder / "kept_runs.csv"
+    folder = figures_dir(NAME) / "question"
+    made, kept = folder / "runs.csv", folder / "kept.csv"
     if asked[:1] == ["--intervene"]:
         intervene(made, int(asked[1]) if len(asked) > 1 else 50)
     elif asked[:1] == ["--kept"]:

@@ -18,7 +18,7 @@ TABLE, CODE = (
 )
 NUMBER = re.compile(r"(?<![\w.,])[.−+-]?\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)")
 OTHER_LOGS = re.compile(r"\b0\d\d\b|^\d+\. |\]\([^)]*\)|\b95 %", re.MULTILINE)  # list items, links, the level
-A_ROW_A_RUN = {"runs.csv", "live.csv"}  # in which each small number would be found
+A_ROW_A_RUN = {"runs.csv", "live.csv", "kept.csv"}  # in which each small number would be found
 
 
 def numbers(text):
@@ -33,7 +33,7 @@ def known(name):
     values = [value for line in TABLE.findall(log) for value, _ in numbers(line)]
     if (definition := experiment_file(name)).is_file():
         values += [value for value, _ in numbers(str(yaml.safe_load(definition.read_text(encoding="utf-8"))))]
-    for path in (REPOSITORY / "figures" / name).glob("*.csv"):
+    for path in (REPOSITORY / "figures" / name).rglob("*.csv"):
         if path.name not in A_ROW_A_RUN:
             of_table = pd.read_csv(path).select_dtypes("number").to_numpy().ravel()
             values += list(np.abs(of_table[np.isfinite(of_table)]))
