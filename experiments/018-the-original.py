@@ -273,7 +273,9 @@ def explained(runs: pd.DataFrame, name: str) -> list[dict]:
 
 # 5. The figure
 def figure(runs: pd.DataFrame) -> plt.Figure:
-    """Share right by what is kept of the question, a point a condition; and a point a run."""
+    """Share right by what is kept of the question, and loops by the first token: a point a condition with
+    its Wilson interval, a small one a run.
+    """
     runs = runs.dropna(subset=["question_kept", "sink_kept"])
     names = list(dict.fromkeys(runs["condition"]))
     colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
@@ -336,7 +338,13 @@ def main(asked: list[str]) -> None:
         rows += explained(pd.concat(parts, ignore_index=True), "all")
     long = frames.long_frame(rows)
     save_frames({"explained": long}, folder)
-    save(figure(runs), folder, "question")
+    shown = [runs[runs["press"] != NONE]]
+    if made.exists():
+        done = pd.read_csv(made)
+        shown.append(
+            done.assign(condition=[f"told: {way}, {n}" for way, n in done[["way", "budget"]].values])
+        )
+    save(figure(pd.concat(shown, ignore_index=True)), folder, "question")
     print(long.drop(columns=["prompts"]).dropna(how="all", axis=1).to_string(index=False))
     print("tables and figure:", relative(folder))
 
