@@ -311,6 +311,8 @@ def main(asked: list[str]) -> None:
     folder = figures_dir(NAME) / "question"
     made, kept = folder / "runs.csv", folder / "kept.csv"
     if asked[:1] == ["--intervene"]:
+        if len(asked) > 2 or not all(text.isdecimal() and int(text) for text in asked[1:]):
+            raise InputError(f"--intervene {' '.join(asked[1:])} is not allowed; it is a number of prompts")
         intervene(made, int(asked[1]) if len(asked) > 1 else 50)
     elif asked[:1] == ["--kept"]:
         prefill_again(kept, asked[1:] or [*OTHERS])

@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
 import textwrap
 import types
 import uuid
@@ -30,6 +31,8 @@ from kvhelpers.paths import REPOSITORY, user_path
 
 FORM = re.compile(r"(?P<where>.+):(?P<name>[^\W\d]\w*)(?:@(?P<hash>[0-9a-f]{12}))?")
 HERE = "here"
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
 _LOADED: dict[str, Any] = {}  # by name with hash
 _HERE: dict[str, type] = {}  # classes that no file has
 
@@ -158,7 +161,7 @@ def _path(parameter: str, where: str) -> Path:
         return path.resolve()
     try:
         spec = importlib.util.find_spec(where)
-    except (ImportError, ValueError):
+    except Exception:  # it imports the packages above, anybody's program
         spec = None
     if spec is None or not (spec.origin or "").endswith(".py"):
         raise InputError(
@@ -182,7 +185,7 @@ def _files(parameter: str, path: Path) -> Iterator[tuple[Path, str]]:
         except (OSError, ValueError, SyntaxError) as error:
             raise InputError(f"{parameter}: {file} cannot be read as Python: {error}") from error
         yield file, text
-        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+        functions = (node for node in ast.walk(tree) if isinstance(node, FUNCTIONS))
         late = {id(node) for function in functions for node in ast.walk(function)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -291,8 +294,8 @@ def _codes(given: type) -> list[tuple]:
 
 
 def _hash_of_class(given: type) -> str | None:
-    """A hash of a class that no file has; None where its source is not all of it: where it reads variables
-    and functions of its module, or encloses some.
+    """A hash of a class that no file has; None where its source is not all of it: where it encloses
+    variables, or reads some, or what is not installed, of which an edit would not be seen.
     """
     try:
         text = inspect.getsource(given)
@@ -303,8 +306,18 @@ def _hash_of_class(given: type) -> str | None:
         if any(name != "__class__" for name in function.__code__.co_freevars):
             return None
     read = {node.id for node in ast.walk(ast.parse(textwrap.dedent(text))) if isinstance(node, ast.Name)}
-    for value in (around[name] for name in read if name in around and around[name] is not given):
-        if not isinstance(value, types.ModuleType) and getattr(value, "__module__", "__main__") == "__main__":
-            return None
-    bases = [base for base in given.__mro__[1:] if base.__module__ == "__main__"]
-    return None if bases else hashlib.sha256(text.encode()).hexdigest()[:12]
+    values = [around[name] for name in read if name in around and around[name] is not given]
+    if not all(map(_is_installed, [*values, *given.__mro__[1:]])):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _is_installed(value: object) -> bool:
+    """Whether a value is a module, a function or a class of Python or of a package that is installed."""
+    is_module = isinstance(value, types.ModuleType)
+    name = value.__name__ if is_module else getattr(value, "__module__", None)
+    first = (name or "__main__").split(".")[0]
+    file = getattr(sys.modules.get(first), "__file__", None)
+    if file is None or first == "__main__":
+        return first in sys.builtin_module_names
+    return first == __package__ or any(Path(file).resolve().is_relative_to(one) for one in INSTALLED)

@@ -11,6 +11,7 @@ from factories import make_result
 from scipy.optimize import minimize_scalar
 
 from kvhelpers.__main__ import main
+from kvhelpers.commands.check import generated
 from kvhelpers.compare import check, condition_set, decide, needed, read_set, text_loop
 from kvhelpers.compare.page import SHOWN, page
 from kvhelpers.compare.verdict import BROKEN, FORMAT, RIGHT, margin_share
@@ -418,6 +419,20 @@ def test_the_command_s_exit_codes(output, capsys, other, code):
 def test_bad_input_gets_one_sentence(output, capsys, arguments, sentence):
     assert main(["check", *arguments]) == 2
     assert sentence in capsys.readouterr().err and not (output / "figures").exists()
+
+
+def test_the_base_s_cache_is_held_in_full(output, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kvhelpers.experiment.run.run_condition", asked.append)
+    monkeypatch.setattr("kvhelpers.commands.check.condition_set", lambda result: result)
+    generated({"press": "knorm", "ratio": 0.5, "cache_type_k": "q8_0", "n_prompts": 2})
+    generated({"cache_type_k": "q8_0", "n_prompts": 2})
+    assert [(one.press, one.cache_type_k) for one in asked] == [
+        ("none", "none"),
+        ("knorm", "q8_0"),
+        ("none", "none"),
+        ("none", "q8_0"),
+    ]
 
 
 def test_both_are_generated(output, embedded, capsys):

@@ -1,8 +1,10 @@
 """Code of one's own is told apart by its source, and read anew when it was edited."""
 
+import math
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -119,9 +121,14 @@ def test_a_class_given_itself_is_the_one_in_its_file_or_refused(folder, monkeypa
 def test_a_class_that_reads_variables_of_its_cell_is_never_the_same_again(monkeypatch):
     import __main__
 
-    texts = {"Plain": "class Plain:\n    def score(self):\n        return 1\n"}
+    texts = {"Plain": "class Plain:\n    def score(self):\n        return math.pi\n"}
     texts["Reads"] = "class Reads:\n    def score(self):\n        return SIGN\n"
+    texts["Calls"] = "class Calls:\n    def score(self):\n        return mine.SIGN\n"
     monkeypatch.setattr(__main__, "SIGN", 1, raising=False)
+    mine = types.ModuleType("mine")  # it may be edited
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    monkeypatch.setattr(__main__, "mine", mine, raising=False)
+    monkeypatch.setattr(__main__, "math", math, raising=False)
     names = {}
     for name, text in texts.items():
         exec(compile(text, "<cell>", "exec"), vars(__main__))
@@ -130,3 +137,4 @@ def test_a_class_that_reads_variables_of_its_cell_is_never_the_same_again(monkey
         names[name] = [own.name_of("press", made) for _ in range(2)]
         assert own.load("press", names[name][0]) is made
     assert names["Plain"][0] == names["Plain"][1] and names["Reads"][0] != names["Reads"][1]
+    assert names["Calls"][0] != names["Calls"][1]

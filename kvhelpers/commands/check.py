@@ -49,15 +49,16 @@ def run_check(
 
 
 def generated(parameters: Mapping[str, Any]) -> tuple[AnswerSet, AnswerSet]:
-    """The answers without compression, and under a press; what is finished is not run again."""
+    """The answers with the cache in full, and in the setting; what is finished is not run again."""
     from kvhelpers.experiment.condition import make_condition
     from kvhelpers.experiment.results import check_same_experiment
 
-    values = {"experiment": NAME, "n_prompts": PROMPTS} | dict(parameters)
-    if values.get("press") in (None, NONE):
-        raise InputError(f"press {shown(values.get('press'))} is not allowed: name the press to be checked")
-    plain = {key: value for key, value in values.items() if key not in ("ratio", "budget", "press_kwargs")}
-    conditions = [make_condition(plain | {"press": NONE}), make_condition(values)]
+    asked = make_condition({"experiment": NAME, "n_prompts": PROMPTS, "press": NONE} | dict(parameters))
+    if asked.is_baseline:
+        raise InputError(
+            f"press {shown(asked.press)} is not allowed without a cache_type: name the press to be checked"
+        )
+    conditions = [asked.uncompressed(), asked]
     from kvhelpers.experiment.run import check_before_loading, run_condition
 
     for condition in map(check_before_loading, conditions):

@@ -14,42 +14,55 @@ from kvhelpers.generation.limits import attention_modules
 from kvhelpers.generation.prefill import Prefilled, Prefiller, plain_layers
 from kvhelpers.generation.requests import Request
 from kvhelpers.models.load import LanguageModel
-from kvhelpers.presses.kinds import OWN_POSTHOC, is_own, phases
+from kvhelpers.presses.kinds import OWN_POSTHOC, Kind, is_own, kind, phases
+
+_TRIED: set[tuple[type, str, Kind]] = set()  # architecture, attention and press
 
 
 def check_own_presses(lm: LanguageModel, requests: Sequence[Request]) -> None:
-    """Try each class of one's own press on the shortest and the longest of its prompts, once a process: does
-    it leave the same cache when it is applied after the forward pass as within it? Then prompts under it can
-    share a pass (`presses.kinds.is_posthoc`).
+    """Try each press of one's own on the shortest and the longest of its prompts, once for an architecture
+    and its attention: does it leave the same cache when it is applied after the forward pass as within it?
+    Then prompts under it can share a pass (`presses.kinds.is_posthoc`).
 
     Raises
     ------
     InputError : it fails; it leaves another cache each time; it reads attention weights, which this model's
         attention does not give.
     """
-    by_class: dict[type, list[Request]] = {}
+    by_kind: dict[Kind, list[Request]] = {}
     for request in requests:
         press, _ = phases(request.press)
-        if is_own(press) and type(press) not in OWN_POSTHOC:
-            by_class.setdefault(type(press), []).append(request)
-    for press_class, asked in by_class.items():
+        if is_own(press):
+            by_kind.setdefault(kind(press), []).append(request)
+    for one, asked in by_kind.items():
+        key = type(lm.model), lm.attn, one
+        if key in _TRIED:
+            continue
         asked = sorted(asked, key=lambda request: len(request.token_ids))
+        _refuse_weights(lm, asked[0])
         found = [_is_same_both_ways(lm, request) for request in (asked[0], asked[-1])]
-        OWN_POSTHOC[press_class] = all(found)
+        OWN_POSTHOC[one] = OWN_POSTHOC.get(one, True) and all(found)  # on one model and not on another: not
+        _TRIED.add(key)
+
+
+def _refuse_weights(lm: LanguageModel, request: Request) -> None:
+    """Raise InputError for a press that leaves another cache where it is given attention weights, if this
+    model's attention gives none.
+    """
+    if lm.attn == "eager":
+        return
+    eager = lm.attending("eager")
+    with_weights, again = _prefilled(eager, request), _prefilled(eager, request)
+    with _without_weights(lm):
+        without = _prefilled(eager, request)
+    if _equal(with_weights, again) and not _equal(with_weights, without):
+        name = type(phases(request.press)[0]).__name__
+        raise InputError(f"press {name!r} reads attention weights; set attn 'eager'")
 
 
 def _is_same_both_ways(lm: LanguageModel, request: Request) -> bool:
     press, _ = phases(request.press)
     name, length = type(press).__name__, len(request.token_ids)
-    if lm.attn != "eager":
-        eager = lm.attending("eager")
-        with_weights = _prefilled(eager, request)
-        if not isinstance(with_weights, str):
-            again = _prefilled(eager, request)
-            with _without_weights(lm):
-                without = _prefilled(eager, request)
-            if _equal(with_weights, again) and not _equal(with_weights, without):
-                raise InputError(f"press {name!r} reads attention weights; set attn 'eager'")
     within, again = _prefilled(lm, request), _prefilled(lm, request)
     if isinstance(within, str):
         raise InputError(f"press {name!r} fails on a prompt of {length} tokens: {within}")
@@ -64,11 +77,14 @@ def _is_same_both_ways(lm: LanguageModel, request: Request) -> bool:
 def _prefilled(lm: LanguageModel, request: Request, posthoc: bool = False) -> Prefilled | str:
     """One prompt's prefill, with the press applied within or after the forward pass."""
     press = phases(copy.deepcopy(request.press))[0]
-    OWN_POSTHOC[type(press)] = posthoc
+    one, known = kind(press), OWN_POSTHOC.pop(kind(press), None)
+    OWN_POSTHOC[one] = posthoc
     try:
         return Prefiller(lm, [request.token_ids])([replace(request, press=press)])[0]
     finally:
-        del OWN_POSTHOC[type(press)]
+        OWN_POSTHOC.pop(one)
+        if known is not None:
+            OWN_POSTHOC[one] = known
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from weakref import WeakKeyDictionary
 
 import kvpress
 from kvpress.utils import compute_n_kept
@@ -12,8 +11,10 @@ from kvhelpers.presses.registry import POSTHOC
 from kvhelpers.presses.restore_rows import RestoreRowsPress
 from kvhelpers.presses.sink import SinkPress
 
+Kind = tuple[tuple[type, str], ...]
+
 # whether presses of one's own act after the forward pass, as `generation.own_press` found
-OWN_POSTHOC: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+OWN_POSTHOC: dict[Kind, bool] = {}
 
 
 def phases(press: kvpress.BasePress | None) -> tuple[kvpress.BasePress | None, kvpress.DecodingPress | None]:
@@ -31,9 +32,9 @@ def is_posthoc(press: kvpress.BasePress | None) -> bool:
     """
     if isinstance(press, (SinkPress, RestoreRowsPress)):
         return is_posthoc(press.press)
-    if press is None or type(press) in OWN_POSTHOC:
-        return press is None or OWN_POSTHOC[type(press)]
-    return type(press).__name__ in POSTHOC and _is_kvpress(press)
+    if is_own(press):
+        return OWN_POSTHOC.get(kind(press), False)
+    return press is None or type(press).__name__ in POSTHOC
 
 
 def is_own(press: kvpress.BasePress | None) -> bool:
@@ -43,6 +44,19 @@ def is_own(press: kvpress.BasePress | None) -> bool:
             return True
         press = getattr(press, "press", None)
     return False
+
+
+def kind(press: kvpress.BasePress) -> Kind:
+    """What tells a press from others but for its ratio: the classes of it and of those that it wraps, and
+    their fields.
+    """
+    found = []
+    while press is not None:
+        fields = {name: value for name, value in vars(press).items() if name != "compression_ratio"}
+        inner = fields.pop("press", None)
+        found.append((type(press), repr(sorted(fields.items()))))
+        press = inner
+    return tuple(found)
 
 
 def _is_kvpress(press: kvpress.BasePress) -> bool:

@@ -159,6 +159,8 @@ def described(press: kvpress.BasePress | type) -> dict[str, Any]:
     """
     from kvpress import BasePress
 
+    from kvhelpers.presses.kinds import phases
+
     press_class = press if isinstance(press, type) else type(press)
     if not issubclass(press_class, BasePress):
         raise InputError(
@@ -180,7 +182,34 @@ def described(press: kvpress.BasePress | type) -> dict[str, Any]:
             inner = described(value)
             value = {"name": inner["press"]} | inner["press_kwargs"]
         kwargs[one.name] = value
-    return {"press": name, "ratio": press.compression_ratio, "press_kwargs": kwargs}
+    prefilling, _ = phases(press)
+    try:
+        ratio = getattr(prefilling, "compression_ratio", 0.0)
+    except ValueError:  # one that is known after its pass only
+        ratio = 0.0
+    made = _make(name, kwargs, "press")
+    if not _is_like(made, press):
+        raise InputError(
+            f"press {press_class.__name__!r}, given as an instance, has more to it than its fields say; make "
+            "its parameters fields of a dataclass"
+        )
+    return {"press": name, "ratio": ratio, "press_kwargs": kwargs}
+
+
+def _is_like(made: kvpress.BasePress, given: kvpress.BasePress) -> bool:
+    """Whether a press that was made by name has all attributes of one that was given, the ratio aside."""
+    from kvpress import BasePress
+
+    if type(made).__name__ != type(given).__name__ or vars(made).keys() != vars(given).keys():
+        return False
+    for name, value in vars(made).items():
+        other = vars(given)[name]
+        if isinstance(value, BasePress) and isinstance(other, BasePress):
+            if not _is_like(value, other):
+                return False
+        elif name != "compression_ratio" and repr(value) != repr(other):
+            return False
+    return True
 
 
 def _is_of(entry: PressEntry, press_class: type) -> bool:

@@ -98,7 +98,5 @@ def test_prompts_that_are_not_what_they_were_are_refused(short, stand_in, monkey
 
 def test_a_quantized_cache_is_refused(short):
     short(cache_type_k="fp8_e4m3")
-    with pytest.raises(
-        InputError, match="holds its cache in K fp8_e4m3; only runs whose"
-    ):
+    with pytest.raises(InputError, match="holds its cache in K fp8_e4m3; only runs whose"):
         replay("scratch")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from kvpress import SnapKVPress
+from kvpress import ChunkPress, SnapKVPress
 
 from kvhelpers.errors import InputError
 from kvhelpers.experiment.condition import make_condition
@@ -104,6 +104,18 @@ def test_an_instance_is_its_name_and_fields(press, monkeypatch):
         make_condition(SMALL | {"press": SnapKVPress(0.5)})
     with pytest.raises(InputError, match="is not allowed; it is a name, or a class"):
         make_condition(SMALL | {"press": object})
+
+    class Hidden(SnapKVPress):
+        def __init__(self, compression_ratio=0.0, floor=0.0):
+            super().__init__(compression_ratio)
+            self.floor = floor
+
+    monkeypatch.setattr(Hidden, "__module__", "__main__")
+    with pytest.raises(InputError, match="'Hidden', given as an instance, has more to it than its fields"):
+        make_condition(SMALL | {"press": Hidden(0.8, floor=1.0)})
+    wrapper = make_condition(given | {"press": ChunkPress(SnapKVPress(0.75), chunk_length=64)})
+    assert (wrapper.press, wrapper.ratio) == ("ChunkPress", 0.75)
+    assert wrapper.press_kwargs == {"press": {"name": "snapkv"}, "chunk_length": 64}
     own = make_condition(SMALL | {"press": f"{press}:ValueNormPress", "press_kwargs": {"power": 2.0}})
     assert own.press_spec.for_prompt(100).power == 2.0
     wrapped = {"press": {"name": f"{press}:ValueNormPress"}, "chunk_length": 10}

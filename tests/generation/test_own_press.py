@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+import kvpress
 import numpy as np
 import pytest
 import torch
-from kvpress import KnormPress, ScorerPress
+from kvpress import ChunkPress, KnormPress, ScorerPress
 from reference import alone, random_prompts
 
 from kvhelpers.errors import InputError
 from kvhelpers.generation.generate import Request, Settings, generate
-from kvhelpers.presses.kinds import OWN_POSTHOC, is_posthoc
+from kvhelpers.presses.kinds import OWN_POSTHOC, is_posthoc, kind
 
 TOKENS = 8
 
@@ -85,7 +86,7 @@ def tokens(lm, press_class):
 )
 def test_tokens_are_those_of_the_press_alone(tiny, press_class, posthoc):
     prompts, found = tokens(tiny, press_class)
-    assert OWN_POSTHOC[press_class] is posthoc is is_posthoc(press_class(0.5))
+    assert OWN_POSTHOC[kind(press_class(0.5))] is posthoc is is_posthoc(press_class(0.5))
     for prompt, run in zip(prompts, found, strict=True):
         assert run == alone(tiny, prompt, press_class(0.5), 0, TOKENS)
 
@@ -102,4 +103,21 @@ def test_tokens_are_those_of_the_press_alone(tiny, press_class, posthoc):
 def test_what_it_needs_or_fails_at_is_one_sentence(tiny, press_class, reason):
     with pytest.raises(InputError, match=reason):
         tokens(tiny, press_class)
-    assert press_class not in OWN_POSTHOC
+    assert kind(press_class(0.5)) not in OWN_POSTHOC
+
+
+def test_what_was_found_of_one_press_says_nothing_of_another_in_the_same_wrapper(tiny):
+    def wrapped(inner):
+        return ChunkPress(inner(0.5), chunk_length=32)
+
+    prompts, found = tokens(tiny, lambda _: wrapped(ValueNormPress))
+    assert is_posthoc(wrapped(ValueNormPress)) and not is_posthoc(wrapped(OutputPress))
+    assert not is_posthoc(wrapped(kvpress.KnormPress))  # as without any press of one's own
+    for prompt, run in zip(prompts, found, strict=True):
+        assert run == alone(tiny, prompt, wrapped(ValueNormPress), 0, TOKENS)
+
+
+def test_weights_are_looked_for_again_where_attention_gives_none(tiny):
+    tokens(tiny.attending("eager"), OptionalPress)
+    with pytest.raises(InputError, match="'OptionalPress' reads attention weights"):
+        tokens(tiny, OptionalPress)
